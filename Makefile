@@ -1,0 +1,200 @@
+# Roster's one Makefile.
+#
+#   make            build/roster, build/roster-coordinator,
+#                   build/roster-expert-node, build/libroster.a and .so
+#   make run        install what is missing, build, tell a story
+#   make test       install what is missing, build, run every test
+#   make asan|tsan  the tests under a sanitizer, in a build folder of their own
+#   make deps       the set-up alone
+#   make install    PREFIX=/usr/local DESTDIR=
+#   make format     clang-format over the tree
+#
+# Sources are found by folder: a new .c file needs no line here.  Files named
+# *_avx2.c and *_avx512.c get their instruction sets; every object depends on the
+# headers it included (-MMD).
+
+VERSION := 0.1.0
+SOVERSION := 0
+
+VARIANT ?=
+B := build$(if $(VARIANT),/$(VARIANT))
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+BINDIR ?= $(PREFIX)/bin
+INCLUDEDIR ?= $(PREFIX)/include
+CC ?= gcc
+WERROR ?= -Werror
+OPT ?= -O2
+
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc)
+endif
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+
+SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SANITIZE_tsan := -fsanitize=thread -fno-omit-frame-pointer
+SANITIZE := $(SANITIZE_$(VARIANT))
+
+# -ffp-contract=off and no fast-math: the numerics contract (docs/architecture.md).
+CFLAGS_ALL = -std=gnu11 -D_GNU_SOURCE -DROSTER_VERSION='"$(VERSION)"' $(OPT) -g \
+	-fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden \
+	-Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes \
+	-Wmissing-prototypes -Wno-unknown-pragmas $(WERROR) \
+	-I. -I$(B)/gen $(SANITIZE) $(CFLAGS)
+LDFLAGS_ALL = $(SANITIZE) -Wl,--as-needed $(LDFLAGS)
+AVX2 := -mavx2 -mfma -mf16c
+AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+
+LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lxxhash -lcrypto -ljansson -lm -lpthread -ldl
+
+# ---- sources ----
+PROTO_GEN := $(B)/gen/proto/roster.pb-c
+engine_SRC := $(wildcard engine/*.c)
+proto_SRC := $(wildcard proto/*.c)
+discovery_SRC := $(wildcard discovery/*.c)
+coordinator_SRC := $(filter-out coordinator/main.c,$(wildcard coordinator/*.c))
+expert_node_SRC := $(filter-out expert_node/main.c,$(wildcard expert_node/*.c))
+libroster_SRC := $(wildcard client/lib/*.c)
+client_SRC := $(wildcard client/*.c)
+support_SRC := $(wildcard tests/support/*.c)
+# what libroster takes along from the engine: nothing that computes
+libroster_ENGINE := engine/err.c engine/util.c
+
+obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
+PROTO_OBJ := $(call obj,$(proto_SRC)) $(PROTO_GEN).o
+
+LIBENGINE := $(B)/lib/libengine.a
+LIBPROTO := $(B)/lib/libproto.a
+LIBDISCOVERY := $(B)/lib/libdiscovery.a
+LIBCOORDINATOR := $(B)/lib/libcoordinator.a
+LIBNODE := $(B)/lib/libexpertnode.a
+LIBSUPPORT := $(B)/lib/libsupport.a
+PROGRAMS := $(B)/roster $(B)/roster-coordinator $(B)/roster-expert-node
+LIBROSTER := $(B)/libroster.a $(B)/libroster.so
+
+UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
+SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/test_*.c))
+GOLDEN := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/golden/test_*.c))
+CLUSTER := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/cluster/test_*.c))
+BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
+TOOLS := $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
+
+.PHONY: all deps deps-test run test test-build asan tsan install uninstall \
+	format format-check clean sim bench fuzz check-deps
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(PROGRAMS) $(LIBROSTER)
+
+# ---- compiling ----
+QUIET := @
+$(B)/obj/%_avx2.o: %_avx2.c
+	@mkdir -p $(@D) && echo "  CC $<"
+	$(QUIET)$(CC) $(CFLAGS_ALL) $(AVX2) -MMD -MP -c $< -o $@
+$(B)/obj/%_avx512.o: %_avx512.c
+	@mkdir -p $(@D) && echo "  CC $<"
+	$(QUIET)$(CC) $(CFLAGS_ALL) $(AVX512) -MMD -MP -c $< -o $@
+$(B)/obj/%.o: %.c | $(PROTO_GEN).h
+	@mkdir -p $(@D) && echo "  CC $<"
+	$(QUIET)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+
+$(PROTO_GEN).c: proto/roster.proto
+	@mkdir -p $(@D) && echo "  PROTOC $<"
+	$(QUIET)protoc-c --c_out=$(B)/gen proto/roster.proto
+$(PROTO_GEN).h: $(PROTO_GEN).c ;
+$(PROTO_GEN).o: $(PROTO_GEN).c
+	@echo "  CC $<"
+	$(QUIET)$(CC) $(CFLAGS_ALL) -w -c $< -o $@
+
+# ---- libraries and programs ----
+define archive
+	@mkdir -p $(@D) && rm -f $@
+	$(QUIET)ar rcs $@ $^
+endef
+$(LIBENGINE): $(call obj,$(engine_SRC)); $(archive)
+$(LIBPROTO): $(PROTO_OBJ); $(archive)
+$(LIBDISCOVERY): $(call obj,$(discovery_SRC)); $(archive)
+$(LIBCOORDINATOR): $(call obj,$(coordinator_SRC)); $(archive)
+$(LIBNODE): $(call obj,$(expert_node_SRC)); $(archive)
+$(LIBSUPPORT): $(call obj,$(support_SRC)); $(archive)
+
+LIBROSTER_OBJ := $(call obj,$(libroster_SRC) $(libroster_ENGINE)) $(PROTO_OBJ)
+$(B)/libroster.a: $(LIBROSTER_OBJ)
+	@echo "  AR $@"
+	$(archive)
+$(B)/libroster.so: $(LIBROSTER_OBJ) client/lib/libroster.map
+	@echo "  LD $@"
+	$(QUIET)$(CC) -shared $(LDFLAGS_ALL) -Wl,-soname,libroster.so.$(SOVERSION) \
+		-Wl,--version-script=client/lib/libroster.map -o $@ $(LIBROSTER_OBJ) \
+		-lzmq -lprotobuf-c -lxxhash -lpthread
+	$(QUIET)ln -sf libroster.so $(B)/libroster.so.$(SOVERSION)
+
+define link
+	@mkdir -p $(@D) && echo "  LD $@"
+	$(QUIET)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS) $(1)
+endef
+$(B)/roster-coordinator: $(B)/obj/coordinator/main.o $(LIBCOORDINATOR) $(LIBDISCOVERY) $(LIBPROTO) $(LIBENGINE)
+	$(call link)
+$(B)/roster-expert-node: $(B)/obj/expert_node/main.o $(LIBNODE) $(LIBDISCOVERY) $(LIBPROTO) $(LIBENGINE)
+	$(call link)
+$(B)/roster: $(call obj,$(client_SRC)) $(B)/libroster.a $(LIBENGINE)
+	$(call link)
+
+# ---- tests ----
+TEST_LIBS := $(LIBSUPPORT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBENGINE)
+$(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
+	$(call link,-lcmocka)
+$(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBENGINE)
+	$(call link)
+
+test-build: all $(UNIT) $(SIM) $(GOLDEN) $(CLUSTER) $(TOOLS)
+
+test: deps-test
+	@$(MAKE) --no-print-directory test-build
+	@tests/run.py --build $(B)
+
+asan:
+	@$(MAKE) --no-print-directory deps-test
+	@$(MAKE) --no-print-directory VARIANT=asan test-build
+	@tests/run.py --build build/asan
+tsan:
+	@$(MAKE) --no-print-directory deps-test
+	@$(MAKE) --no-print-directory VARIANT=tsan test-build
+	@tests/run.py --build build/tsan --only unit,sim,memory
+
+deps:
+	@deploy/deps.sh build
+deps-test:
+	@deploy/deps.sh build test
+
+run: deps
+	@$(MAKE) --no-print-directory all
+	@deploy/run.sh $(B)
+
+# ---- installing ----
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCLUDEDIR)
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(BINDIR)
+	install -m 644 $(B)/libroster.a $(DESTDIR)$(LIBDIR)
+	install -m 755 $(B)/libroster.so $(DESTDIR)$(LIBDIR)/libroster.so.$(VERSION)
+	ln -sf libroster.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libroster.so.$(SOVERSION)
+	ln -sf libroster.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libroster.so
+	install -m 644 client/include/roster.h $(DESTDIR)$(INCLUDEDIR)
+	sed -e 's|@PREFIX@|$(PREFIX)|; s|@LIBDIR@|$(LIBDIR)|; s|@INCLUDEDIR@|$(INCLUDEDIR)|; s|@VERSION@|$(VERSION)|' \
+		client/lib/roster.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/roster.pc
+uninstall:
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,roster roster-coordinator roster-expert-node) \
+		$(DESTDIR)$(LIBDIR)/libroster.* $(DESTDIR)$(INCLUDEDIR)/roster.h \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/roster.pc
+
+C_FILES = $(shell git ls-files '*.c' '*.h')
+format:
+	clang-format -i $(C_FILES)
+format-check:
+	clang-format --dry-run -Werror $(C_FILES)
+
+clean:
+	rm -rf build
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,59 @@
+/* cpu.c - CPUID once, the environment once. */
+#include "engine/cpu.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/err.h"
+
+static const char *const names[CPU_LEVELS] = {"scalar", "avx2", "avx512"};
+static int forced = -1; /* set before threads start, or by tests */
+
+cpu_level cpu_best(void) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    bool avx2 = __builtin_cpu_supports("avx2") &&
+                __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                  __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl") &&
+                  __builtin_cpu_supports("avx512vnni");
+    if (avx512) return CPU_AVX512;
+    if (avx2) return CPU_AVX2;
+#endif
+    return CPU_SCALAR;
+}
+
+cpu_level cpu_current(void) {
+    return forced >= 0 ? (cpu_level)forced : cpu_best();
+}
+
+int cpu_force(cpu_level level) {
+    if (level > cpu_best()) return ERR_UNSUPPORTED;
+    forced = (int)level;
+    return 0;
+}
+
+int cpu_setup(char *why, unsigned long why_size) {
+    forced = (int)cpu_best();
+    const char *wanted = getenv("ROSTER_CPU");
+    if (wanted == NULL || *wanted == '\0') return 0;
+
+    for (int level = 0; level < CPU_LEVELS; level++) {
+        if (strcmp(wanted, names[level]) != 0) continue;
+        if (level > (int)cpu_best()) {
+            return err_why(why, why_size, ERR_UNSUPPORTED,
+                           "ROSTER_CPU=%s: this CPU offers at most %s", wanted,
+                           names[cpu_best()]);
+        }
+        forced = level;
+        return 0;
+    }
+    return err_why(why, why_size, ERR_USAGE,
+                   "ROSTER_CPU=%s: expected scalar, avx2 or avx512", wanted);
+}
+
+const char *cpu_name(cpu_level level) {
+    return level < CPU_LEVELS ? names[level] : "unknown";
+}

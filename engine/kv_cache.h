@@ -1,0 +1,58 @@
+/* kv_cache.h - keys and values of all sequences, in pages.
+ *
+ * A page holds KV_PAGE (64) consecutive positions of one sequence, all layers
+ * and KV heads.  Within a page, per layer and KV head, keys lie transposed,
+ * [key_dim][64], and values [64][value_dim]: attention reads keys with one SIMD
+ * lane per position.  All pages are allocated at once; a sequence is a list of
+ * page numbers.  Owned by the step thread; no locks. */
+#ifndef ENGINE_KV_CACHE_H
+#define ENGINE_KV_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_PAGE 64
+
+typedef enum { KV_F32 = 0, KV_F16 = 1, KV_TYPES } kv_type;
+
+typedef struct {
+    kv_type type;
+    uint32_t n_layers, n_kv_heads, key_dim, value_dim;
+    uint32_t n_pages;
+} kv_config;
+
+typedef struct kv_cache kv_cache;
+
+/* Bytes of one page, for budgets; 0 if the sizes overflow. */
+size_t kv_page_bytes(const kv_config *c);
+
+int kv_cache_new(kv_cache **out, const kv_config *c);
+void kv_cache_free(kv_cache *kv);
+uint32_t kv_free_pages(const kv_cache *kv);
+
+/* The pages of one sequence; zero-initialize, kv_release() when done. */
+typedef struct {
+    uint32_t *pages;
+    uint32_t n_pages, capacity;
+} kv_seq;
+
+/* Make room for `positions` positions in total.  ERR_OVERLOADED when no page is
+ * free (what was got so far is kept), -ENOMEM. */
+int kv_reserve(kv_cache *kv, kv_seq *seq, uint32_t positions);
+void kv_release(kv_cache *kv, kv_seq *seq);
+
+/* Write one position's keys and values of one layer: k [n_kv_heads][key_dim],
+ * v [n_kv_heads][value_dim].  The position must be reserved.  Different
+ * positions may be written by different threads. */
+void kv_write(kv_cache *kv, const kv_seq *seq, uint32_t layer,
+              uint32_t position, const float *k, const float *v);
+
+/* Start of the key and value block of (page, layer, head); elements are f32 or
+ * f16 by the cache's type. */
+const void *kv_keys(const kv_cache *kv, uint32_t page, uint32_t layer,
+                    uint32_t kv_head);
+const void *kv_values(const kv_cache *kv, uint32_t page, uint32_t layer,
+                      uint32_t kv_head);
+const kv_config *kv_cache_config(const kv_cache *kv);
+
+#endif

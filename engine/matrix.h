@@ -1,0 +1,56 @@
+/* matrix.h - one packed weight matrix and its product with activation rows.
+ *
+ * A matrix of GGUF shape [cols, rows] maps a row of `cols` values to `rows`
+ * values.  Packing copies from the file's layout into the kernels' (weight.h);
+ * the file's bytes are not needed afterwards.  Immutable once packed. */
+#ifndef ENGINE_MATRIX_H
+#define ENGINE_MATRIX_H
+
+#include <stddef.h>
+#include "engine/gguf.h"
+#include "engine/pool.h"
+#include "engine/weight.h"
+
+typedef struct {
+    const weight_format *format; /* NULL: there is no such matrix */
+    size_t rows, cols;
+    void *data; /* packed; owned, see matrix_fini() */
+    size_t bytes;
+} matrix;
+
+/* Bytes that a packed matrix takes. */
+size_t matrix_bytes(const weight_format *f, size_t rows, size_t cols);
+
+/* Read slab `index` of a tensor [cols, rows, n] (index 0 of a plain one) with
+ * gguf_read() in bounded pieces and pack it.  ERR_UNSUPPORTED with the format's
+ * name, ERR_FORMAT for a shape that the format's blocks do not divide. */
+int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
+                char *why, size_t why_size);
+
+/* Pack rows that are in memory as stored (tests, and weights from a peer). */
+int matrix_pack(matrix *m, const weight_format *f, size_t rows, size_t cols,
+                const void *stored);
+
+/* Release the data; the struct is the caller's.  NULL and zeroed are fine. */
+void matrix_fini(matrix *m);
+
+/* The activation form that this matrix multiplies: F32 when `exact` or for
+ * float formats. */
+act_form matrix_act(const matrix *m, int exact);
+
+/* y[t][r] for all rows r and n_x activation rows, spread over the pool. Each
+ * y[t] needs matrix_padded_rows() floats (the padding is written). */
+void matrix_mul(pool *p, const matrix *m, act_form form, const void *const *x,
+                size_t n_x, float *const *y);
+
+/* Several matrices over the same activation rows in one pool run, e.g. q, k, v.
+ * y[i] is the array of output rows of matrix i. */
+#define MATRIX_MUL_MAX 4
+void matrix_mul_many(pool *p, size_t n, const matrix *const *m, act_form form,
+                     const void *const *x, size_t n_x, float *const *const *y);
+
+static inline size_t matrix_padded_rows(const matrix *m) {
+    return (m->rows + WEIGHT_GROUP - 1) / WEIGHT_GROUP * WEIGHT_GROUP;
+}
+
+#endif

@@ -1,0 +1,37 @@
+/* rope.h - rotary position embedding, with angles computed once per position.
+ *
+ * Angle of pair i at position p: p * base^(-2i/N), divided by the model's
+ * rope_freqs factor i if it has them; N = rotated dims.  Angles, sines and
+ * cosines are computed in double by vmath and rounded to f32 once.  NORM turns
+ * pairs (2i, 2i+1), NEOX pairs (i, i + N/2).  Dims beyond N stay. */
+#ifndef ENGINE_ROPE_H
+#define ENGINE_ROPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum { ROPE_NORM, ROPE_NEOX } rope_style;
+
+typedef struct {
+    rope_style style;
+    uint32_t n_dims;      /* N, even */
+    double base;
+    double scale;         /* linear scaling: angles times 1/scale; 1 = none */
+    const float *factors; /* [N/2] or NULL; borrowed while the rope lives */
+} rope_config;
+
+typedef struct rope rope;
+int rope_new(rope **out, const rope_config *config);
+void rope_free(rope *r);
+
+/* cos and sin of the N/2 pairs at a position, written as [N/2] cos, [N/2] sin
+ * into `table` (N floats). */
+void rope_table(const rope *r, uint32_t position, float *table);
+
+/* Turn `n_heads` heads of head_dim floats that stand one after the other:
+ *   (a, b) -> (a cos - b sin, a sin + b cos)
+ * as a*cos, b*cos rounded, then fmaf(-b, sin, a*cos), fmaf(a, sin, b*cos). */
+void rope_apply(const rope *r, const float *table, size_t n_heads,
+                size_t head_dim, float *x);
+
+#endif

@@ -1,0 +1,66 @@
+/* tokenizer.h - text to token ids and back, as the model's file defines it.
+ *
+ * tokenizer.ggml.model "gpt2" is byte-level BPE whose splitting pattern is
+ * chosen by tokenizer.ggml.pre (PCRE2); "llama" is SPM (scores, byte fallback).
+ * A tokenizer is immutable after tokenizer_new(); any thread may use it.  Text
+ * is bytes: invalid UTF-8 is tokenized, never rejected, and detokenizes to the
+ * same bytes wherever the vocabulary has them. */
+#ifndef ENGINE_TOKENIZER_H
+#define ENGINE_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "engine/gguf.h"
+
+typedef struct tokenizer tokenizer;
+
+/* Read the vocabulary.  The strings are copied: `g` may be closed after.
+ * ERR_UNSUPPORTED names an unknown model or pre-tokenizer. */
+int tokenizer_new(tokenizer **out, const gguf *g, char *why, size_t why_size);
+void tokenizer_free(tokenizer *t);
+
+/* Token ids of `text` into `out`; *n_out is how many there are.  ERR_RANGE if
+ * there are more than `capacity` (a text of n bytes never gives more than
+ * n + 4).  add_special: the BOS/EOS that the file asks for.  parse_special:
+ * control tokens written out in the text become those tokens. */
+int tokenizer_encode(const tokenizer *t, const char *text, size_t len,
+                     bool add_special, bool parse_special, int32_t *out,
+                     size_t capacity, size_t *n_out);
+
+/* Exact bytes of a list of ids, as one text (SPM: the space that encoding put
+ * before the first word is taken off again).  Control tokens give nothing
+ * unless `with_special`.  *n_out is the size needed; ERR_RANGE if it exceeds
+ * `capacity`, ERR_RANGE too for an id outside the vocabulary. */
+int tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n,
+                     bool with_special, char *out, size_t capacity,
+                     size_t *n_out);
+
+/* The bytes of one token in the middle of a text (SPM: a leading space is
+ * kept); borrowed.  Empty for control tokens unless with_special, and for ids
+ * outside the vocabulary. */
+gguf_string tokenizer_piece(const tokenizer *t, int32_t id, bool with_special);
+
+int32_t tokenizer_n_vocab(const tokenizer *t);
+int32_t tokenizer_bos(const tokenizer *t);  /* -1: none */
+int32_t tokenizer_eos(const tokenizer *t);  /* -1: none */
+bool tokenizer_adds_bos(const tokenizer *t);
+
+/* Does this token end a generation (EOS, EOT, end of message)? */
+bool tokenizer_is_end(const tokenizer *t, int32_t id);
+
+/* Streaming text: keeps the bytes of a character that is not complete yet. */
+typedef struct {
+    uint8_t held[4];
+    size_t n_held;
+    bool started; /* SPM: the first token's leading space was dealt with */
+} utf8_stream;
+
+/* Append the token's bytes; the complete characters go to `out` (room for
+ * piece length + 4), their number of bytes is returned.  Bytes that can never
+ * become a character pass through as they are. */
+size_t utf8_stream_push(utf8_stream *s, const char *bytes, size_t n, char *out);
+/* What is still held when the text ends. */
+size_t utf8_stream_flush(utf8_stream *s, char *out);
+
+#endif

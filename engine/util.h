@@ -1,0 +1,42 @@
+/* util.h - the few helpers that every module may use: array lengths, checked
+ * sizes, monotonic time, aligned memory. */
+#ifndef ENGINE_UTIL_H
+#define ENGINE_UTIL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+
+/* false if the product or sum does not fit; *out is then unspecified. */
+static inline bool size_mul(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool size_add(size_t a, size_t b, size_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
+
+static inline size_t size_min(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+static inline size_t size_max(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+static inline size_t round_up(size_t n, size_t step) {
+    return (n + step - 1) / step * step;
+}
+
+/* CLOCK_MONOTONIC; the decision code never calls these, it is given the time. */
+uint64_t now_us(void);
+uint64_t now_ms(void);
+
+/* 64-byte aligned, zeroed; NULL if there is no memory.  Large blocks ask for
+ * huge pages.  Release with aligned_release(). */
+void *aligned_alloc_zero(size_t bytes);
+void aligned_release(void *p);
+
+/* Fill with random bytes from the kernel; aborts only if the kernel has none. */
+void random_bytes(void *out, size_t n);
+
+#endif
