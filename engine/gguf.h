@@ -65,9 +65,11 @@ int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t offset,
 size_t gguf_n_files(const gguf *g);
 const char *gguf_file_path(const gguf *g, size_t file);
 uint64_t gguf_file_bytes(const gguf *g, size_t file);
+/* Its time of modification when it was opened, in ns since the epoch. */
+uint64_t gguf_file_mtime_ns(const gguf *g, size_t file);
 
-/* Metadata and tensor table of the first file as they stand on disk, for the
- * model's fingerprint.  Borrowed. */
+/* Metadata and tensor table of one file as they stand on disk, for the model's
+ * fingerprint.  Borrowed. */
 const void *gguf_head(const gguf *g, size_t file, size_t *bytes);
 
 /* ---- metadata: ERR_NOT_HERE if the key is absent, ERR_FORMAT if it has

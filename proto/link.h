@@ -1,0 +1,53 @@
+/* link.h - a message channel: over ZeroMQ, or within one process's memory.
+ *
+ * A link belongs to one thread.  Nothing blocks: a full link says -EAGAIN.  The
+ * memory form has the same behaviour (bounded, whole messages, wake-up by file
+ * descriptor), so tests and sanitizers run the real code over it. */
+#ifndef PROTO_LINK_H
+#define PROTO_LINK_H
+
+#include <stdbool.h>
+#include "proto/frames.h"
+
+typedef struct link link;
+
+typedef struct {
+    void *zmq;               /* context, borrowed */
+    uint64_t max_part_bytes; /* ZMQ_MAXMSGSIZE; a larger part drops the peer */
+    int queue_messages;      /* high-water mark, each direction */
+    bool insecure;           /* may leave the loopback interface */
+} link_config;
+
+/* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats, linger 0), or a
+ * ROUTER bound to it (ZMQ_ROUTER_MANDATORY).  ERR_USAGE with a sentence for an
+ * endpoint that cannot be read, or that is not loopback without `insecure`. */
+int link_connect(link **out, const link_config *c, const char *endpoint,
+                 char *why, size_t why_size);
+int link_bind(link **out, const link_config *c, const char *endpoint,
+              char *why, size_t why_size);
+
+/* Both ends of a memory channel, each holding up to `queue_messages` in each
+ * direction.  The server end sees the client's messages with `address` set, and
+ * several clients may share one server: pass the server in *server (NULL makes
+ * one).  The ends may be used by different threads; close clients first. */
+int link_memory(link **client, link **server, int queue_messages);
+
+/* Send all parts or none.  0: *f was taken and is empty.  -EAGAIN: full, or the
+ * peer is not connected; -EHOSTUNREACH: a ROUTER's peer has gone; *f is
+ * unchanged in both cases.  ROUTER: f->address says to whom. */
+int link_send(link *l, frames *f);
+
+/* The next whole message into *f (which is empty).  -EAGAIN: none now.
+ * ERR_MALFORMED: a message with too many or no parts was read and dropped. */
+int link_recv(link *l, frames *f);
+
+/* For poll(): readable when link_recv() might have something.  Edge-like, as
+ * ZMQ_FD is: receive until -EAGAIN, and again after sends. */
+int link_fd(const link *l);
+
+/* Where it is bound, with the port that was chosen for `*`: borrowed. */
+const char *link_endpoint(const link *l);
+
+void link_close(link *l); /* NULL is fine; queued messages are dropped */
+
+#endif
