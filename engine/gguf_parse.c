@@ -90,8 +90,9 @@ static uint64_t remaining(const cursor *c) {
     return (uint64_t)(c->end - c->at);
 }
 
-/* `what` names the field that the file ends in. */
+/* `what` names the field that the file ends in.  *out is set in any case. */
 static int take(cursor *c, uint64_t n, const char *what, const uint8_t **out) {
+    *out = c->at;
     if (n > remaining(c)) {
         return fail(c, ERR_FORMAT,
                     "the file ends inside %s (at byte %llu it needs %llu more "
@@ -99,12 +100,12 @@ static int take(cursor *c, uint64_t n, const char *what, const uint8_t **out) {
                     what, (unsigned long long)(c->at - c->file->map),
                     (unsigned long long)n, (unsigned long long)remaining(c));
     }
-    *out = c->at;
     c->at += n;
     return 0;
 }
 
 static int take_u32(cursor *c, const char *what, uint32_t *out) {
+    *out = 0;
     const uint8_t *p;
     int rc = take(c, sizeof(*out), what, &p);
     if (rc == 0) memcpy(out, p, sizeof(*out));
@@ -112,6 +113,7 @@ static int take_u32(cursor *c, const char *what, uint32_t *out) {
 }
 
 static int take_u64(cursor *c, const char *what, uint64_t *out) {
+    *out = 0;
     const uint8_t *p;
     int rc = take(c, sizeof(*out), what, &p);
     if (rc == 0) memcpy(out, p, sizeof(*out));
@@ -120,7 +122,7 @@ static int take_u64(cursor *c, const char *what, uint64_t *out) {
 
 static int take_string(cursor *c, const char *what, gguf_string *out) {
     uint64_t len;
-    const uint8_t *p;
+    const uint8_t *p = c->at;
     int rc = take_u64(c, what, &len);
     if (rc == 0) rc = take(c, len, what, &p);
     if (rc < 0) return rc;
@@ -298,13 +300,13 @@ static int find_alignment(cursor *c) {
 /* ---- tensors ---- */
 
 static int take_dims(cursor *c, gguf_tensor *t, uint64_t *n_values) {
+    *n_values = 1;
     int rc = take_u32(c, "a tensor's number of dimensions", &t->n_dims);
     if (rc < 0) return rc;
     if (t->n_dims == 0 || t->n_dims > GGUF_MAX_DIMS) {
         return fail(c, ERR_FORMAT, "the tensor '%s' has %u dimensions",
                     gguf_quote(t->name).text, t->n_dims);
     }
-    *n_values = 1;
     for (uint32_t i = 0; i < GGUF_MAX_DIMS; i++) {
         t->dims[i] = 1;
         if (i >= t->n_dims) continue;
@@ -348,7 +350,7 @@ static int measure(const cursor *c, gguf_tensor *t, uint64_t n_values) {
 }
 
 static int take_tensor(cursor *c, gguf_tensor *t) {
-    uint64_t n_values;
+    uint64_t n_values = 0;
     int rc = take_name(c, "a tensor's name", &t->name);
     if (rc == 0) rc = take_dims(c, t, &n_values);
     if (rc == 0) rc = take_u32(c, "a tensor's type", &t->type);
@@ -434,7 +436,7 @@ int gguf_parse(gguf_file *f, char *why, size_t why_size) {
                 .end = f->map + f->bytes,
                 .why = why,
                 .why_size = why_size};
-    uint64_t n_tensors, n_keys;
+    uint64_t n_tensors = 0, n_keys = 0;
 
     int rc = take_version(&c);
     if (rc == 0) rc = take_u64(&c, "the number of tensors", &n_tensors);

@@ -1,0 +1,120 @@
+/* dispatch.h - who computes which (row, expert) pair of a layer, and what
+ * happens when an answer does not come: a plain state machine.
+ *
+ * For each layer of a batch step the caller begins with the router's choices,
+ * then alternates: take the next action, feed in what happened.  Pairs are
+ * grouped by expert and node; a replica is chosen by least predicted finish
+ * time; one request's reply stays under piece_bytes and a node's outstanding
+ * replies under credit_bytes.  When a request is late (an adaptive deadline), its
+ * pairs go to another replica or, failing that, to the coordinator's own file;
+ * the first answer for a pair wins, later ones are dropped.  A pair that nobody
+ * can compute is given up, and its row with it: the others go on.
+ *
+ * Which answer wins changes no bit: experts are pure functions.  Events and the
+ * time go in, actions come out; no socket, no clock, no thread, and the same
+ * events give the same actions. */
+#ifndef COORDINATOR_DISPATCH_H
+#define COORDINATOR_DISPATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "coordinator/placement.h"
+
+typedef struct {
+    uint32_t max_nodes;
+    uint32_t max_pairs;      /* of one begin: rows * k */
+    uint64_t reply_row_bytes;
+    uint64_t piece_bytes;    /* most reply bytes of one request */
+    uint64_t credit_bytes;   /* most outstanding reply bytes of one node */
+    uint32_t hedge_min_us;   /* a request is never late before that */
+    uint32_t hedge_factor;   /* late after this many times the expected time */
+    uint32_t patience_us;    /* a pair without an alternative waits this long */
+    bool local;              /* the caller can compute experts itself */
+} dispatch_config;
+
+typedef struct dispatch dispatch;
+
+int dispatch_new(dispatch **out, const dispatch_config *config);
+void dispatch_free(dispatch *d);
+
+/* Start a layer.  experts[row * k + i]: the i-th choice of a row; all valid.
+ * `where` is borrowed until DISPATCH_DONE.  Pair p stands for row p / k.
+ * ERR_RANGE above max_pairs. */
+int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
+                   const uint32_t *experts, uint32_t n_rows, uint32_t k,
+                   const placement *where);
+
+typedef enum {
+    DISPATCH_SEND,  /* send these pairs to `node` as `request_id` */
+    DISPATCH_LOCAL, /* compute these pairs here, then dispatch_local_done() */
+    DISPATCH_WAIT,  /* nothing to do before an event or wake_us */
+    DISPATCH_DONE   /* every pair is computed or given up */
+} dispatch_kind;
+
+typedef struct {
+    dispatch_kind kind;
+    uint32_t node;
+    uint64_t request_id; /* unique for the life of the dispatch */
+    const uint32_t *pairs; /* grouped by expert, ascending; until next call */
+    uint32_t n_pairs;
+    bool takeover;    /* the pairs were asked of somebody else before */
+    uint64_t wake_us; /* WAIT; UINT64_MAX: only an event */
+} dispatch_action;
+
+/* The next thing to do; call until WAIT or DONE. */
+void dispatch_next(dispatch *d, uint64_t now_us, dispatch_action *out);
+
+/* A SEND could not be sent (-EAGAIN and the like): the pairs are placed anew,
+ * with this node as the last choice for a while. */
+void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id);
+
+/* Rows came back.  The request's pairs in its order are in *pairs, *n of them;
+ * take[i] (room for max_pairs) says whether row i is wanted: false if the pair
+ * was answered before.  ERR_NOT_HERE for a request that is not in flight to
+ * this node (late, doubled or forged): nothing is wanted. */
+int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
+                  uint64_t request_id, const uint32_t **pairs, uint32_t *n,
+                  bool *take);
+
+/* What a request in flight to this node asked for, before its rows are looked
+ * at (to check a reply's size).  ERR_NOT_HERE as above. */
+int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
+                      uint32_t *layer, uint32_t *n_pairs);
+
+/* A typed refusal.  The pairs go elsewhere; ERR_OVERLOADED only rests the node,
+ * other codes also take it out of use for these experts for a while. */
+void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
+                      uint64_t request_id, int code);
+
+void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
+                         uint32_t n_pairs, bool ok);
+
+/* Membership: a node can be used (again), with nothing in flight to it; or it
+ * cannot, and what was in flight to it is lost. */
+void dispatch_node_up(dispatch *d, uint32_t node);
+void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node);
+
+/* After DONE: was a pair of this row given up? */
+bool dispatch_row_lost(const dispatch *d, uint32_t row);
+/* The first expert of this layer that was given up, for the error text. */
+bool dispatch_lost_expert(const dispatch *d, uint32_t *expert);
+
+typedef struct {
+    uint64_t pairs;     /* answered and used */
+    uint64_t outstanding_bytes;
+    uint32_t latency_us; /* smoothed, of a request */
+    bool up, suspect;
+} dispatch_node_stats;
+void dispatch_node(const dispatch *d, uint32_t node, dispatch_node_stats *out);
+
+typedef struct {
+    uint64_t local_pairs;     /* computed here */
+    uint64_t takeover_pairs;  /* answered by another than the first asked */
+    uint64_t takeover_local;  /* of these, computed here */
+    uint64_t late_rows;       /* answers that came after another's */
+    uint64_t hedges, refusals, lost_pairs;
+} dispatch_stats;
+void dispatch_totals(const dispatch *d, dispatch_stats *out);
+
+#endif

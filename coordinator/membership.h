@@ -1,0 +1,67 @@
+/* membership.h - which of the listed nodes can be used: a plain state machine.
+ *
+ * Every node is greeted until it answers, then pinged.  A node whose answers stop,
+ * or whose pool stands still while work waits, goes down; one that answers again
+ * comes up again; one that restarted (another boot id) is greeted anew; one that
+ * refuses us (another model, profile, cluster or version) is asked again at long
+ * intervals, its reason kept for `status`.  Request deadlines notice a fault long
+ * before; this is what keeps a dead node from being asked again and again. */
+#ifndef COORDINATOR_MEMBERSHIP_H
+#define COORDINATOR_MEMBERSHIP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum {
+    NODE_GREETING, /* no answer yet */
+    NODE_UP,
+    NODE_DOWN,    /* was up, fell silent or stands still */
+    NODE_REFUSED, /* answered that it will not work with us */
+} node_state;
+
+typedef struct {
+    uint32_t n_nodes;
+    uint32_t hello_ms;   /* between greetings */
+    uint32_t ping_ms;    /* between pings */
+    uint32_t silent_ms;  /* without a pong: down */
+    uint32_t stuck_ms;   /* without progress while jobs wait: down */
+    uint32_t refused_ms; /* between greetings of a node that refused */
+} membership_config;
+
+typedef struct membership membership;
+int membership_new(membership **out, const membership_config *config);
+void membership_free(membership *m);
+
+typedef enum {
+    MEMBER_HELLO, /* greet `node` */
+    MEMBER_PING,  /* ping `node` */
+    MEMBER_UP,    /* `node` can be used: its last welcome counts */
+    MEMBER_GONE,  /* `node` cannot be used any more: `reason` */
+    MEMBER_WAIT   /* nothing before an event or wake_ms */
+} member_kind;
+
+typedef struct {
+    member_kind kind;
+    uint32_t node;
+    const char *reason; /* static text */
+    uint64_t wake_ms;
+} member_action;
+
+/* The next thing to do; call until WAIT. */
+void membership_next(membership *m, uint64_t now_ms, member_action *out);
+
+void membership_welcome(membership *m, uint64_t now_ms, uint32_t node,
+                        uint64_t boot_id);
+void membership_refused(membership *m, uint64_t now_ms, uint32_t node,
+                        int code);
+/* A pong of a boot id other than the welcomed one means a restart. */
+void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
+                     uint64_t boot_id, uint64_t progress,
+                     uint32_t queued_jobs);
+
+node_state membership_state(const membership *m, uint32_t node);
+uint64_t membership_boot(const membership *m, uint32_t node);
+int membership_refusal(const membership *m, uint32_t node);
+const char *node_state_name(node_state s);
+
+#endif
