@@ -46,7 +46,7 @@ LDFLAGS_ALL = $(SANITIZE) -Wl,--as-needed $(LDFLAGS)
 AVX2 := -mavx2 -mfma -mf16c
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 
-LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lxxhash -lcrypto -ljansson -lm -lpthread -ldl
+LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lutf8proc -lxxhash -lcrypto -ljansson -lm -lpthread -ldl
 
 # ---- sources ----
 PROTO_GEN := $(B)/gen/proto/roster.pb-c

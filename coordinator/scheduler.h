@@ -21,7 +21,7 @@
 typedef struct {
     uint32_t max_running; /* sequences in batch steps */
     uint32_t max_queued;  /* waiting beyond those: then ERR_OVERLOADED */
-    uint32_t batch_tokens; /* of one step */
+    uint32_t batch_tokens; /* of one step; at least max_running */
     uint32_t page_tokens; /* positions in a KV page */
     uint32_t n_pages;     /* of the KV cache */
     uint32_t max_context; /* positions of one sequence */

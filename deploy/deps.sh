@@ -12,7 +12,7 @@ for group in "$@"; do
     case "$group" in
     build) packages="$packages gcc make pkg-config libc6-dev libzmq3-dev
         libprotobuf-c-dev protobuf-c-compiler libopenblas0-serial libuv1-dev
-        libcurl4-openssl-dev libjansson-dev libpcre2-dev libxxhash-dev libssl-dev" ;;
+        libcurl4-openssl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev" ;;
     test) packages="$packages libcmocka-dev python3-minimal libpython3-stdlib
         patch git procps iproute2" ;;
     *) echo "deps.sh: unknown group '$group'" >&2; exit 2 ;;

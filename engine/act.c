@@ -64,14 +64,14 @@ void act_encode_part(act_form form, size_t n, size_t from, size_t to,
     if (from == to) return;
 
     if (form == ACT_F32) {
-        memcpy((float *)row + from, x + from, (to - from) * sizeof(float));
+        memcpy((float *)row + from, x, (to - from) * sizeof(float));
         return;
     }
 
     assert(n % ACT_BLOCK == 0 && from % ACT_BLOCK == 0 && to % ACT_BLOCK == 0);
     float *scales = row;
     int8_t *values = (int8_t *)row + n / ACT_BLOCK * sizeof(float);
-    encoders[cpu_current()]((to - from) / ACT_BLOCK, x + from,
+    encoders[cpu_current()]((to - from) / ACT_BLOCK, x,
                             scales + from / ACT_BLOCK, values + from);
 }
 

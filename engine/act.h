@@ -23,7 +23,7 @@ size_t act_row_bytes(act_form form, size_t n);
 void act_encode(act_form form, size_t n, const float *x, void *row);
 
 /* Encode only values [from, to), multiples of 32 for A8, of the row: pieces of
- * one row may be encoded by several threads. */
+ * one row may be encoded by several threads.  x[0] is value `from`. */
 void act_encode_part(act_form form, size_t n, size_t from, size_t to,
                      const float *x, void *row);
 

@@ -18,13 +18,16 @@
 
 typedef struct expert_store expert_store;
 
-/* Index the model's experts; nothing is loaded.  `g`, `c` and `checks` (which
- * may be NULL: nothing is verified) are borrowed until expert_store_free(). */
+/* Index the model's experts; nothing is loaded.  `g` and `checks` (which may be
+ * NULL: nothing is verified) are borrowed until the last expert_store_load(): a
+ * node closes them once it holds what it was given.  ERR_UNSUPPORTED names a
+ * tensor and its format. */
 int expert_store_new(expert_store **out, const gguf *g, const model_config *c,
                      const manifest *checks, char *why, size_t why_size);
 void expert_store_free(expert_store *s);
 
-/* Load one expert; fine if it is there.  ERR_RANGE, ERR_CHECKSUM, -ENOMEM, -EIO. */
+/* Load one expert; fine if it is there.  ERR_RANGE, ERR_CHECKSUM, -ENOMEM, -EIO
+ * with a sentence that names the tensor; nothing is kept then. */
 int expert_store_load(expert_store *s, uint32_t layer, uint32_t expert,
                       char *why, size_t why_size);
 void expert_store_drop(expert_store *s, uint32_t layer, uint32_t expert);

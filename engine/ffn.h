@@ -18,6 +18,9 @@ typedef struct {
     matrix gate; /* [model_dim, ffn_dim] */
     matrix up;   /* [model_dim, ffn_dim] */
     matrix down; /* [ffn_dim, model_dim] */
+    /* Segments of the down product, a power of two; 0 means ffn_segments() of
+     * this width.  A slice has its share of the whole network's. */
+    size_t segments;
 } ffn_weights;
 
 /* C of the contract for a hidden width and down format. */

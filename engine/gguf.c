@@ -115,8 +115,7 @@ static int count_files(const gguf_file *first, size_t *n_files, char *why,
     return 0;
 }
 
-/* The path of file `index`; the caller frees it.  NULL in *out without an
- * error code cannot happen. */
+/* The path of file `index`; the caller frees it. */
 static int sibling_path(const gguf_file *first, size_t index, size_t n_files,
                         char **out, char *why, size_t why_size) {
     char suffix[64];
@@ -255,6 +254,12 @@ static int sort_tensors(gguf *g, char *why, size_t why_size) {
     return 0;
 }
 
+int gguf_join(gguf *g, char *why, size_t why_size) {
+    int rc = join_tensors(g, why, why_size);
+    if (rc == 0) rc = sort_tensors(g, why, why_size);
+    return rc;
+}
+
 /* ---- public ---- */
 
 int gguf_open_fd(gguf **out, int fd, const char *path, char *why,
@@ -281,9 +286,7 @@ int gguf_open_fd(gguf **out, int fd, const char *path, char *why,
         rc = open_parts(g, n_files, why, why_size);
         if (rc < 0) goto fail;
     }
-    rc = join_tensors(g, why, why_size);
-    if (rc < 0) goto fail;
-    rc = sort_tensors(g, why, why_size);
+    rc = gguf_join(g, why, why_size);
     if (rc < 0) goto fail;
 
     *out = g;

@@ -48,6 +48,9 @@ int gguf_open_fd(gguf **out, int fd, const char *path, char *why,
  * was allocated when it fails is freed with the file. */
 int gguf_parse(gguf_file *f, char *why, size_t why_size);
 
+/* Join the tables of g->files, which are parsed, into g's, sorted by name. */
+int gguf_join(gguf *g, char *why, size_t why_size);
+
 /* NULL if the file has no such key. */
 const gguf_key *gguf_file_key(const gguf_file *f, const char *key);
 int gguf_file_u64(const gguf_file *f, const char *key, uint64_t *out, char *why,

@@ -326,11 +326,8 @@ static int take_dims(cursor *c, gguf_tensor *t, uint64_t *n_values) {
 
 /* Bytes of data, from the block sizes of the tensor's type. */
 static int measure(const cursor *c, gguf_tensor *t, uint64_t n_values) {
-    size_t block_len = 0, block_bytes = 0;
-    if (weight_type_name(t->type) != NULL) {
-        weight_type_size(t->type, &block_len, &block_bytes);
-    }
-    if (block_len == 0 || block_bytes == 0) {
+    size_t block_len, block_bytes;
+    if (!weight_type_size(t->type, &block_len, &block_bytes)) {
         return fail(c, ERR_UNSUPPORTED,
                     "the tensor '%s' has the unknown type %u",
                     gguf_quote(t->name).text, t->type);

@@ -2,7 +2,6 @@
 #include "engine/util.h"
 
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
@@ -19,22 +18,27 @@ uint64_t now_ms(void) {
     return now_us() / 1000u;
 }
 
+/* calloc() leaves large blocks to the kernel's zero pages, so scratch that is
+ * never used costs no memory; what it returned is kept just before the block. */
 void *aligned_alloc_zero(size_t bytes) {
     size_t align = bytes >= 2 * HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 64;
-    size_t padded;
-    if (!size_add(bytes, 63, &padded)) return NULL;
-    padded = padded / 64 * 64;
-    if (padded == 0) padded = 64;
+    size_t total;
+    if (!size_add(bytes, align + 63 + sizeof(void *), &total)) return NULL;
+    void *raw = calloc(1, total);
+    if (raw == NULL) return NULL;
 
-    void *p = NULL;
-    if (posix_memalign(&p, align, padded) != 0) return NULL;
-    if (align == HUGE_PAGE_BYTES) madvise(p, padded, MADV_HUGEPAGE);
-    memset(p, 0, padded);
-    return p;
+    uintptr_t at = (uintptr_t)raw + sizeof(void *);
+    at = (at + align - 1) / align * align;
+    ((void **)at)[-1] = raw;
+    if (align == HUGE_PAGE_BYTES) {
+        madvise((void *)at, bytes / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES,
+                MADV_HUGEPAGE);
+    }
+    return (void *)at;
 }
 
 void aligned_release(void *p) {
-    free(p);
+    if (p != NULL) free(((void **)p)[-1]);
 }
 
 void random_bytes(void *out, size_t n) {

@@ -29,27 +29,33 @@ typedef struct {
     uint32_t max_jobs;
     uint64_t max_reply_bytes; /* waiting and computing */
     uint32_t max_merge_pairs; /* pairs in one take(); one job may exceed it */
+    uint32_t max_peer_jobs;   /* waiting from one coordinator; 0: max_jobs */
 } job_limits;
 
 typedef struct job_queue job_queue;
 
+/* ERR_RANGE for a limit of 0, -ENOMEM. */
 int job_queue_new(job_queue **out, const job_limits *limits);
 void job_queue_free(job_queue *q); /* payloads are the caller's */
 
-/* 0: queued.  ERR_OVERLOADED: full.  -EALREADY: the same (peer, request_id) is
- * waiting already; the copy is the caller's to drop. */
+/* 0: queued.  ERR_OVERLOADED: full, or too much of it is this peer's.
+ * -EALREADY: the same (peer, request_id) is waiting already; the copy is the
+ * caller's to drop. */
 int job_queue_push(job_queue *q, const job *j);
 
-/* Move up to `capacity` batches of one layer to `out`; 0 if none waits.  Their
- * reply bytes count against the limit until job_queue_finish(). */
+/* Move up to `capacity` batches of one layer to `out`; 0 if none waits that is
+ * in time.  Their reply bytes count against the limit until
+ * job_queue_finish(). */
 size_t job_queue_take(job_queue *q, uint64_t now_us, job *out,
                       size_t capacity);
-/* Hand out batches whose deadline has passed, so that they can be dropped. */
+/* Hand out batches whose deadline has passed, so that they can be dropped; they
+ * are finished with. */
 size_t job_queue_expired(job_queue *q, uint64_t now_us, job *out,
                          size_t capacity);
 void job_queue_finish(job_queue *q, const job *j);
 
-/* Forget what a peer (a coordinator that restarted) has waiting: handed out. */
+/* Forget what a peer (a coordinator that restarted) has waiting: handed out and
+ * finished with. */
 size_t job_queue_forget(job_queue *q, uint64_t peer, job *out,
                         size_t capacity);
 

@@ -9,7 +9,8 @@
 #include <stdbool.h>
 #include "proto/frames.h"
 
-typedef struct link link;
+/* No typedef: <unistd.h> declares a function of this name. */
+struct link;
 
 typedef struct {
     void *zmq;               /* context, borrowed */
@@ -19,35 +20,42 @@ typedef struct {
 } link_config;
 
 /* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats, linger 0), or a
- * ROUTER bound to it (ZMQ_ROUTER_MANDATORY).  ERR_USAGE with a sentence for an
- * endpoint that cannot be read, or that is not loopback without `insecure`. */
-int link_connect(link **out, const link_config *c, const char *endpoint,
+ * ROUTER bound to it (ZMQ_ROUTER_MANDATORY).  "inproc://NAME" is possible too.
+ * ERR_USAGE with a sentence for an endpoint that cannot be read, or that is not
+ * loopback without `insecure`; -errno, also with a sentence, for one that
+ * cannot be bound. */
+int link_connect(struct link **out, const link_config *c, const char *endpoint,
                  char *why, size_t why_size);
-int link_bind(link **out, const link_config *c, const char *endpoint,
+int link_bind(struct link **out, const link_config *c, const char *endpoint,
               char *why, size_t why_size);
 
 /* Both ends of a memory channel, each holding up to `queue_messages` in each
  * direction.  The server end sees the client's messages with `address` set, and
  * several clients may share one server: pass the server in *server (NULL makes
- * one).  The ends may be used by different threads; close clients first. */
-int link_memory(link **client, link **server, int queue_messages);
+ * one).  The ends may be used by different threads; close clients first (one
+ * that is left behind sees a peer that never answers). */
+int link_memory(struct link **client, struct link **server, int queue_messages);
 
 /* Send all parts or none.  0: *f was taken and is empty.  -EAGAIN: full, or the
  * peer is not connected; -EHOSTUNREACH: a ROUTER's peer has gone; *f is
- * unchanged in both cases.  ROUTER: f->address says to whom. */
-int link_send(link *l, frames *f);
+ * unchanged in both cases.  ROUTER: f->address says to whom.  A message with
+ * payloads passes two failpoints: link.send.half after its header (`fail` cuts
+ * the payloads off) and link.send.sent after its last part. */
+int link_send(struct link *l, frames *f);
 
 /* The next whole message into *f (which is empty).  -EAGAIN: none now.
  * ERR_MALFORMED: a message with too many or no parts was read and dropped. */
-int link_recv(link *l, frames *f);
+int link_recv(struct link *l, frames *f);
 
-/* For poll(): readable when link_recv() might have something.  Edge-like, as
- * ZMQ_FD is: receive until -EAGAIN, and again after sends. */
-int link_fd(const link *l);
+/* For poll(): readable when link_recv() might have something, or a full link
+ * has room again.  Edge-like, as ZMQ_FD is: receive until -EAGAIN, and again
+ * after sends. */
+int link_fd(const struct link *l);
 
-/* Where it is bound, with the port that was chosen for `*`: borrowed. */
-const char *link_endpoint(const link *l);
+/* Where it is bound, with the port that was chosen for `*`, or connected to:
+ * borrowed.  "memory" for the memory form. */
+const char *link_endpoint(const struct link *l);
 
-void link_close(link *l); /* NULL is fine; queued messages are dropped */
+void link_close(struct link *l); /* NULL is fine; queued messages are dropped */
 
 #endif

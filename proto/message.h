@@ -19,6 +19,12 @@
 #define MESSAGE_TEXT_MAX ((size_t)2 << 20)  /* prompt text */
 #define MESSAGE_TOKENS_MAX ((size_t)1 << 20)
 #define MESSAGE_NAME_MAX 127 /* names, cluster, endpoints */
+#define MESSAGE_WHY_MAX 1023 /* text of an error */
+#define MESSAGE_LAYERS_MAX 1024
+#define MESSAGE_EXPERTS_MAX 65536 /* of one layer */
+#define MESSAGE_WIDTH_MAX (1u << 20)
+#define MESSAGE_SHARES_MAX 1024
+#define MESSAGE_ARENA_MAX ((size_t)32 << 20) /* opens any honest message */
 #define MESSAGE_FINGERPRINT 32
 
 typedef enum {
@@ -58,7 +64,7 @@ typedef enum { ROLE_NONE, ROLE_CLIENT, ROLE_COORDINATOR, ROLE_NODE } peer_role;
 
 typedef struct {
     uint32_t version;
-    const char *activation, *rows, *kv, *mla, *blas; /* never NULL */
+    const char *activation, *rows, *kv, *mla, *blas;
 } message_profile;
 
 typedef struct {
@@ -85,7 +91,8 @@ typedef struct {
     message_kind kind;
     /* every header */
     uint32_t protocol; /* message_seal() writes PROTOCOL_VERSION for 0 */
-    const char *cluster;
+    const char *cluster; /* all `const char *` may be NULL when sealing and are
+                            never NULL when opened; they are UTF-8 */
     uint8_t fingerprint[MESSAGE_FINGERPRINT];
     bool has_fingerprint;
     uint64_t boot_id, to_boot_id, epoch, request_id;
@@ -121,7 +128,8 @@ typedef struct {
         struct {
             uint32_t layer, form, width, n_rows, slice, slices;
             message_u32s experts, counts, rows; /* checked: equal lengths of
-                the first two, sum(counts) == rows.count, rows[i] < n_rows */
+                the first two, counts above 0, sum(counts) == rows.count,
+                rows[i] < n_rows; not empty, and the reply fits a part */
         } batch;
         struct {
             uint32_t layer, n_pairs, width, form, queue_us, compute_us;
@@ -180,15 +188,17 @@ void message_arena_free(message_arena *a);
 
 /* Write the header into part 0 of `f`, whose parts 1.. are the payloads, and
  * their checksums.  frames_init(), then frames_add(f, 0) for the header's place,
- * then the payloads, then this.  -ENOMEM, ERR_TOO_LARGE. */
+ * then the payloads, then this.  -ENOMEM, ERR_TOO_LARGE, ERR_RANGE for a text
+ * that is not UTF-8.  On failure part 0 is unchanged. */
 int message_seal(frames *f, const message *m);
 
 /* Check and unpack.  *m borrows from `a` (until the next call with it) and, for
  * payloads, from `f`.  Errors: ERR_MALFORMED, ERR_CHECKSUM, ERR_TOO_LARGE,
- * ERR_WRONG_VERSION, -ENOMEM; `why` names the field.  As much of the header as
- * could be read (request_id, boot_id) is in *m also on failure, for the typed
- * reply; kind is MESSAGE_NONE then.  A payload's size is checked against the
- * body where the body defines it (batch, rows, logits). */
+ * ERR_WRONG_VERSION, ERR_UNSUPPORTED (a kind, form or slice of a newer
+ * version), -ENOMEM; `why` names the field.  As much of the header as could be
+ * read (protocol, request_id, boot ids) is in *m also on failure, for the typed
+ * reply; kind is MESSAGE_NONE then.  The number of payloads is checked, and
+ * their size against the body where it defines it (batch, rows, logits). */
 int message_open(frames *f, message_arena *a, message *m, char *why,
                  size_t why_size);
 
@@ -197,7 +207,9 @@ int message_open(frames *f, message_arena *a, message *m, char *why,
 size_t message_rows_bytes(uint32_t form, uint64_t n_rows, uint32_t width);
 
 /* An error reply to `to` (its request_id and boot_id are echoed); `from` gives
- * cluster, fingerprint and boot id of the sender. */
+ * cluster, fingerprint and boot id of the sender.  *f keeps its address and
+ * loses its parts, so the refused message's own frames can carry the answer.
+ * A NULL `text` becomes the code's; a long one is cut. */
 int message_error(frames *f, const message *from, const message *to, int code,
                   const char *text);
 

@@ -1,0 +1,310 @@
+/* dispatch.c - a layer's life: begin, the next action, what time brings.
+ *
+ * dispatch_next() first lets time act (requests that are late, pairs out of
+ * patience), then has the waiting pairs planned if anything changed, then hands
+ * out one action: a piece that may be sent, what is to be computed here, or how
+ * long to wait.  Sends come first, so that the nodes work while we do.
+ *
+ * Nothing is allocated after dispatch_new(), and a look at a quiet dispatch costs
+ * no pass over the pairs: points in time are kept as lower bounds and looked into
+ * only when they are reached. */
+#include "coordinator/dispatch_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/err.h"
+#include "engine/util.h"
+
+static int check_config(const dispatch_config *c) {
+    if (c->max_nodes > PLACEMENT_MAX_NODES) return ERR_RANGE;
+    if (c->max_pairs == 0 || c->max_pairs > INT32_MAX) return ERR_RANGE;
+    if (c->reply_row_bytes == 0 || c->reply_row_bytes > INT32_MAX) {
+        return ERR_RANGE;
+    }
+    if (c->piece_bytes == 0 || c->credit_bytes == 0) return ERR_RANGE;
+    if (c->hedge_factor == 0 || c->patience_us == 0) return ERR_RANGE;
+    return 0;
+}
+
+/* Each pair may be asked of some nodes at once, and every node may have a last
+ * small piece of this layer and of earlier ones. */
+static uint64_t slots_for(const dispatch *d) {
+    uint64_t pieces =
+        (d->config.max_pairs + d->piece_pairs - 1ull) / d->piece_pairs;
+    return 2ull * d->config.max_nodes + 4 * pieces + 16;
+}
+
+static int allocate(dispatch *d) {
+    size_t n = d->config.max_pairs, nodes = d->config.max_nodes, pairs, bytes;
+    uint64_t slots = slots_for(d);
+
+    if (slots >= DISPATCH_NONE) return ERR_RANGE;
+    if (!size_mul(slots, d->piece_pairs, &pairs)) return ERR_RANGE;
+    if (!size_mul(pairs, sizeof(uint32_t), &bytes)) return ERR_RANGE;
+    d->n_slots = (uint32_t)slots;
+
+    d->pairs = calloc(n, sizeof(*d->pairs));
+    d->order = calloc(n, sizeof(*d->order));
+    d->scratch = calloc(n, sizeof(*d->scratch));
+    d->here = calloc(n, sizeof(*d->here));
+    d->busy = calloc(nodes + 1, sizeof(*d->busy));
+    d->peers = calloc(nodes + 1, sizeof(*d->peers));
+    d->requests = calloc(slots, sizeof(*d->requests));
+    d->request_pairs = malloc(bytes);
+    bool ok = d->pairs != NULL && d->order != NULL && d->scratch != NULL &&
+              d->here != NULL && d->busy != NULL && d->peers != NULL &&
+              d->requests != NULL && d->request_pairs != NULL;
+    return ok ? 0 : -ENOMEM;
+}
+
+int dispatch_new(dispatch **out, const dispatch_config *config) {
+    *out = NULL;
+    int rc = check_config(config);
+    if (rc < 0) return rc;
+
+    dispatch *d = calloc(1, sizeof(*d));
+    if (d == NULL) return -ENOMEM;
+    d->config = *config;
+    uint64_t piece = config->piece_bytes / config->reply_row_bytes;
+    piece = dispatch_min(dispatch_max(piece, 1), config->max_pairs);
+    d->piece_pairs = (uint32_t)piece;
+
+    rc = allocate(d);
+    if (rc < 0) {
+        dispatch_free(d);
+        return rc;
+    }
+    dispatch_table_init(d);
+    for (uint32_t i = 0; i < config->max_nodes; i++) {
+        d->peers[i] = (dispatch_peer){
+            .base_us = DISPATCH_BASE_US,
+            .pair_ns = DISPATCH_PAIR_NS,
+            .trial_us = DISPATCH_TRIAL_MIN_US,
+            .head = DISPATCH_NONE,
+            .tail = DISPATCH_NONE,
+        };
+    }
+    d->lost_expert = DISPATCH_NONE;
+    *out = d;
+    return 0;
+}
+
+void dispatch_free(dispatch *d) {
+    if (d == NULL) return;
+    free(d->pairs);
+    free(d->order);
+    free(d->scratch);
+    free(d->here);
+    free(d->busy);
+    free(d->peers);
+    free(d->requests);
+    free(d->request_pairs);
+    free(d);
+}
+
+int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
+                   const uint32_t *experts, uint32_t n_rows, uint32_t k,
+                   const placement *where) {
+    uint64_t n_pairs = (uint64_t)n_rows * k;
+    if (n_pairs > d->config.max_pairs) return ERR_RANGE;
+
+    d->layer_seq++;
+    d->layer = layer;
+    d->n_rows = n_rows;
+    d->k = k;
+    d->n_pairs = (uint32_t)n_pairs;
+    d->where = where;
+    for (uint32_t i = 0; i < d->n_pairs; i++) {
+        d->pairs[i] = (dispatch_pair){
+            .expert = experts[i], .first = DISPATCH_NONE, .waiting = true};
+    }
+    dispatch_sort(d);
+    d->n_open = d->n_waiting = d->n_pairs;
+    d->n_here = d->n_here_out = 0;
+    d->lost_expert = DISPATCH_NONE;
+    d->progress_us = now_us;
+    d->late_wake_us = UINT64_MAX;
+    d->give_up_us = dispatch_later(now_us, d->config.patience_us);
+    d->replan = true;
+    return 0;
+}
+
+/* ---- what can become of a pair ---- */
+
+void dispatch_wait_pair(dispatch *d, dispatch_pair *p) {
+    if (p->state != PAIR_OPEN || p->waiting || p->local) return;
+    p->waiting = true;
+    d->n_waiting++;
+    d->replan = true;
+}
+
+void dispatch_unwait_pair(dispatch *d, dispatch_pair *p) {
+    if (!p->waiting) return;
+    p->waiting = false;
+    d->n_waiting--;
+}
+
+void dispatch_lose_pair(dispatch *d, dispatch_pair *p) {
+    assert(p->state == PAIR_OPEN);
+    dispatch_unwait_pair(d, p);
+    p->state = PAIR_LOST;
+    d->n_open--;
+    d->stats.lost_pairs++;
+    if (d->lost_expert == DISPATCH_NONE) d->lost_expert = p->expert;
+}
+
+/* ---- time ---- */
+
+/* The node is not trusted until it answers; whatever it owes is asked of
+ * somebody else as well. */
+static void mark_late(dispatch *d, uint64_t now_us, dispatch_request *r) {
+    dispatch_peer *peer = &d->peers[r->node];
+
+    r->late = true;
+    if (!peer->suspect) {
+        peer->suspect = true;
+        peer->trial_us = DISPATCH_TRIAL_MIN_US;
+        peer->trial_at_us = now_us + peer->trial_us;
+        d->replan = true; /* also for what waits for its credit */
+    }
+    bool owes = false;
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        owes |= p->state == PAIR_OPEN;
+        dispatch_wait_pair(d, p);
+    }
+    if (owes) d->stats.hedges++;
+}
+
+/* The request may have been lost: its node becomes a choice again. */
+static void allow_again(dispatch *d, dispatch_request *r) {
+    r->again = true;
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        p->asked &= ~dispatch_holder(d, p->expert, r->node);
+        dispatch_wait_pair(d, p);
+    }
+    d->replan = true;
+}
+
+static void check_late(dispatch *d, uint64_t now_us) {
+    if (now_us < d->late_wake_us) return;
+    d->late_wake_us = UINT64_MAX;
+
+    /* This layer's requests are the newest ones. */
+    for (uint32_t i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
+        dispatch_request *r = &d->requests[i];
+        if (!dispatch_table_current(d, r)) break;
+        if (!r->late && now_us >= r->late_us) mark_late(d, now_us, r);
+        if (r->late && !r->again && now_us >= r->again_us) allow_again(d, r);
+        if (r->again) continue;
+        d->late_wake_us = dispatch_min(d->late_wake_us,
+                                       r->late ? r->again_us : r->late_us);
+    }
+}
+
+/* A pair that was asked has its patience from then on; one that was not (its
+ * node's credit is used up, or it rests) as long as others are answered. */
+static void check_patience(dispatch *d, uint64_t now_us) {
+    if (now_us < d->give_up_us) return;
+    d->give_up_us = UINT64_MAX;
+
+    for (uint32_t i = 0; i < d->n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[i];
+        if (p->state != PAIR_OPEN || p->local || p->overdue) continue;
+        bool asked = p->first != DISPATCH_NONE;
+        uint64_t due_us = dispatch_later(asked ? p->first_us : d->progress_us,
+                                         d->config.patience_us);
+        if (now_us < due_us) {
+            d->give_up_us = dispatch_min(d->give_up_us, due_us);
+        } else if (d->config.local && !p->local_failed) {
+            p->overdue = true;
+            dispatch_wait_pair(d, p);
+            d->replan = true;
+        } else {
+            dispatch_lose_pair(d, p);
+        }
+    }
+}
+
+/* ---- the next action ---- */
+
+static bool hand_out_local(dispatch *d, dispatch_action *out) {
+    if (d->n_here_out > 0) return false;
+
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < d->n_here; i++) {
+        dispatch_pair *p = &d->pairs[d->here[i]];
+        if (!p->waiting) continue; /* answered meanwhile */
+        dispatch_unwait_pair(d, p);
+        p->local = true;
+        if (p->first != DISPATCH_NONE) out->takeover = true;
+        d->here[n++] = d->here[i];
+    }
+    d->n_here = d->n_here_out = n;
+    if (n == 0) return false;
+
+    out->kind = DISPATCH_LOCAL;
+    out->pairs = d->here;
+    out->n_pairs = n;
+    return true;
+}
+
+void dispatch_next(dispatch *d, uint64_t now_us, dispatch_action *out) {
+    *out = (dispatch_action){.kind = DISPATCH_DONE, .wake_us = UINT64_MAX};
+
+    uint64_t wake_us = dispatch_table_expire(d, now_us);
+    if (d->n_open == 0 && d->n_here_out == 0) return;
+
+    check_late(d, now_us);
+    check_patience(d, now_us);
+    if (d->n_waiting > 0) {
+        if (now_us >= d->rest_wake_us) d->replan = true;
+        if (d->replan) dispatch_plan(d, now_us);
+        if (dispatch_cut(d, now_us, out)) return;
+        if (hand_out_local(d, out)) return;
+    }
+    if (d->n_open == 0 && d->n_here_out == 0) return;
+
+    out->kind = DISPATCH_WAIT;
+    wake_us = dispatch_min(wake_us, d->late_wake_us);
+    wake_us = dispatch_min(wake_us, d->give_up_us);
+    if (d->n_waiting > 0) wake_us = dispatch_min(wake_us, d->rest_wake_us);
+    out->wake_us = wake_us;
+}
+
+/* ---- results ---- */
+
+bool dispatch_row_lost(const dispatch *d, uint32_t row) {
+    assert(row < d->n_rows);
+    for (uint32_t i = 0; i < d->k; i++) {
+        if (d->pairs[row * d->k + i].state == PAIR_LOST) return true;
+    }
+    return false;
+}
+
+bool dispatch_lost_expert(const dispatch *d, uint32_t *expert) {
+    if (d->lost_expert == DISPATCH_NONE) return false;
+    *expert = d->lost_expert;
+    return true;
+}
+
+void dispatch_node(const dispatch *d, uint32_t node,
+                   dispatch_node_stats *out) {
+    assert(node < d->config.max_nodes);
+    const dispatch_peer *peer = &d->peers[node];
+
+    *out = (dispatch_node_stats){
+        .pairs = peer->answered_pairs,
+        .outstanding_bytes = peer->outstanding_bytes,
+        .latency_us = peer->latency_us,
+        .up = peer->up,
+        .suspect = peer->suspect,
+    };
+}
+
+void dispatch_totals(const dispatch *d, dispatch_stats *out) {
+    *out = d->stats;
+}

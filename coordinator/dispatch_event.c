@@ -1,0 +1,232 @@
+/* dispatch_event.c - what others do: answers, refusals, nodes that come and go.
+ *
+ * Whoever answers anything is trusted again.  What a request asked for is looked
+ * up in our own table, never believed from the peer. */
+#include "coordinator/dispatch_internal.h"
+
+#include <assert.h>
+#include "engine/err.h"
+
+/* ---- a node's speed ---- */
+
+/* Share the error of the prediction between the two terms that made it.  A
+ * sample counts at most as its deadline, so that one hang does not make a node
+ * look slow for long. */
+static void learn_speed(dispatch_peer *peer, uint64_t now_us,
+                        const dispatch_request *r) {
+    uint64_t late_us = r->late_us - r->sent_us;
+    uint64_t took_us = dispatch_min(now_us - r->sent_us, late_us);
+    int64_t expected_us =
+        (int64_t)(peer->base_us + r->ahead * peer->pair_ns / 1000);
+    int64_t error_us = (int64_t)took_us - expected_us;
+
+    int64_t base_us = (int64_t)peer->base_us + error_us / 8;
+    int64_t pair_ns =
+        (int64_t)peer->pair_ns + error_us * 1000 / 8 / (int64_t)r->ahead;
+    peer->base_us = base_us > 0 ? (uint64_t)base_us : 0;
+    peer->pair_ns = pair_ns > 0 ? (uint64_t)pair_ns : 0;
+    peer->sampled_us = now_us;
+
+    int64_t latency_us = peer->latency_us;
+    if (latency_us == 0) latency_us = (int64_t)took_us;
+    latency_us += ((int64_t)took_us - latency_us) / 8;
+    peer->latency_us = (uint32_t)dispatch_min((uint64_t)latency_us, UINT32_MAX);
+}
+
+static void trust(dispatch *d, dispatch_peer *peer) {
+    if (!peer->suspect) return;
+    peer->suspect = false;
+    d->replan = true;
+}
+
+/* Asking a full node again and again makes it no emptier.  What it refuses
+ * while it rests was sent before, and says nothing new. */
+static void rest(dispatch *d, dispatch_peer *peer, uint64_t now_us) {
+    if (now_us < peer->rest_until_us) return;
+    peer->rest_us = peer->rest_us == 0 ? DISPATCH_REST_MIN_US
+                                       : peer->rest_us * 2;
+    if (peer->rest_us > DISPATCH_REST_MAX_US) {
+        peer->rest_us = DISPATCH_REST_MAX_US;
+    }
+    peer->rest_until_us = now_us + peer->rest_us;
+    d->replan = true;
+}
+
+/* ---- pairs ---- */
+
+/* Its answer will not come from this request any more. */
+static void release_pairs(dispatch *d, dispatch_request *r) {
+    if (!dispatch_table_current(d, r)) return;
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        /* After `again` the bit may stand for a younger request. */
+        if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, r->node);
+        if (p->asked == 0) dispatch_wait_pair(d, p);
+    }
+}
+
+static void answer_pair(dispatch *d, uint64_t now_us, dispatch_pair *p,
+                        bool by_another) {
+    dispatch_unwait_pair(d, p);
+    p->state = PAIR_ANSWERED;
+    d->n_open--;
+    d->progress_us = now_us;
+    if (by_another) d->stats.takeover_pairs++;
+}
+
+/* ---- answers ---- */
+
+int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
+                      uint32_t *layer, uint32_t *n_pairs) {
+    const dispatch_request *r = dispatch_table_find(d, node, request_id);
+    if (r == NULL) return ERR_NOT_HERE;
+    *layer = r->layer;
+    *n_pairs = r->n_pairs;
+    return 0;
+}
+
+int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
+                  uint64_t request_id, const uint32_t **pairs, uint32_t *n,
+                  bool *take) {
+    *pairs = NULL;
+    *n = 0;
+    dispatch_request *r = dispatch_table_find(d, node, request_id);
+    if (r == NULL) return ERR_NOT_HERE;
+
+    dispatch_peer *peer = &d->peers[node];
+    learn_speed(peer, now_us, r);
+    trust(d, peer);
+    peer->rest_us = 0;
+
+    if (!dispatch_table_current(d, r)) {
+        d->stats.late_rows += r->n_pairs;
+        dispatch_table_remove(d, r);
+        return ERR_NOT_HERE;
+    }
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, node);
+        take[i] = p->state == PAIR_OPEN;
+        if (!take[i]) {
+            d->stats.late_rows++;
+            continue;
+        }
+        peer->answered_pairs++;
+        answer_pair(d, now_us, p, p->first != node);
+    }
+    *pairs = r->pairs;
+    *n = r->n_pairs;
+    dispatch_table_remove(d, r);
+    return 0;
+}
+
+/* A full node, or one that dropped a batch as too old, may take the next one;
+ * whatever else it says, it would say again. */
+static bool only_busy(int code) {
+    return code == ERR_OVERLOADED || code == ERR_DEADLINE;
+}
+
+void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
+                      uint64_t request_id, int code) {
+    dispatch_request *r = dispatch_table_find(d, node, request_id);
+    if (r == NULL) return;
+
+    dispatch_peer *peer = &d->peers[node];
+    d->stats.refusals++;
+    trust(d, peer);
+    if (only_busy(code)) {
+        rest(d, peer, now_us);
+    } else if (dispatch_table_current(d, r)) {
+        for (uint32_t i = 0; i < r->n_pairs; i++) {
+            dispatch_pair *p = &d->pairs[r->pairs[i]];
+            p->refused |= dispatch_holder(d, p->expert, node);
+            dispatch_refusal_add(d, node, d->layer, p->expert,
+                                 now_us + DISPATCH_REFUSED_US);
+        }
+    }
+    release_pairs(d, r);
+    dispatch_table_remove(d, r);
+}
+
+void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id) {
+    dispatch_request *r = &d->requests[request_id % d->n_slots];
+    assert(request_id != 0 && r->id == request_id);
+    assert(dispatch_table_current(d, r));
+
+    /* It was not asked, after all. */
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        if (p->first_id == request_id) p->first = DISPATCH_NONE;
+    }
+    rest(d, &d->peers[r->node], now_us);
+    release_pairs(d, r);
+    dispatch_table_remove(d, r);
+}
+
+/* `pairs` is the list of the LOCAL action, or a copy of it. */
+void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
+                         uint32_t n_pairs, bool ok) {
+    assert(n_pairs <= d->n_here_out);
+    d->n_here_out -= n_pairs;
+
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        dispatch_pair *p = &d->pairs[pairs[i]];
+        assert(p->local);
+        p->local = false;
+        p->local_failed = !ok;
+        if (p->state != PAIR_OPEN) continue;
+        if (!ok) {
+            dispatch_wait_pair(d, p);
+            continue;
+        }
+        bool asked = p->first != DISPATCH_NONE;
+        answer_pair(d, now_us, p, asked);
+        d->stats.local_pairs++;
+        if (asked) d->stats.takeover_local++;
+    }
+    /* The list of what is to be computed here starts anew. */
+    d->replan = true;
+}
+
+/* ---- membership ---- */
+
+static void drop_requests(dispatch *d, uint32_t node) {
+    uint32_t i = d->oldest;
+    while (i != DISPATCH_NONE) {
+        dispatch_request *r = &d->requests[i];
+        i = r->newer;
+        if (r->node != node) continue;
+        release_pairs(d, r);
+        dispatch_table_remove(d, r);
+    }
+}
+
+void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node) {
+    assert(node < d->config.max_nodes);
+    (void)now_us;
+    dispatch_peer *peer = &d->peers[node];
+
+    peer->up = false;
+    peer->suspect = false;
+    drop_requests(d, node);
+    d->replan = true;
+}
+
+void dispatch_node_up(dispatch *d, uint32_t node) {
+    assert(node < d->config.max_nodes);
+    dispatch_peer *peer = &d->peers[node];
+
+    drop_requests(d, node); /* a new process knows nothing of them */
+    peer->up = true;
+    peer->suspect = false;
+    peer->rest_us = 0;
+    peer->rest_until_us = 0;
+    dispatch_refusal_clear(d, node);
+    for (uint32_t i = 0; i < d->n_pairs && d->n_open > 0; i++) {
+        dispatch_pair *p = &d->pairs[i];
+        if (p->refused != 0) {
+            p->refused &= ~dispatch_holder(d, p->expert, node);
+        }
+    }
+    d->replan = true;
+}

@@ -1,0 +1,180 @@
+/* dispatch_internal.h - what the parts of dispatch share; nobody else includes
+ * it.
+ *
+ *   dispatch.c        life, the next action, statistics
+ *   dispatch_plan.c   which node computes which waiting pair; cutting pieces
+ *   dispatch_event.c  answers, refusals, nodes that come and go
+ *   dispatch_table.c  the requests in flight, and the memory of refusals
+ *
+ * A pair is OPEN until it is answered or lost.  An open pair is `waiting` when
+ * it has to be asked of somebody (for the first time or again), and it may be
+ * asked of several holders at once; so waiting and being in flight do not
+ * exclude each other.  Holders are numbered by their place in the placement's
+ * list for the expert, which makes a set of them a word of bits. */
+#ifndef COORDINATOR_DISPATCH_INTERNAL_H
+#define COORDINATOR_DISPATCH_INTERNAL_H
+
+#include "coordinator/dispatch.h"
+
+/* Holders of one expert that are considered: the lowest ones. */
+#define DISPATCH_HOLDERS 64
+/* An overloaded node, or one whose link is full, rests from .. to. */
+#define DISPATCH_REST_MIN_US 2000
+#define DISPATCH_REST_MAX_US 50000
+/* A node that refused an expert is not asked for it for so long. */
+#define DISPATCH_REFUSED_US 1000000
+#define DISPATCH_REFUSALS 1024 /* remembered; a power of two */
+/* A suspect node gets one request on trial from .. to: a single lost message
+ * must not retire a node that answers its pings. */
+#define DISPATCH_TRIAL_MIN_US 500000
+#define DISPATCH_TRIAL_MAX_US 8000000
+/* A late request no longer keeps its node from being asked for the same pairs
+ * again after 1 / so much of the patience. */
+#define DISPATCH_RESENDS 4
+/* A request is forgotten, and its credit returned, after so many times the
+ * patience: its deadline on the node has passed long before. */
+#define DISPATCH_FORGET 2
+/* What is not known yet about a node's speed. */
+#define DISPATCH_BASE_US 1000
+#define DISPATCH_PAIR_NS 1000000
+/* An estimate halves for each such time without a sample, so that a node that
+ * was slow once is tried again. */
+#define DISPATCH_FADE_US 250000
+
+#define DISPATCH_NONE UINT32_MAX /* no pair, no slot, no node */
+
+typedef enum { PAIR_OPEN, PAIR_ANSWERED, PAIR_LOST } dispatch_pair_state;
+
+typedef struct {
+    uint32_t expert;
+    uint32_t next;      /* in its node's queue */
+    uint32_t first;     /* node it was first asked of */
+    uint64_t first_id;  /* by this request ... */
+    uint64_t first_us;  /* ... then */
+    uint64_t asked;     /* holders whose answer may still come */
+    uint64_t refused;   /* holders that will not compute it in this layer */
+    dispatch_pair_state state;
+    bool waiting;       /* to be asked (again) */
+    bool local;         /* handed out to be computed here */
+    bool local_failed;  /* that did not work */
+    bool overdue;       /* out of patience: only computing it here is left */
+} dispatch_pair;
+
+typedef struct {
+    uint64_t id; /* 0: a free slot */
+    uint64_t layer_seq;
+    uint64_t sent_us, late_us, again_us; /* the last two are points in time */
+    uint32_t node, layer, n_pairs;
+    uint32_t ahead;    /* pairs the node had to do, with these */
+    uint32_t *pairs;   /* [piece_pairs]; meaningless once the layer is over */
+    uint32_t newer, older; /* slots in flight, by age; newer: free list */
+    bool late;
+    bool again; /* its pairs may be asked of the same node again */
+} dispatch_request;
+
+typedef struct {
+    bool up, suspect;
+    uint64_t outstanding_bytes; /* of replies */
+    uint32_t outstanding_pairs;
+    uint64_t rest_until_us;
+    uint32_t rest_us;
+    uint64_t trial_at_us;
+    uint32_t trial_us;
+    /* speed: a request with `ahead` pairs takes base + ahead * pair */
+    uint64_t base_us, pair_ns, sampled_us;
+    uint32_t latency_us;
+    uint64_t answered_pairs;
+    /* the plan's queue of pairs, in the order of their experts */
+    uint32_t head, tail, planned;
+    bool on_trial;
+} dispatch_peer;
+
+typedef struct {
+    uint64_t until_us;
+    uint32_t node, layer, expert;
+} dispatch_refusal;
+
+struct dispatch {
+    dispatch_config config;
+    uint32_t piece_pairs;
+
+    /* the layer */
+    uint64_t layer_seq; /* rises with each begin */
+    uint32_t layer, n_rows, k, n_pairs;
+    const placement *where;
+    dispatch_pair *pairs; /* [max_pairs] */
+    uint32_t *order;      /* [max_pairs] by expert, then row */
+    uint32_t *scratch;    /* [max_pairs] for sorting */
+    uint32_t n_open, n_waiting;
+    uint64_t progress_us; /* when it began, or a pair was answered */
+    uint32_t lost_expert; /* DISPATCH_NONE: nothing lost */
+
+    /* the plan: who is to compute the waiting pairs */
+    bool replan;
+    uint32_t *busy; /* [max_nodes] nodes with a queue */
+    uint32_t n_busy, turn;
+    uint32_t *here; /* [max_pairs] to be computed here */
+    uint32_t n_here, n_here_out; /* planned; handed out and not done */
+    uint64_t rest_wake_us; /* a resting node could be asked then */
+
+    /* no earlier than these does time alone change anything */
+    uint64_t late_wake_us, give_up_us;
+
+    dispatch_peer *peers;       /* [max_nodes] */
+    dispatch_request *requests; /* [n_slots] */
+    uint32_t *request_pairs;    /* [n_slots * piece_pairs] */
+    uint32_t n_slots, free_slot, oldest, newest;
+    uint64_t next_seq;
+    dispatch_refusal refusals[DISPATCH_REFUSALS];
+    dispatch_stats stats;
+};
+
+static inline uint64_t dispatch_min(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+static inline uint64_t dispatch_max(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+/* Times can be far in the future, never wrapped. */
+static inline uint64_t dispatch_later(uint64_t us, uint64_t by_us) {
+    return us > UINT64_MAX - by_us ? UINT64_MAX : us + by_us;
+}
+
+/* ---- dispatch.c: what can become of a pair ---- */
+void dispatch_wait_pair(dispatch *d, dispatch_pair *p); /* must be asked */
+void dispatch_unwait_pair(dispatch *d, dispatch_pair *p);
+void dispatch_lose_pair(dispatch *d, dispatch_pair *p);
+
+/* ---- dispatch_plan.c ---- */
+/* Fill order[] with the pairs by expert, then row. */
+void dispatch_sort(dispatch *d);
+/* Place every waiting pair anew: in a node's queue, here, or (nobody can ever
+ * compute it) among the lost.  What cannot be asked now keeps waiting. */
+void dispatch_plan(dispatch *d, uint64_t now_us);
+/* Take the next piece that fits its node's credit from the queues, and put it
+ * in flight; false: none. */
+bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out);
+/* The bit of a node among an expert's holders; 0 if it is none. */
+uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node);
+
+/* ---- dispatch_table.c ---- */
+void dispatch_table_init(dispatch *d);
+/* A slot to fill, in flight from now on; NULL: the table is full. */
+dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
+                                     uint32_t n_pairs);
+dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
+                                      uint64_t request_id);
+/* Its credit is returned.  The slot's pair list stays readable until the next
+ * dispatch_table_add(). */
+void dispatch_table_remove(dispatch *d, dispatch_request *r);
+/* Forget what is too old; when that can happen next. */
+uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us);
+bool dispatch_table_current(const dispatch *d, const dispatch_request *r);
+
+void dispatch_refusal_add(dispatch *d, uint32_t node, uint32_t layer,
+                          uint32_t expert, uint64_t until_us);
+bool dispatch_refusal_holds(const dispatch *d, uint32_t node, uint32_t layer,
+                            uint32_t expert, uint64_t now_us);
+void dispatch_refusal_clear(dispatch *d, uint32_t node);
+
+#endif

@@ -1,0 +1,143 @@
+/* dispatch_table.c - the requests in flight, and who refused what.
+ *
+ * A fixed number of slots.  A request's id is a running number times the number
+ * of slots, plus its slot: unique, rising, and found without a search.  Slots in
+ * flight form a list by age.  A request whose layer is over stays in the table
+ * until it is answered, because the node still works for it and its reply will
+ * still arrive: that is what the credit counts.
+ *
+ * Refusals are remembered in a direct-mapped table: a collision forgets the
+ * older one, which costs one more refusal. */
+#include "coordinator/dispatch_internal.h"
+
+#include <assert.h>
+#include <string.h>
+
+void dispatch_table_init(dispatch *d) {
+    for (uint32_t i = 0; i < d->n_slots; i++) {
+        d->requests[i].pairs = d->request_pairs + (size_t)i * d->piece_pairs;
+        d->requests[i].newer = i + 1 < d->n_slots ? i + 1 : DISPATCH_NONE;
+    }
+    d->free_slot = 0;
+    d->oldest = d->newest = DISPATCH_NONE;
+    d->next_seq = 1;
+}
+
+bool dispatch_table_current(const dispatch *d, const dispatch_request *r) {
+    return r->layer_seq == d->layer_seq;
+}
+
+/* Full: the oldest request of a layer that is over goes, if its node does not
+ * answer anyway. */
+static void make_room(dispatch *d) {
+    for (uint32_t i = d->oldest; i != DISPATCH_NONE; i = d->requests[i].newer) {
+        dispatch_request *r = &d->requests[i];
+        if (dispatch_table_current(d, r)) return;
+        if (!d->peers[r->node].suspect) continue;
+        dispatch_table_remove(d, r);
+        return;
+    }
+}
+
+dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
+                                     uint32_t n_pairs) {
+    assert(n_pairs > 0 && n_pairs <= d->piece_pairs);
+    if (d->free_slot == DISPATCH_NONE) make_room(d);
+    if (d->free_slot == DISPATCH_NONE) return NULL;
+
+    uint32_t slot = d->free_slot;
+    dispatch_request *r = &d->requests[slot];
+    d->free_slot = r->newer;
+
+    uint32_t *pairs = r->pairs;
+    *r = (dispatch_request){
+        .id = d->next_seq++ * d->n_slots + slot,
+        .layer_seq = d->layer_seq,
+        .layer = d->layer,
+        .node = node,
+        .n_pairs = n_pairs,
+        .pairs = pairs,
+        .newer = DISPATCH_NONE,
+        .older = d->newest,
+    };
+    if (d->newest != DISPATCH_NONE) d->requests[d->newest].newer = slot;
+    if (d->oldest == DISPATCH_NONE) d->oldest = slot;
+    d->newest = slot;
+
+    dispatch_peer *peer = &d->peers[node];
+    peer->outstanding_bytes += n_pairs * d->config.reply_row_bytes;
+    peer->outstanding_pairs += n_pairs;
+    return r;
+}
+
+dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
+                                      uint64_t request_id) {
+    dispatch_request *r = &d->requests[request_id % d->n_slots];
+    if (request_id == 0 || r->id != request_id || r->node != node) return NULL;
+    return r;
+}
+
+void dispatch_table_remove(dispatch *d, dispatch_request *r) {
+    uint32_t slot = (uint32_t)(r - d->requests);
+    assert(r->id != 0);
+
+    if (r->older != DISPATCH_NONE) d->requests[r->older].newer = r->newer;
+    if (r->newer != DISPATCH_NONE) d->requests[r->newer].older = r->older;
+    if (d->oldest == slot) d->oldest = r->newer;
+    if (d->newest == slot) d->newest = r->older;
+
+    dispatch_peer *peer = &d->peers[r->node];
+    uint64_t bytes = r->n_pairs * d->config.reply_row_bytes;
+    assert(peer->outstanding_bytes >= bytes);
+    assert(peer->outstanding_pairs >= r->n_pairs);
+    peer->outstanding_bytes -= bytes;
+    peer->outstanding_pairs -= r->n_pairs;
+
+    r->id = 0;
+    r->newer = d->free_slot;
+    d->free_slot = slot;
+}
+
+/* Only requests of layers that are over can be this old: a layer's own pairs
+ * run out of patience before. */
+uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
+    uint64_t age_us = (uint64_t)d->config.patience_us * DISPATCH_FORGET;
+
+    while (d->oldest != DISPATCH_NONE) {
+        dispatch_request *r = &d->requests[d->oldest];
+        uint64_t at_us = dispatch_later(r->sent_us, age_us);
+        if (dispatch_table_current(d, r)) return UINT64_MAX;
+        if (now_us < at_us) return at_us;
+        d->peers[r->node].suspect = true;
+        dispatch_table_remove(d, r);
+    }
+    return UINT64_MAX;
+}
+
+/* ---- refusals ---- */
+
+static uint32_t refusal_slot(uint32_t node, uint32_t layer, uint32_t expert) {
+    uint32_t h = node * 0x9E3779B1u ^ layer * 0x85EBCA77u;
+    h = (h ^ expert) * 0xC2B2AE3Du;
+    return (h >> 16) & (DISPATCH_REFUSALS - 1);
+}
+
+void dispatch_refusal_add(dispatch *d, uint32_t node, uint32_t layer,
+                          uint32_t expert, uint64_t until_us) {
+    d->refusals[refusal_slot(node, layer, expert)] =
+        (dispatch_refusal){until_us, node, layer, expert};
+}
+
+bool dispatch_refusal_holds(const dispatch *d, uint32_t node, uint32_t layer,
+                            uint32_t expert, uint64_t now_us) {
+    const dispatch_refusal *r =
+        &d->refusals[refusal_slot(node, layer, expert)];
+    return now_us < r->until_us && r->node == node && r->layer == layer &&
+           r->expert == expert;
+}
+
+void dispatch_refusal_clear(dispatch *d, uint32_t node) {
+    for (uint32_t i = 0; i < DISPATCH_REFUSALS; i++) {
+        if (d->refusals[i].node == node) d->refusals[i].until_us = 0;
+    }
+}

@@ -1,0 +1,560 @@
+/* exchange.c - see exchange.h.
+ *
+ * One layer: begin, then do what the machine says until it is done.  Replies are
+ * kept as they arrived until the layer's sums are made, so a row is copied only
+ * into the request that carries it. */
+#include "coordinator/exchange.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include "engine/act.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+
+#define ARENA_BYTES ((size_t)8 << 20)
+#define POLL_MAX_MS 100 /* look around at least that often */
+#define SPIN_US 30      /* before a wait sleeps */
+
+typedef struct {
+    struct link *data; /* NULL: not connected */
+    uint64_t boot_id;
+    bool up;
+    char endpoint[ENDPOINT_MAX];
+} peer;
+
+struct exchange {
+    exchange_config config;
+    dispatch *machine;
+    message_arena *arena;
+    peer *peers; /* [max_nodes] */
+    rack *now;   /* what `peers` reflects */
+
+    /* posted by the loop */
+    pthread_mutex_t lock; /* guards `posted` and `stats_*` */
+    rack *posted;
+    dispatch_stats totals;
+    dispatch_node_stats *node_stats; /* [max_nodes] */
+    int wake_fd;
+
+    /* of the layer that is being computed */
+    const exchange_layer *layer;
+    const float **outputs;
+    frames *replies; /* kept until the next layer */
+    size_t n_replies, replies_capacity;
+    float *aligned; /* rows whose place in a reply is not aligned */
+    size_t n_aligned, aligned_capacity;
+
+    /* scratch */
+    bool *take;           /* [max_pairs] */
+    uint32_t *row_slot;   /* [max_rows]: place of a row in a request + 1 */
+    uint32_t *experts;    /* [max_pairs] */
+    uint32_t *counts;     /* [max_pairs] */
+    uint32_t *rows;       /* [max_pairs] */
+    const void **local_x; /* [max_pairs] */
+    float **local_y;      /* [max_pairs] */
+    float *local_rows;    /* [max_pairs][padded n_embd], made when first used */
+    struct pollfd *polls; /* [max_nodes + 1] */
+    uint32_t lost_layer, lost_expert;
+};
+
+static size_t padded_embd(const exchange *x) {
+    return round_up(x->config.model->n_embd, WEIGHT_GROUP);
+}
+
+static int connect_zmq(void *ctx, struct link **out, const link_config *c,
+                       const char *where, char *why, size_t why_size) {
+    (void)ctx;
+    return link_connect(out, c, where, why, why_size);
+}
+
+int exchange_new(exchange **out, const exchange_config *c) {
+    *out = NULL;
+    exchange *x = calloc(1, sizeof(*x));
+    if (x == NULL) return -ENOMEM;
+    x->config = *c;
+    if (x->config.connect == NULL) x->config.connect = connect_zmq;
+    pthread_mutex_init(&x->lock, NULL);
+    x->wake_fd = -1;
+
+    size_t nodes = c->dispatch.max_nodes, pairs = c->dispatch.max_pairs;
+    int rc = dispatch_new(&x->machine, &c->dispatch);
+    if (rc < 0) goto fail;
+    rc = message_arena_new(&x->arena, ARENA_BYTES);
+    if (rc < 0) goto fail;
+
+    x->peers = calloc(nodes + 1, sizeof(*x->peers));
+    x->node_stats = calloc(nodes + 1, sizeof(*x->node_stats));
+    x->polls = calloc(nodes + 1, sizeof(*x->polls));
+    x->take = calloc(pairs, sizeof(*x->take));
+    x->row_slot = calloc(c->max_rows, sizeof(*x->row_slot));
+    x->experts = calloc(pairs, sizeof(*x->experts));
+    x->counts = calloc(pairs, sizeof(*x->counts));
+    x->rows = calloc(pairs, sizeof(*x->rows));
+    x->local_x = calloc(pairs, sizeof(*x->local_x));
+    x->local_y = calloc(pairs, sizeof(*x->local_y));
+    x->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (x->wake_fd < 0) {
+        rc = -errno;
+        goto fail;
+    }
+    if (x->peers == NULL || x->node_stats == NULL || x->polls == NULL ||
+        x->take == NULL || x->row_slot == NULL || x->experts == NULL ||
+        x->counts == NULL || x->rows == NULL || x->local_x == NULL ||
+        x->local_y == NULL) {
+        rc = -ENOMEM;
+        goto fail;
+    }
+    *out = x;
+    return 0;
+
+fail:
+    exchange_free(x);
+    return rc;
+}
+
+static void drop_replies(exchange *x) {
+    for (size_t i = 0; i < x->n_replies; i++) {
+        frames_fini(&x->replies[i]);
+    }
+    x->n_replies = 0;
+    x->n_aligned = 0;
+}
+
+void exchange_free(exchange *x) {
+    if (x == NULL) return;
+    drop_replies(x);
+    for (uint32_t i = 0; x->peers != NULL && i < x->config.dispatch.max_nodes;
+         i++) {
+        link_close(x->peers[i].data);
+    }
+    dispatch_free(x->machine);
+    message_arena_free(x->arena);
+    rack_unref(x->now);
+    rack_unref(x->posted);
+    free(x->peers);
+    free(x->node_stats);
+    free(x->polls);
+    free(x->take);
+    free(x->row_slot);
+    free(x->experts);
+    free(x->counts);
+    free(x->rows);
+    free(x->local_x);
+    free(x->local_y);
+    free(x->replies);
+    aligned_release(x->aligned);
+    aligned_release(x->local_rows);
+    if (x->wake_fd >= 0) close(x->wake_fd);
+    pthread_mutex_destroy(&x->lock);
+    free(x);
+}
+
+/* ---- racks ---- */
+
+void exchange_post(exchange *x, rack *r) {
+    pthread_mutex_lock(&x->lock);
+    rack *old = x->posted;
+    x->posted = r;
+    pthread_mutex_unlock(&x->lock);
+    rack_unref(old);
+    uint64_t one = 1;
+    if (write(x->wake_fd, &one, sizeof(one)) < 0) return; /* already awake */
+}
+
+bool exchange_has_news(exchange *x) {
+    pthread_mutex_lock(&x->lock);
+    bool news = x->posted != NULL;
+    pthread_mutex_unlock(&x->lock);
+    return news;
+}
+
+static void peer_down(exchange *x, uint32_t node) {
+    peer *p = &x->peers[node];
+    if (!p->up) return;
+    p->up = false;
+    link_close(p->data);
+    p->data = NULL;
+    dispatch_node_down(x->machine, now_us(), node);
+}
+
+static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
+    peer *p = &x->peers[node];
+    char why[256] = "";
+    int rc = x->config.connect(x->config.connect_ctx, &p->data,
+                               &x->config.links, n->endpoint, why, sizeof(why));
+    if (rc < 0) {
+        log_error("node %u: cannot connect to %s: %s (%s)", node, n->endpoint,
+                  why, err_text(rc));
+        return;
+    }
+    p->up = true;
+    p->boot_id = n->boot_id;
+    memcpy(p->endpoint, n->endpoint, sizeof(p->endpoint));
+    dispatch_node_up(x->machine, node);
+}
+
+/* Make the links what the newest posted rack says. */
+static void take_rack(exchange *x) {
+    pthread_mutex_lock(&x->lock);
+    rack *r = x->posted;
+    x->posted = NULL;
+    pthread_mutex_unlock(&x->lock);
+    if (r == NULL) return;
+
+    uint64_t drained;
+    if (read(x->wake_fd, &drained, sizeof(drained)) < 0) drained = 0;
+    assert(rack_n_nodes(r) <= x->config.dispatch.max_nodes);
+    for (uint32_t i = 0; i < rack_n_nodes(r); i++) {
+        const rack_node *n = rack_node_at(r, i);
+        peer *p = &x->peers[i];
+        bool same = p->up && n->up && p->boot_id == n->boot_id &&
+                    strcmp(p->endpoint, n->endpoint) == 0;
+        if (same) continue;
+        peer_down(x, i);
+        if (n->up) peer_up(x, i, n);
+    }
+    rack_unref(x->now);
+    x->now = r;
+}
+
+/* ---- sending ---- */
+
+/* Pairs are grouped by expert; write the groups and each row's place among the
+ * rows that this request carries.  Returns the number of distinct rows. */
+static uint32_t list_pairs(exchange *x, const dispatch_action *a,
+                           message *m) {
+    const exchange_layer *l = x->layer;
+    uint32_t n_groups = 0, n_rows = 0;
+    for (uint32_t i = 0; i < a->n_pairs; i++) {
+        uint32_t pair = a->pairs[i], row = pair / l->k;
+        uint32_t expert = l->experts[pair];
+        if (n_groups == 0 || x->experts[n_groups - 1] != expert) {
+            x->experts[n_groups] = expert;
+            x->counts[n_groups++] = 0;
+        }
+        x->counts[n_groups - 1]++;
+        if (x->row_slot[row] == 0) x->row_slot[row] = ++n_rows;
+        x->rows[i] = x->row_slot[row] - 1;
+    }
+    m->batch.experts = (message_u32s){x->experts, n_groups};
+    m->batch.counts = (message_u32s){x->counts, n_groups};
+    m->batch.rows = (message_u32s){x->rows, a->n_pairs};
+    m->batch.n_rows = n_rows;
+    return n_rows;
+}
+
+static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
+    const exchange_layer *l = x->layer;
+    message m = identity_message(x->config.self, MESSAGE_BATCH);
+    m.to_boot_id = x->peers[a->node].boot_id;
+    m.epoch = placement_epoch(rack_placement(x->now));
+    m.request_id = a->request_id;
+    uint64_t now = now_us();
+    if (l->deadline_us > now) {
+        m.remaining_ms = (uint32_t)((l->deadline_us - now) / 1000 + 1);
+    }
+    act_form form = local_experts_form(x->config.local, l->layer);
+    m.batch.layer = l->layer;
+    m.batch.form = form;
+    m.batch.width = x->config.model->n_embd;
+
+    uint32_t n_rows = list_pairs(x, a, &m);
+    size_t row_bytes = act_row_bytes(form, x->config.model->n_embd);
+    void *header = frames_add(f, 0);
+    uint8_t *payload = frames_add(f, n_rows * row_bytes);
+    int rc = header == NULL || payload == NULL ? -ENOMEM : 0;
+    for (uint32_t i = 0; i < a->n_pairs; i++) {
+        uint32_t row = a->pairs[i] / l->k;
+        if (x->row_slot[row] == 0) continue; /* already there */
+        if (rc == 0) {
+            memcpy(payload + (x->row_slot[row] - 1) * row_bytes, l->rows[row],
+                   row_bytes);
+        }
+        x->row_slot[row] = 0;
+    }
+    return rc < 0 ? rc : message_seal(f, &m);
+}
+
+static void send_batch(exchange *x, const dispatch_action *a) {
+    frames f;
+    frames_init(&f);
+    int rc = build_batch(x, a, &f);
+    if (rc == 0) rc = link_send(x->peers[a->node].data, &f);
+    if (rc < 0) {
+        log_debug("node %u: cannot send: %s", a->node, err_text(rc));
+        dispatch_send_failed(x->machine, now_us(), a->request_id);
+    }
+    frames_fini(&f);
+}
+
+/* ---- computing here ---- */
+
+static int local_outputs(exchange *x, const dispatch_action *a) {
+    const exchange_layer *l = x->layer;
+    size_t width = padded_embd(x);
+    if (x->local_rows == NULL) {
+        x->local_rows = aligned_alloc_zero(x->config.dispatch.max_pairs *
+                                           width * sizeof(float));
+    }
+    if (x->local_rows == NULL) return -ENOMEM;
+    for (uint32_t i = 0; i < a->n_pairs; i++) {
+        uint32_t pair = a->pairs[i];
+        x->experts[i] = l->experts[pair];
+        x->local_x[i] = l->rows[pair / l->k];
+        /* a pair has its own place: several local runs share a layer */
+        x->local_y[i] = x->local_rows + pair * width;
+    }
+    return local_experts_run(x->config.local, l->layer, a->n_pairs, x->experts,
+                             x->local_x, x->local_y);
+}
+
+static void compute_here(exchange *x, const dispatch_action *a) {
+    int rc = local_outputs(x, a);
+    for (uint32_t i = 0; rc == 0 && i < a->n_pairs; i++) {
+        x->outputs[a->pairs[i]] = x->local_y[i];
+    }
+    if (rc < 0) {
+        log_warn("layer %u: cannot compute %u pairs here: %s", x->layer->layer,
+                 a->n_pairs, err_text(rc));
+    }
+    dispatch_local_done(x->machine, now_us(), a->pairs, a->n_pairs, rc == 0);
+}
+
+/* ---- receiving ---- */
+
+/* Room to keep one more reply of this many floats, should they lie unaligned:
+ * made before the machine is told, so that an answer is never lost half-way. */
+static int reserve_reply(exchange *x, size_t floats) {
+    if (x->n_replies == x->replies_capacity) {
+        size_t capacity =
+            x->replies_capacity == 0 ? 64 : 2 * x->replies_capacity;
+        frames *grown = realloc(x->replies, capacity * sizeof(*grown));
+        if (grown == NULL) return -ENOMEM;
+        x->replies = grown;
+        x->replies_capacity = capacity;
+    }
+    if (x->aligned == NULL) {
+        x->aligned_capacity =
+            (size_t)x->config.dispatch.max_pairs * x->config.model->n_embd;
+        x->aligned = aligned_alloc_zero(x->aligned_capacity * sizeof(float));
+        if (x->aligned == NULL) return -ENOMEM;
+    }
+    return x->n_aligned + floats <= x->aligned_capacity ? 0 : -ENOMEM;
+}
+
+/* Keep the reply until the next layer; its rows, aligned.  Small messages lie
+ * anywhere in a receive buffer; floats must not. */
+static const float *keep_rows(exchange *x, frames *f, size_t floats) {
+    frames *kept = &x->replies[x->n_replies++];
+    frames_init(kept);
+    frames_move(kept, f);
+    const void *data = frames_data(kept, 1);
+    if ((uintptr_t)data % sizeof(float) == 0) return data;
+
+    float *copy = x->aligned + x->n_aligned;
+    memcpy(copy, data, floats * sizeof(float));
+    x->n_aligned += floats;
+    return copy;
+}
+
+/* Is this reply the answer to what was asked? */
+static int check_rows(exchange *x, uint32_t node, const message *m) {
+    uint32_t layer, n_pairs;
+    int rc = dispatch_expected(x->machine, node, m->request_id, &layer,
+                               &n_pairs);
+    if (rc < 0) return rc;
+    if (m->rows.layer != layer || m->rows.n_pairs != n_pairs ||
+        m->rows.width != x->config.model->n_embd || m->rows.form != ACT_F32) {
+        return ERR_MALFORMED;
+    }
+    return 0;
+}
+
+static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
+    size_t width = x->config.model->n_embd;
+    int rc = check_rows(x, node, m);
+    if (rc == ERR_NOT_HERE) return; /* late or doubled: nothing is wanted */
+    if (rc == 0) rc = reserve_reply(x, m->rows.n_pairs * width);
+    if (rc < 0) {
+        log_warn("node %u: cannot use its reply to request %llu: %s", node,
+                 (unsigned long long)m->request_id, err_text(rc));
+        dispatch_refused(x->machine, now_us(), node, m->request_id, rc);
+        return;
+    }
+    const uint32_t *pairs;
+    uint32_t n;
+    rc = dispatch_rows(x->machine, now_us(), node, m->request_id, &pairs, &n,
+                       x->take);
+    bool wanted = false;
+    for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        wanted = wanted || x->take[i];
+    }
+    if (!wanted) return;
+
+    const float *rows = keep_rows(x, f, n * width);
+    for (uint32_t i = 0; i < n; i++) {
+        if (x->take[i]) x->outputs[pairs[i]] = rows + i * width;
+    }
+}
+
+static void on_message(exchange *x, uint32_t node, frames *f) {
+    message m;
+    char why[160] = "";
+    int rc = message_open(f, x->arena, &m, why, sizeof(why));
+    if (rc < 0) {
+        /* A damaged answer is as good as a refusal: ask somebody else. */
+        log_warn("node %u: bad message: %s (%s)", node, why, err_text(rc));
+        if (m.request_id != 0) {
+            dispatch_refused(x->machine, now_us(), node, m.request_id, rc);
+        }
+        return;
+    }
+    const identity *self = x->config.self;
+    bool ours = m.boot_id == x->peers[node].boot_id &&
+                (m.to_boot_id == 0 || m.to_boot_id == self->boot_id);
+    if (!ours) return; /* of an earlier process, theirs or ours */
+
+    if (m.kind == MESSAGE_ROWS) {
+        on_rows(x, node, &m, f);
+    } else if (m.kind == MESSAGE_ERROR) {
+        log_warn("node %u refuses request %llu: %s", node,
+                 (unsigned long long)m.request_id, m.error.text);
+        dispatch_refused(x->machine, now_us(), node, m.request_id,
+                         m.error.code);
+    } else {
+        log_warn("node %u: unexpected message %s", node,
+                 message_kind_name(m.kind));
+    }
+}
+
+/* Everything that has arrived.  Returns whether anything had. */
+static bool receive_all(exchange *x) {
+    bool any = false;
+    uint32_t n = x->now != NULL ? rack_n_nodes(x->now) : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        while (x->peers[i].up) {
+            frames f;
+            frames_init(&f);
+            int rc = link_recv(x->peers[i].data, &f);
+            if (rc == 0) on_message(x, i, &f);
+            frames_fini(&f);
+            if (rc == -EAGAIN) break;
+            any = true;
+        }
+    }
+    return any;
+}
+
+static size_t fill_polls(const exchange *x, struct pollfd *polls) {
+    size_t n = 0;
+    polls[n++] = (struct pollfd){.fd = x->wake_fd, .events = POLLIN};
+    uint32_t nodes = x->now != NULL ? rack_n_nodes(x->now) : 0;
+    for (uint32_t i = 0; i < nodes; i++) {
+        if (!x->peers[i].up) continue;
+        polls[n++] = (struct pollfd){.fd = link_fd(x->peers[i].data),
+                                     .events = POLLIN};
+    }
+    return n;
+}
+
+static void wait_for_news(exchange *x, uint64_t wake_us) {
+    uint64_t start = now_us();
+    do {
+        if (receive_all(x)) return;
+    } while (now_us() - start < SPIN_US);
+
+    uint64_t now = now_us();
+    if (wake_us <= now) return;
+    uint64_t ms = (wake_us - now + 999) / 1000;
+    size_t n = fill_polls(x, x->polls);
+    poll(x->polls, n, ms < POLL_MAX_MS ? (int)ms : POLL_MAX_MS);
+}
+
+/* ---- a layer ---- */
+
+static void publish_stats(exchange *x) {
+    dispatch_stats totals;
+    dispatch_totals(x->machine, &totals);
+    pthread_mutex_lock(&x->lock);
+    x->totals = totals;
+    for (uint32_t i = 0; i < x->config.dispatch.max_nodes; i++) {
+        dispatch_node(x->machine, i, &x->node_stats[i]);
+    }
+    pthread_mutex_unlock(&x->lock);
+}
+
+int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
+                 bool *lost) {
+    drop_replies(x);
+    take_rack(x);
+    if (x->now == NULL) return ERR_UNAVAILABLE;
+    x->layer = l;
+    x->outputs = outputs;
+
+    rack *during = rack_ref(x->now); /* its placement is on loan to the machine */
+    int rc = dispatch_begin(x->machine, now_us(), l->layer, l->experts,
+                            l->n_rows, l->k, rack_placement(during));
+    dispatch_action a = {.kind = DISPATCH_WAIT};
+    while (rc == 0 && a.kind != DISPATCH_DONE) {
+        dispatch_next(x->machine, now_us(), &a);
+        if (a.kind == DISPATCH_SEND) send_batch(x, &a);
+        if (a.kind == DISPATCH_LOCAL) compute_here(x, &a);
+        if (a.kind == DISPATCH_WAIT) {
+            wait_for_news(x, a.wake_us);
+            take_rack(x);
+        }
+    }
+    rack_unref(during);
+    x->layer = NULL;
+    if (rc < 0) return rc;
+
+    int n_lost = 0;
+    for (uint32_t row = 0; row < l->n_rows; row++) {
+        lost[row] = dispatch_row_lost(x->machine, row);
+        n_lost += lost[row];
+    }
+    if (n_lost > 0) {
+        x->lost_layer = l->layer;
+        dispatch_lost_expert(x->machine, &x->lost_expert);
+    }
+    return n_lost;
+}
+
+void exchange_idle(exchange *x) {
+    take_rack(x);
+    receive_all(x);
+    publish_stats(x);
+}
+
+size_t exchange_fds(const exchange *x, int *fds, size_t capacity) {
+    size_t n = fill_polls(x, x->polls);
+    n = size_min(n, capacity);
+    for (size_t i = 0; i < n; i++) {
+        fds[i] = x->polls[i].fd;
+    }
+    return n;
+}
+
+void exchange_totals(exchange *x, dispatch_stats *out) {
+    pthread_mutex_lock(&x->lock);
+    *out = x->totals;
+    pthread_mutex_unlock(&x->lock);
+}
+
+void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out) {
+    pthread_mutex_lock(&x->lock);
+    *out = x->node_stats[node];
+    pthread_mutex_unlock(&x->lock);
+}
+
+void exchange_last_lost(const exchange *x, uint32_t *layer, uint32_t *expert) {
+    *layer = x->lost_layer;
+    *expert = x->lost_expert;
+}

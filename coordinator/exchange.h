@@ -1,0 +1,69 @@
+/* exchange.h - sends a layer's activations to the experts and gathers the
+ * outputs: the shell around the dispatch machine.
+ *
+ * It owns the data links to the nodes and belongs to the step thread; the loop
+ * thread only posts racks.  A layer's outputs are borrowed from the replies, not
+ * copied. */
+#ifndef COORDINATOR_EXCHANGE_H
+#define COORDINATOR_EXCHANGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "coordinator/dispatch.h"
+#include "coordinator/identity.h"
+#include "coordinator/local_experts.h"
+#include "coordinator/rack.h"
+#include "proto/link.h"
+
+typedef struct {
+    const identity *self;
+    const model_config *model;
+    local_experts *local; /* borrowed; never NULL (it knows the row forms) */
+    dispatch_config dispatch; /* .local: may `local` compute? */
+    uint32_t max_rows;        /* of one layer */
+    link_config links;
+    /* Opens the data link to a node; NULL: link_connect().  Tests give memory
+     * links. */
+    int (*connect)(void *ctx, struct link **out, const link_config *c,
+                   const char *endpoint, char *why, size_t why_size);
+    void *connect_ctx;
+} exchange_config;
+
+typedef struct exchange exchange;
+int exchange_new(exchange **out, const exchange_config *c);
+void exchange_free(exchange *x);
+
+/* Hand over a new rack (takes the reference); any thread. It is used from the
+ * next look on, in the middle of a layer for nodes that went away. */
+void exchange_post(exchange *x, rack *r);
+
+typedef struct {
+    uint32_t layer, n_rows, k;
+    const void *const *rows; /* n_rows encoded rows, in the layer's form */
+    const uint32_t *experts; /* [n_rows * k], the router's choices */
+    uint64_t deadline_us;    /* of the most patient request; 0: none */
+} exchange_layer;
+
+/* Compute a layer.  On return outputs[row * k + i] points at n_embd floats for
+ * each pair of a row that is not lost, valid until the next call, and lost[row]
+ * says which rows have a pair that nobody could compute.  Returns how many rows
+ * were lost, or a negative code that concerns the whole step. */
+int exchange_run(exchange *x, const exchange_layer *l,
+                 const float **outputs, bool *lost);
+
+/* Between steps: take in racks and late replies, so that nothing piles up. */
+void exchange_idle(exchange *x);
+
+/* Descriptors to poll for between steps, up to `capacity`; returns the number. */
+size_t exchange_fds(const exchange *x, int *fds, size_t capacity);
+
+/* Does a posted rack wait to be taken in?  Any thread. */
+bool exchange_has_news(exchange *x);
+
+/* Counters of the dispatch machine; a snapshot, any thread. */
+void exchange_totals(exchange *x, dispatch_stats *out);
+void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out);
+/* Name of the expert that was last given up: layer and number. */
+void exchange_last_lost(const exchange *x, uint32_t *layer, uint32_t *expert);
+
+#endif

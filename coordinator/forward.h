@@ -1,0 +1,61 @@
+/* forward.h - one pass of the model over the rows of a batch step.
+ *
+ * A row is one token of one sequence.  Attention, norms, router and dense
+ * layers are computed here on the pool, experts through the exchange.  Rows do not
+ * see each other but through the KV cache: a row's result does not depend on
+ * what else is in the batch.  Step thread only. */
+#ifndef COORDINATOR_FORWARD_H
+#define COORDINATOR_FORWARD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "coordinator/exchange.h"
+#include "coordinator/weights.h"
+#include "engine/kv_cache.h"
+#include "engine/pool.h"
+
+/* Rows of one sequence, at ascending positions. */
+typedef struct {
+    const uint32_t *tokens; /* n_rows of them, each below n_vocab */
+    uint32_t n_rows;
+    uint32_t first;       /* position of the first; all are reserved in kv */
+    const kv_seq *kv;
+    bool lost;            /* out: an expert was missing; nothing of it counts */
+    /* If not NULL, the router's choices are written here, both
+     * [n_moe_layers][n_rows][n_used]. */
+    uint32_t *routed_experts;
+    float *routed_weights;
+} forward_item;
+
+typedef struct {
+    const weights *weights; /* borrowed, like all of these */
+    exchange *experts;
+    local_experts *forms;
+    pool *threads;
+    kv_cache *kv;
+    uint32_t max_rows;  /* of one pass */
+    uint32_t max_items;
+    bool exact;
+} forward_config;
+
+#define FORWARD_LOGIT_ROWS 16 /* rows of logits computed at a time */
+
+typedef struct forward forward;
+int forward_new(forward **out, const forward_config *c);
+void forward_free(forward *f);
+
+/* All layers.  deadline_us as in exchange_layer.  A negative code concerns the
+ * whole step; then nothing of it counts. */
+int forward_run(forward *f, forward_item *items, uint32_t n_items,
+                uint64_t deadline_us);
+
+/* Logits of some rows of the last run, numbered through its items in order:
+ * rows[i] for i < n <= FORWARD_LOGIT_ROWS.  *out[i] is [n_vocab], valid until
+ * the next call. */
+void forward_logits(forward *f, const uint32_t *rows, uint32_t n,
+                    const float **out);
+
+/* MoE layers of the model, ascending, and how many. */
+const uint32_t *forward_moe_layers(const forward *f, uint32_t *n);
+
+#endif

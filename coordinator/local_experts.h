@@ -1,0 +1,44 @@
+/* local_experts.h - the experts that the coordinator computes itself: all of
+ * them when no node is listed, else the ones that no node answers for.
+ *
+ * Experts are read from the model's file when first needed and kept while they
+ * fit the budget; the least recently used go first.  Step thread only, but the
+ * counters, which any thread may read. */
+#ifndef COORDINATOR_LOCAL_EXPERTS_H
+#define COORDINATOR_LOCAL_EXPERTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "engine/expert_store.h"
+#include "engine/pool.h"
+
+typedef struct {
+    const gguf *g;             /* these are borrowed */
+    const model_config *model;
+    const manifest *checks;
+    pool *threads;
+    uint64_t budget_bytes;
+    uint32_t max_pairs; /* of one run */
+    bool exact;
+} local_config;
+
+typedef struct local_experts local_experts;
+int local_experts_new(local_experts **out, const local_config *c, char *why,
+                      size_t why_size);
+void local_experts_free(local_experts *l);
+
+/* Load everything now (no node is listed).  The budget does not apply. */
+int local_experts_load_all(local_experts *l, char *why, size_t why_size);
+
+/* Compute n pairs of one layer: experts[i] (ascending) applied to the encoded
+ * row x[i] gives y[i], n_embd floats and padding.  -ENOMEM, ERR_OVERLOADED if the
+ * budget cannot hold one expert, or what loading says. */
+int local_experts_run(local_experts *l, uint32_t layer, uint32_t n,
+                      const uint32_t *experts, const void *const *x,
+                      float *const *y);
+
+/* The form of rows that experts of a layer take, wherever they are. */
+act_form local_experts_form(const local_experts *l, uint32_t layer);
+uint64_t local_experts_bytes(const local_experts *l); /* any thread */
+
+#endif

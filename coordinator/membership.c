@@ -1,0 +1,247 @@
+/* membership.c - one small state machine for each listed node.
+ *
+ * What we believe about a node (its state and, each time it comes up, a new
+ * generation) is kept apart from what the caller was told.  Events only change
+ * the belief; membership_next() compares the two and reports the difference.  So
+ * a node that went and came back between two calls is reported as gone, then up,
+ * and nothing has to be queued.
+ *
+ * A node that is down is greeted, because it may be a new process by now.  The
+ * exception is one whose pool stands still: its loop would answer the greeting
+ * and it would come up only to go down again, so it is pinged until its progress
+ * moves or its queue is empty. */
+#include "coordinator/membership.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include "coordinator/placement.h"
+#include "engine/err.h"
+
+typedef struct {
+    node_state state;
+    bool stuck;           /* DOWN because its pool stands still */
+    uint64_t generation;  /* rises each time it comes up */
+    uint64_t boot_id;     /* of the last welcome */
+    uint64_t hello_ms;    /* next greeting */
+    uint64_t ping_ms;     /* next ping */
+    uint64_t heard_ms;    /* last sign of life of this boot id */
+    uint64_t progress;    /* of its pool, from the last pong */
+    uint64_t progress_ms; /* when it last moved or had nothing to do */
+    int refusal;          /* 0: it did not refuse */
+    const char *reason;   /* why it is not up */
+    bool told_up;         /* the caller was told that it is up ... */
+    uint64_t told;        /* ... in this generation */
+} member;
+
+struct membership {
+    membership_config config;
+    member *nodes;
+};
+
+int membership_new(membership **out, const membership_config *config) {
+    *out = NULL;
+    if (config->n_nodes > PLACEMENT_MAX_NODES) return ERR_RANGE;
+    if (config->hello_ms == 0 || config->ping_ms == 0) return ERR_RANGE;
+    if (config->silent_ms <= config->ping_ms) return ERR_RANGE;
+    if (config->stuck_ms == 0 || config->refused_ms == 0) return ERR_RANGE;
+
+    membership *m = calloc(1, sizeof(*m));
+    if (m == NULL) return -ENOMEM;
+    m->config = *config;
+    m->nodes = calloc((size_t)config->n_nodes + 1, sizeof(*m->nodes));
+    if (m->nodes == NULL) {
+        membership_free(m);
+        return -ENOMEM;
+    }
+    for (uint32_t i = 0; i < config->n_nodes; i++) {
+        m->nodes[i].reason = "not greeted yet";
+    }
+    *out = m;
+    return 0;
+}
+
+void membership_free(membership *m) {
+    if (m == NULL) return;
+    free(m->nodes);
+    free(m);
+}
+
+static member *member_at(const membership *m, uint32_t node) {
+    assert(node < m->config.n_nodes);
+    return &m->nodes[node];
+}
+
+static void come_up(membership *m, member *n, uint64_t now_ms) {
+    n->state = NODE_UP;
+    n->stuck = false;
+    n->generation++;
+    n->refusal = 0;
+    n->reason = "up";
+    n->heard_ms = now_ms;
+    n->progress_ms = now_ms;
+    n->ping_ms = now_ms + m->config.ping_ms;
+}
+
+static void go_down(member *n, uint64_t now_ms, const char *reason) {
+    n->state = NODE_DOWN;
+    n->reason = reason;
+    n->hello_ms = now_ms;
+}
+
+/* Silence is the only thing that time alone brings. */
+static void check_silence(membership *m, member *n, uint64_t now_ms) {
+    bool pinged = n->state == NODE_UP || n->stuck;
+    if (!pinged || now_ms < n->heard_ms + m->config.silent_ms) return;
+    n->stuck = false;
+    go_down(n, now_ms, "no answer to pings");
+}
+
+/* Tell the caller what it does not know yet. */
+static bool report(member *n, member_action *out) {
+    bool up = n->state == NODE_UP;
+
+    if (n->told_up && (!up || n->told != n->generation)) {
+        n->told_up = false;
+        out->kind = MEMBER_GONE;
+        out->reason = up ? "it was restarted" : n->reason;
+        return true;
+    }
+    if (!n->told_up && up) {
+        n->told_up = true;
+        n->told = n->generation;
+        out->kind = MEMBER_UP;
+        out->reason = n->reason;
+        return true;
+    }
+    return false;
+}
+
+/* Greet or ping if it is time; otherwise *wake_ms comes down to that time. */
+static bool speak(membership *m, member *n, uint64_t now_ms,
+                  member_action *out) {
+    bool ping = n->state == NODE_UP || n->stuck;
+    uint64_t *due_ms = ping ? &n->ping_ms : &n->hello_ms;
+
+    if (now_ms < *due_ms) {
+        if (*due_ms < out->wake_ms) out->wake_ms = *due_ms;
+        return false;
+    }
+    if (ping) {
+        out->kind = MEMBER_PING;
+        *due_ms = now_ms + m->config.ping_ms;
+    } else {
+        bool refused = n->state == NODE_REFUSED;
+        out->kind = MEMBER_HELLO;
+        *due_ms = now_ms + (refused ? m->config.refused_ms
+                                    : m->config.hello_ms);
+    }
+    out->reason = n->reason;
+    return true;
+}
+
+void membership_next(membership *m, uint64_t now_ms, member_action *out) {
+    *out = (member_action){.kind = MEMBER_WAIT,
+                           .reason = "",
+                           .wake_ms = UINT64_MAX};
+
+    for (uint32_t i = 0; i < m->config.n_nodes; i++) {
+        member *n = &m->nodes[i];
+        out->node = i;
+        check_silence(m, n, now_ms);
+        if (report(n, out) || speak(m, n, now_ms, out)) return;
+
+        bool pinged = n->state == NODE_UP || n->stuck;
+        uint64_t silent_ms = n->heard_ms + m->config.silent_ms;
+        if (pinged && silent_ms < out->wake_ms) out->wake_ms = silent_ms;
+    }
+    out->node = 0;
+}
+
+void membership_welcome(membership *m, uint64_t now_ms, uint32_t node,
+                        uint64_t boot_id) {
+    member *n = member_at(m, node);
+    bool same = n->boot_id == boot_id;
+
+    if (same && (n->state == NODE_UP || n->stuck)) {
+        n->heard_ms = now_ms; /* a doubled welcome, or its loop alone */
+        return;
+    }
+    n->boot_id = boot_id;
+    come_up(m, n, now_ms);
+}
+
+void membership_refused(membership *m, uint64_t now_ms, uint32_t node,
+                        int code) {
+    member *n = member_at(m, node);
+
+    n->state = NODE_REFUSED;
+    n->stuck = false;
+    n->refusal = code;
+    n->reason = err_text(code);
+    n->hello_ms = now_ms + m->config.refused_ms;
+}
+
+/* Time without progress counts only while jobs wait. */
+static bool pool_moves(const membership *m, member *n, uint64_t now_ms,
+                       uint64_t progress, uint32_t queued_jobs) {
+    bool moved = progress != n->progress || queued_jobs == 0;
+
+    n->progress = progress;
+    if (moved) n->progress_ms = now_ms;
+    return moved || now_ms - n->progress_ms < m->config.stuck_ms;
+}
+
+void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
+                     uint64_t boot_id, uint64_t progress,
+                     uint32_t queued_jobs) {
+    member *n = member_at(m, node);
+    if (n->state != NODE_UP && n->state != NODE_DOWN) return;
+
+    if (boot_id != n->boot_id) {
+        n->stuck = false;
+        go_down(n, now_ms, "it was restarted");
+        n->state = NODE_GREETING;
+        return;
+    }
+    n->heard_ms = now_ms;
+
+    if (n->state == NODE_UP) {
+        if (pool_moves(m, n, now_ms, progress, queued_jobs)) return;
+        go_down(n, now_ms, "its pool stands still");
+        n->stuck = true;
+        n->ping_ms = now_ms + m->config.ping_ms;
+        return;
+    }
+
+    /* Down, and the same process speaks again.  One that stood still must show
+     * that it moves. */
+    bool moved = progress != n->progress || queued_jobs == 0;
+    n->progress = progress;
+    if (n->stuck && !moved) return;
+    come_up(m, n, now_ms);
+}
+
+node_state membership_state(const membership *m, uint32_t node) {
+    return member_at(m, node)->state;
+}
+
+uint64_t membership_boot(const membership *m, uint32_t node) {
+    return member_at(m, node)->boot_id;
+}
+
+int membership_refusal(const membership *m, uint32_t node) {
+    return member_at(m, node)->refusal;
+}
+
+const char *node_state_name(node_state s) {
+    static const char *const names[] = {
+        [NODE_GREETING] = "greeting",
+        [NODE_UP] = "up",
+        [NODE_DOWN] = "down",
+        [NODE_REFUSED] = "refused",
+    };
+    if ((unsigned)s >= sizeof(names) / sizeof(names[0])) return "unknown";
+    return names[s];
+}

@@ -1,0 +1,592 @@
+/* step.c - see step.h.
+ *
+ * One turn: take commands, expire what ran out of time, plan, compute, sample,
+ * tell.  A step that could not be computed for a sequence changes nothing of it:
+ * its tokens are fed again later, and give the same bits. */
+#include "coordinator/step.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include "coordinator/sequence.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+
+#define MAX_FDS 1100
+#define IDLE_MS 200 /* look around at least that often */
+
+typedef enum {
+    COMMAND_SUBMIT,
+    COMMAND_CANCEL,
+    COMMAND_HOLD,
+    COMMAND_RELEASE,
+    COMMAND_WAKE
+} command_kind;
+
+typedef struct {
+    command_kind kind;
+    uint64_t id;
+    sequence *seq; /* SUBMIT */
+} command;
+
+struct step {
+    step_config config;
+    pthread_t thread;
+    bool started;
+    atomic_bool stopping;
+    int wake_fd;
+
+    pthread_mutex_t lock; /* guards the two queues and `stats` */
+    command commands[STEP_MAX_COMMANDS];
+    uint32_t n_commands;
+    step_event *first_event, **last_event;
+    uint32_t n_events;
+    step_stats stats;
+
+    /* the thread's own */
+    command taken[STEP_MAX_COMMANDS];
+    scheduler *plan;
+    sampler *sampler;
+    sequence **sequences; /* [capacity], NULL: free */
+    uint32_t capacity;
+    scheduler_item *items;  /* [max_running] */
+    forward_item *passes;   /* [max_running] */
+    sequence **planned;     /* [max_running] */
+    step_stats counted;     /* published after each turn */
+    int fds[MAX_FDS];
+    struct pollfd polls[MAX_FDS + 1];
+};
+
+int step_new(step **out, const step_config *c) {
+    *out = NULL;
+    step *s = calloc(1, sizeof(*s));
+    if (s == NULL) return -ENOMEM;
+    s->config = *c;
+    s->last_event = &s->first_event;
+    s->capacity = c->limits.max_running + c->limits.max_queued;
+    pthread_mutex_init(&s->lock, NULL);
+
+    int rc = scheduler_new(&s->plan, &c->limits);
+    if (rc == 0) rc = sampler_new(&s->sampler, c->n_vocab);
+    s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (rc == 0 && s->wake_fd < 0) rc = -errno;
+    s->sequences = calloc(s->capacity, sizeof(*s->sequences));
+    s->items = calloc(c->limits.max_running, sizeof(*s->items));
+    s->passes = calloc(c->limits.max_running, sizeof(*s->passes));
+    s->planned = calloc(c->limits.max_running, sizeof(*s->planned));
+    if (rc == 0 && (s->sequences == NULL || s->items == NULL ||
+                    s->passes == NULL || s->planned == NULL)) {
+        rc = -ENOMEM;
+    }
+    if (rc < 0) {
+        step_free(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+void step_free(step *s) {
+    if (s == NULL) return;
+    for (uint32_t i = 0; s->sequences != NULL && i < s->capacity; i++) {
+        sequence_free(s->sequences[i], s->config.kv);
+    }
+    for (uint32_t i = 0; i < s->n_commands; i++) {
+        sequence_free(s->commands[i].seq, s->config.kv);
+    }
+    while (s->first_event != NULL) {
+        step_event *e = s->first_event;
+        s->first_event = e->next;
+        step_event_free(e);
+    }
+    scheduler_free(s->plan);
+    sampler_free(s->sampler);
+    free(s->sequences);
+    free(s->items);
+    free(s->passes);
+    free(s->planned);
+    if (s->wake_fd >= 0) close(s->wake_fd);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+/* ---- commands, from any thread ---- */
+
+static void wake(step *s) {
+    uint64_t one = 1;
+    if (write(s->wake_fd, &one, sizeof(one)) < 0) return; /* awake already */
+}
+
+static int post(step *s, command c) {
+    pthread_mutex_lock(&s->lock);
+    bool full = s->n_commands == STEP_MAX_COMMANDS;
+    if (!full) s->commands[s->n_commands++] = c;
+    pthread_mutex_unlock(&s->lock);
+    if (full) return ERR_OVERLOADED;
+    wake(s);
+    return 0;
+}
+
+int step_submit(step *s, const step_request *r) {
+    sequence *seq;
+    int rc = sequence_new(&seq, r);
+    if (rc < 0) return rc;
+    rc = post(s, (command){COMMAND_SUBMIT, r->id, seq});
+    if (rc < 0) sequence_free(seq, s->config.kv);
+    return rc;
+}
+
+int step_cancel(step *s, uint64_t id) {
+    return post(s, (command){.kind = COMMAND_CANCEL, .id = id});
+}
+
+int step_hold(step *s, uint64_t id, bool held) {
+    command_kind kind = held ? COMMAND_HOLD : COMMAND_RELEASE;
+    return post(s, (command){.kind = kind, .id = id});
+}
+
+int step_wake(step *s) {
+    return post(s, (command){.kind = COMMAND_WAKE});
+}
+
+/* ---- events, to any thread ---- */
+
+step_event *step_events(step *s) {
+    pthread_mutex_lock(&s->lock);
+    step_event *all = s->first_event;
+    bool was_full = s->n_events >= STEP_MAX_EVENTS;
+    s->first_event = NULL;
+    s->last_event = &s->first_event;
+    s->n_events = 0;
+    pthread_mutex_unlock(&s->lock);
+    if (was_full) wake(s);
+    return all;
+}
+
+void step_event_free(step_event *e) {
+    free(e);
+}
+
+static void tell(step *s, step_event *e) {
+    e->next = NULL;
+    pthread_mutex_lock(&s->lock);
+    *s->last_event = e;
+    s->last_event = &e->next;
+    s->n_events++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static bool events_full(step *s) {
+    pthread_mutex_lock(&s->lock);
+    bool full = s->n_events >= STEP_MAX_EVENTS;
+    pthread_mutex_unlock(&s->lock);
+    return full;
+}
+
+void step_read_stats(step *s, step_stats *out) {
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- sequences ---- */
+
+static sequence **find_slot(step *s, uint64_t id) {
+    for (uint32_t i = 0; i < s->capacity; i++) {
+        if (s->sequences[i] != NULL && s->sequences[i]->r.id == id) {
+            return &s->sequences[i];
+        }
+    }
+    return NULL;
+}
+
+static sequence **free_slot(step *s) {
+    for (uint32_t i = 0; i < s->capacity; i++) {
+        if (s->sequences[i] == NULL) return &s->sequences[i];
+    }
+    return NULL;
+}
+
+static void drop(step *s, uint64_t id) {
+    sequence **slot = find_slot(s, id);
+    if (slot == NULL) return;
+    sequence_free(*slot, s->config.kv);
+    *slot = NULL;
+}
+
+static step_event *new_event(uint64_t id, event_kind kind, size_t extra) {
+    step_event *e = calloc(1, sizeof(*e) + extra);
+    if (e == NULL) return NULL;
+    e->id = id;
+    e->kind = kind;
+    return e;
+}
+
+/* Without memory for the event its client finds out by its own deadline; that is
+ * logged, since nothing else can be said. */
+static void tell_failed(step *s, uint64_t id, int code, const char *why) {
+    step_event *e = new_event(id, EVENT_FAILED, 0);
+    s->counted.failed++;
+    if (e == NULL) {
+        log_error("out of memory: request %llu failed without an answer",
+                  (unsigned long long)id);
+        return;
+    }
+    e->code = code;
+    snprintf(e->why, sizeof(e->why), "%s", why);
+    tell(s, e);
+}
+
+static void fail_sequence(step *s, uint64_t id, int code, const char *why) {
+    scheduler_cancel(s->plan, id);
+    drop(s, id);
+    tell_failed(s, id, code, why);
+}
+
+static void submit(step *s, sequence *seq) {
+    uint32_t n_new = seq->r.kind == REQUEST_GENERATE ? seq->r.max_new : 0;
+    scheduler_request r = {seq->r.id, seq->r.n_tokens, n_new, seq->r.chunk,
+                           seq->r.timeout_ms};
+    int rc = scheduler_submit(s->plan, now_ms(), &r);
+    sequence **slot = rc == 0 ? free_slot(s) : NULL;
+    if (rc < 0) {
+        tell_failed(s, seq->r.id, rc, err_text(rc));
+        sequence_free(seq, s->config.kv);
+        return;
+    }
+    assert(slot != NULL); /* the scheduler has the same capacity */
+    *slot = seq;
+}
+
+static void obey(step *s, const command *c) {
+    switch (c->kind) {
+    case COMMAND_SUBMIT: submit(s, c->seq); break;
+    case COMMAND_CANCEL:
+        if (scheduler_cancel(s->plan, c->id) == 0) s->counted.cancelled++;
+        drop(s, c->id);
+        break;
+    case COMMAND_HOLD: scheduler_hold(s->plan, c->id, true); break;
+    case COMMAND_RELEASE: scheduler_hold(s->plan, c->id, false); break;
+    case COMMAND_WAKE: scheduler_wake(s->plan); break;
+    }
+}
+
+static void take_commands(step *s) {
+    uint64_t drained;
+    if (read(s->wake_fd, &drained, sizeof(drained)) < 0) drained = 0;
+
+    pthread_mutex_lock(&s->lock);
+    uint32_t n = s->n_commands;
+    memcpy(s->taken, s->commands, n * sizeof(s->taken[0]));
+    s->n_commands = 0;
+    pthread_mutex_unlock(&s->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        obey(s, &s->taken[i]);
+    }
+}
+
+static void expire(step *s) {
+    uint64_t id;
+    int code;
+    while (scheduler_expired(s->plan, now_ms(), &id, &code)) {
+        sequence **slot = find_slot(s, id);
+        char why[160];
+        if (code == ERR_UNAVAILABLE && slot != NULL) {
+            snprintf(why, sizeof(why),
+                     "no live node holds layer %u expert %u",
+                     (*slot)->lost_layer, (*slot)->lost_expert);
+        } else {
+            snprintf(why, sizeof(why), "%s", err_text(code));
+        }
+        drop(s, id);
+        tell_failed(s, id, code, why);
+    }
+}
+
+/* ---- computing a plan ---- */
+
+static int prepare_routing(step *s, sequence *seq, uint32_t n_rows) {
+    if (!seq->r.routing) return 0;
+    uint32_t n_moe;
+    forward_moe_layers(s->config.forward, &n_moe);
+    size_t n = (size_t)n_moe * n_rows * s->config.n_used;
+    free(seq->routed_experts);
+    free(seq->routed_weights);
+    seq->routed_experts = calloc(n + 1, sizeof(uint32_t));
+    seq->routed_weights = calloc(n + 1, sizeof(float));
+    return seq->routed_experts == NULL || seq->routed_weights == NULL ? -ENOMEM
+                                                                      : 0;
+}
+
+/* Pages for all of an admitted request: the scheduler counted them. */
+static int prepare_item(step *s, const scheduler_item *item, uint32_t i) {
+    sequence *seq = *find_slot(s, item->id);
+    if (item->admitted) seq->started_us = now_us();
+    s->planned[i] = seq;
+    int rc = kv_reserve(s->config.kv, &seq->kv, item->first + item->n_tokens);
+    if (rc == 0) rc = prepare_routing(s, seq, item->n_tokens);
+    if (rc < 0) return rc;
+    s->passes[i] = (forward_item){
+        .tokens = seq->r.tokens + item->first,
+        .n_rows = item->n_tokens,
+        .first = item->first,
+        .kv = &seq->kv,
+        .routed_experts = seq->r.routing ? seq->routed_experts : NULL,
+        .routed_weights = seq->r.routing ? seq->routed_weights : NULL,
+    };
+    return 0;
+}
+
+static void finish(step *s, sequence *seq, finish_reason reason) {
+    uint64_t now = now_us();
+    step_event *e = new_event(seq->r.id, EVENT_FINISHED, 0);
+    if (e == NULL) {
+        fail_sequence(s, seq->r.id, -ENOMEM, "out of memory");
+        return;
+    }
+    e->reason = reason;
+    e->timing = (step_timing){
+        .prompt_tokens = seq->r.n_tokens,
+        .generated = seq->generated,
+        .prompt_us = seq->first_us - seq->started_us,
+        .generate_us = now - seq->first_us,
+    };
+    s->counted.done++;
+    scheduler_finish(s->plan, seq->r.id);
+    drop(s, seq->r.id);
+    tell(s, e);
+}
+
+/* A new token at the end of the sequence, from the logits of its last row. */
+static void make_token(step *s, sequence *seq, const float *logits) {
+    int32_t token = sampler_pick(s->sampler, &seq->r.sampling, seq->n_tokens,
+                                 logits);
+    bool end = tokenizer_is_end(s->config.words, token) && !seq->r.ignore_end;
+    if (end) {
+        finish(s, seq, FINISH_END);
+        return;
+    }
+    step_event *e = new_event(seq->r.id, EVENT_TOKEN, 0);
+    if (e == NULL) {
+        fail_sequence(s, seq->r.id, -ENOMEM, "out of memory");
+        return;
+    }
+    e->token = (uint32_t)token;
+    e->index = seq->generated;
+    seq->r.tokens[seq->n_tokens++] = (uint32_t)token;
+    seq->generated++;
+    tell(s, e);
+    if (seq->generated == seq->r.max_new) finish(s, seq, FINISH_LENGTH);
+}
+
+/* Copy the part [from, from + n) of an item's rows out of [n_moe][rows][k]. */
+static void copy_routing(step *s, const sequence *seq, uint32_t rows,
+                         uint32_t from, step_event *e) {
+    uint32_t n_moe;
+    forward_moe_layers(s->config.forward, &n_moe);
+    size_t k = s->config.n_used;
+    for (uint32_t l = 0; l < n_moe; l++) {
+        size_t source = ((size_t)l * rows + from) * k;
+        size_t target = (size_t)l * e->n_rows * k;
+        memcpy(e->experts + target, seq->routed_experts + source,
+               e->n_rows * k * sizeof(uint32_t));
+        memcpy(e->weights + target, seq->routed_weights + source,
+               e->n_rows * k * sizeof(float));
+    }
+}
+
+static step_event *new_logits(step *s, const sequence *seq, uint32_t n_rows) {
+    uint32_t n_moe;
+    forward_moe_layers(s->config.forward, &n_moe);
+    size_t n_logits = (size_t)n_rows * s->config.n_vocab;
+    size_t n_routed =
+        seq->r.routing ? (size_t)n_moe * n_rows * s->config.n_used : 0;
+    step_event *e = new_event(
+        seq->r.id, EVENT_LOGITS,
+        n_logits * sizeof(float) +
+            n_routed * (sizeof(uint32_t) + sizeof(float)));
+    if (e == NULL) return NULL;
+    e->n_rows = n_rows;
+    e->logits = (float *)(e + 1);
+    if (n_routed == 0) return e;
+    e->experts = (uint32_t *)(e->logits + n_logits);
+    e->weights = (float *)(e->experts + n_routed);
+    return e;
+}
+
+/* The logits of all rows of an EVAL's item, in blocks. */
+static void tell_logits(step *s, sequence *seq, const scheduler_item *item,
+                        uint32_t first_row) {
+    for (uint32_t from = 0; from < item->n_tokens;
+         from += FORWARD_LOGIT_ROWS) {
+        uint32_t n = item->n_tokens - from;
+        if (n > FORWARD_LOGIT_ROWS) n = FORWARD_LOGIT_ROWS;
+        uint32_t rows[FORWARD_LOGIT_ROWS];
+        const float *logits[FORWARD_LOGIT_ROWS];
+        for (uint32_t i = 0; i < n; i++) {
+            rows[i] = first_row + from + i;
+        }
+        forward_logits(s->config.forward, rows, n, logits);
+
+        step_event *e = new_logits(s, seq, n);
+        if (e == NULL) {
+            fail_sequence(s, seq->r.id, -ENOMEM, "out of memory for logits");
+            return;
+        }
+        e->first = item->first + from;
+        for (uint32_t i = 0; i < n; i++) {
+            memcpy(e->logits + (size_t)i * s->config.n_vocab, logits[i],
+                   s->config.n_vocab * sizeof(float));
+        }
+        if (seq->r.routing) copy_routing(s, seq, item->n_tokens, from, e);
+        tell(s, e);
+    }
+    if (item->last_of_prompt) finish(s, seq, FINISH_DONE);
+}
+
+/* Sample the rows that end a prompt or decode, in blocks. */
+static void tell_tokens(step *s, uint32_t n_items) {
+    uint32_t row = 0, n = 0;
+    uint32_t rows[FORWARD_LOGIT_ROWS];
+    sequence *owners[FORWARD_LOGIT_ROWS];
+    const float *logits[FORWARD_LOGIT_ROWS];
+    for (uint32_t i = 0; i <= n_items; i++) {
+        if (n == FORWARD_LOGIT_ROWS || (i == n_items && n > 0)) {
+            forward_logits(s->config.forward, rows, n, logits);
+            for (uint32_t j = 0; j < n; j++) {
+                make_token(s, owners[j], logits[j]);
+            }
+            n = 0;
+        }
+        if (i == n_items) break;
+        const scheduler_item *item = &s->items[i];
+        row += item->n_tokens;
+        if (s->passes[i].lost || !item->last_of_prompt ||
+            s->planned[i]->r.kind != REQUEST_GENERATE) {
+            continue;
+        }
+        rows[n] = row - 1;
+        owners[n++] = s->planned[i];
+    }
+}
+
+static void settle_item(step *s, uint32_t i) {
+    sequence *seq = s->planned[i];
+    if (!s->passes[i].lost) {
+        scheduler_advance(s->plan, now_ms(), seq->r.id);
+        if (s->items[i].last_of_prompt && seq->first_us == 0) {
+            seq->first_us = now_us();
+        }
+        return;
+    }
+    exchange_last_lost(s->config.experts, &seq->lost_layer, &seq->lost_expert);
+    scheduler_stall(s->plan, now_ms(), seq->r.id, ERR_UNAVAILABLE);
+}
+
+static void fail_plan(step *s, uint32_t n_items, int code) {
+    log_error("a batch step failed: %s", err_text(code));
+    for (uint32_t i = 0; i < n_items; i++) {
+        scheduler_stall(s->plan, now_ms(), s->items[i].id, code);
+        fail_sequence(s, s->items[i].id, code, err_text(code));
+    }
+}
+
+static void run_plan(step *s, uint32_t n_items) {
+    uint32_t n_rows = 0, patient_ms = 0;
+    int rc = 0;
+    for (uint32_t i = 0; i < n_items && rc == 0; i++) {
+        rc = prepare_item(s, &s->items[i], i);
+        if (rc < 0) break;
+        n_rows += s->items[i].n_tokens;
+        if (s->planned[i]->r.timeout_ms > patient_ms) {
+            patient_ms = s->planned[i]->r.timeout_ms;
+        }
+    }
+    if (rc == 0) {
+        rc = forward_run(s->config.forward, s->passes, n_items,
+                         now_us() + (uint64_t)patient_ms * 1000);
+    }
+    if (rc < 0) {
+        fail_plan(s, n_items, rc);
+        return;
+    }
+    s->counted.steps++;
+    s->counted.tokens += n_rows;
+    for (uint32_t i = 0; i < n_items; i++) {
+        settle_item(s, i);
+    }
+    uint32_t first_row = 0;
+    for (uint32_t i = 0; i < n_items; i++) {
+        uint32_t n = s->items[i].n_tokens;
+        if (!s->passes[i].lost && s->planned[i]->r.kind == REQUEST_EVAL) {
+            tell_logits(s, s->planned[i], &s->items[i], first_row);
+        }
+        first_row += n;
+    }
+    tell_tokens(s, n_items);
+}
+
+/* ---- the thread ---- */
+
+static void publish(step *s) {
+    scheduler_count(s->plan, &s->counted.counts);
+    pthread_mutex_lock(&s->lock);
+    s->stats = s->counted;
+    bool events = s->first_event != NULL;
+    pthread_mutex_unlock(&s->lock);
+    if (events) s->config.notify(s->config.notify_ctx);
+}
+
+static void sleep_until_news(step *s) {
+    uint64_t now = now_ms(), next = scheduler_next_ms(s->plan, now);
+    uint64_t ms = next <= now ? 0 : next - now;
+    if (events_full(s)) ms = IDLE_MS; /* the loop wakes us when it took some */
+    if (ms > IDLE_MS) ms = IDLE_MS;
+
+    size_t n = exchange_fds(s->config.experts, s->fds, MAX_FDS);
+    for (size_t i = 0; i < n; i++) {
+        s->polls[i] = (struct pollfd){.fd = s->fds[i], .events = POLLIN};
+    }
+    s->polls[n] = (struct pollfd){.fd = s->wake_fd, .events = POLLIN};
+    poll(s->polls, n + 1, (int)ms);
+}
+
+static void *thread_main(void *arg) {
+    step *s = arg;
+    while (!atomic_load(&s->stopping)) {
+        take_commands(s);
+        exchange_idle(s->config.experts);
+        expire(s);
+        uint32_t n = events_full(s)
+                         ? 0
+                         : scheduler_plan(s->plan, now_ms(), s->items);
+        if (n > 0) run_plan(s, n);
+        publish(s);
+        if (n == 0) sleep_until_news(s);
+    }
+    return NULL;
+}
+
+int step_start(step *s) {
+    int rc = pthread_create(&s->thread, NULL, thread_main, s);
+    s->started = rc == 0;
+    return -rc;
+}
+
+void step_stop(step *s) {
+    atomic_store(&s->stopping, true);
+    wake(s);
+}
+
+void step_join(step *s) {
+    if (s->started) pthread_join(s->thread, NULL);
+    s->started = false;
+}

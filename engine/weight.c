@@ -1,0 +1,155 @@
+/* weight.c - the table of formats, their names, and 16-bit floats. */
+#include "engine/weight.h"
+
+#include <math.h>
+#include <string.h>
+#include "engine/util.h"
+#include "engine/weight_kernels.h"
+
+/* Every number that a GGUF file may store, whether we compute with it or not:
+ * texts and sizes need the others too.  A hole in the numbering has no name. */
+static const struct {
+    const char *name;
+    uint16_t block_len;
+    uint16_t block_bytes;
+    const weight_format *format;
+} types[] = {
+    /* clang-format off */
+    [WEIGHT_F32]  = { "f32",       1,   4, &weight_f32  },
+    [WEIGHT_F16]  = { "f16",       1,   2, &weight_f16  },
+    [2]           = { "q4_0",     32,  18, NULL },
+    [3]           = { "q4_1",     32,  20, NULL },
+    [6]           = { "q5_0",     32,  22, NULL },
+    [7]           = { "q5_1",     32,  24, NULL },
+    [WEIGHT_Q8_0] = { "q8_0",     32,  34, &weight_q8_0 },
+    [9]           = { "q8_1",     32,  36, NULL },
+    [10]          = { "q2_k",    256,  84, NULL },
+    [11]          = { "q3_k",    256, 110, NULL },
+    [12]          = { "q4_k",    256, 144, NULL },
+    [13]          = { "q5_k",    256, 176, NULL },
+    [14]          = { "q6_k",    256, 210, NULL },
+    [15]          = { "q8_k",    256, 292, NULL },
+    [16]          = { "iq2_xxs", 256,  66, NULL },
+    [17]          = { "iq2_xs",  256,  74, NULL },
+    [18]          = { "iq3_xxs", 256,  98, NULL },
+    [19]          = { "iq1_s",   256,  50, NULL },
+    [20]          = { "iq4_nl",   32,  18, NULL },
+    [21]          = { "iq3_s",   256, 110, NULL },
+    [22]          = { "iq2_s",   256,  82, NULL },
+    [23]          = { "iq4_xs",  256, 136, NULL },
+    [24]          = { "i8",        1,   1, NULL },
+    [25]          = { "i16",       1,   2, NULL },
+    [26]          = { "i32",       1,   4, NULL },
+    [27]          = { "i64",       1,   8, NULL },
+    [28]          = { "f64",       1,   8, NULL },
+    [29]          = { "iq1_m",   256,  56, NULL },
+    [WEIGHT_BF16] = { "bf16",      1,   2, &weight_bf16 },
+    [34]          = { "tq1_0",   256,  54, NULL },
+    [35]          = { "tq2_0",   256,  66, NULL },
+    [39]          = { "mxfp4",    32,  17, NULL },
+    /* clang-format on */
+};
+
+const weight_format *weight_format_find(uint32_t type) {
+    return type < ARRAY_LEN(types) ? types[type].format : NULL;
+}
+
+const char *weight_type_name(uint32_t type) {
+    return type < ARRAY_LEN(types) ? types[type].name : NULL;
+}
+
+int weight_type_size(uint32_t type, size_t *block_len, size_t *block_bytes) {
+    *block_len = 0;
+    *block_bytes = 0;
+    if (weight_type_name(type) == NULL) return 0;
+
+    *block_len = types[type].block_len;
+    *block_bytes = types[type].block_bytes;
+    return 1;
+}
+
+weight_mul weight_kernel(const weight_format *f, act_form form) {
+    for (int level = (int)cpu_current(); level >= CPU_SCALAR; level--) {
+        if (f->mul[form][level] != NULL) return f->mul[form][level];
+    }
+    return NULL;
+}
+
+static float f32_of_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
+static uint32_t bits_of_f32(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits;
+}
+
+float f16_to_f32(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t magnitude = h & 0x7fffu;
+
+    if (magnitude > 0x7c00u) { /* a NaN keeps its payload and becomes quiet */
+        return f32_of_bits(sign | 0x7fc00000u | magnitude << 13);
+    }
+    if (magnitude == 0x7c00u) return f32_of_bits(sign | 0x7f800000u);
+    if (magnitude >= 0x0400u) { /* rebias the exponent from 15 to 127 */
+        return f32_of_bits(sign | (magnitude + (112u << 10)) << 13);
+    }
+    /* A denormal is its integer times 2^-24: exact. */
+    float value = (float)magnitude * 0x1p-24f;
+    return f32_of_bits(sign | bits_of_f32(value));
+}
+
+uint16_t f32_to_f16(float x) {
+    uint32_t bits = bits_of_f32(x);
+    uint32_t sign = bits >> 16 & 0x8000u;
+    uint32_t magnitude = bits & 0x7fffffffu;
+
+    if (magnitude > 0x7f800000u) {
+        return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
+    }
+    if (magnitude >= 0x477ff000u) { /* 65520 and above round to infinity */
+        return (uint16_t)(sign | 0x7c00u);
+    }
+    if (magnitude >= 0x38800000u) { /* 2^-14 and above: normal */
+        uint32_t half = (magnitude >> 13) - (112u << 10);
+        uint32_t rest = magnitude & 0x1fffu;
+        half += rest > 0x1000u || (rest == 0x1000u && (half & 1u));
+        return (uint16_t)(sign | half);
+    }
+    /* A denormal: adding 0.5 leaves multiples of 2^-24 in the mantissa, rounded
+     * half to even by the addition itself. */
+    float shifted = f32_of_bits(magnitude) + 0.5f;
+    return (uint16_t)(sign | (bits_of_f32(shifted) - bits_of_f32(0.5f)));
+}
+
+float bf16_to_f32(uint16_t b) {
+    return f32_of_bits((uint32_t)b << 16);
+}
+
+static inline __attribute__((always_inline)) void
+fma_rows(float *restrict acc, const float *restrict w, float x) {
+    for (size_t r = 0; r < WEIGHT_GROUP; r++) {
+        acc[r] = fmaf(w[r], x, acc[r]);
+    }
+}
+
+#if defined(__x86_64__)
+__attribute__((target("fma"))) static void
+fma_rows_in_hardware(float *restrict acc, const float *restrict w, float x) {
+    fma_rows(acc, w, x);
+}
+#endif
+
+void weight_fma_rows(float *restrict acc, const float *restrict w, float x) {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("fma")) {
+        fma_rows_in_hardware(acc, w, x);
+        return;
+    }
+#endif
+    fma_rows(acc, w, x);
+}

@@ -1,0 +1,166 @@
+/* weight_q8_0_avx2.c - Q8_0 with AVX2.
+ *
+ * maddubs multiplies unsigned by signed bytes and adds pairs with saturation
+ * to 16 bits, so it gets |w| and x with w's sign: the largest pair is 2 * 128 *
+ * 127 = 32512, and nothing saturates.  (x is never -128: act.h.)  A group is
+ * two vectors of 8 rows. */
+#include <immintrin.h>
+#include <string.h>
+#include "engine/weight_tile.h"
+
+#define CHUNKS (Q8_0_LEN / 4)
+#define PANEL (TILE_BLOCKS * Q8_0_LEN)
+#define HALF_CHUNK (Q8_0_CHUNK / 2)
+
+TILE_INLINE void load_sums(size_t n_x, const tile *t,
+                           __m256 acc[2][TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        TILE_UNROLL for (size_t h = 0; h < 2; h++) {
+            const float *y = t->y[i] + t->lane0 + h * 8;
+            acc[h][i] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
+        }
+    }
+}
+
+TILE_INLINE void store_sums(size_t n_x, const tile *t,
+                            __m256 acc[2][TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        TILE_UNROLL for (size_t h = 0; h < 2; h++) {
+            _mm256_storeu_ps(t->y[i] + t->lane0 + h * 8, acc[h][i]);
+        }
+    }
+}
+
+/* Half a chunk: 8 rows x 4 columns, as signed bytes. */
+TILE_INLINE __m256i load_half(const uint8_t *at) {
+    return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)at),
+                            _mm256_set1_epi8(-128));
+}
+
+TILE_INLINE __m256 load_scales(const uint8_t *at) {
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+}
+
+/* ---- A8 ---- */
+
+/* sum[i] += the products of 8 rows of weights with four activations of each
+ * row. */
+TILE_INLINE void add_products(size_t n_x, __m256i w, const int8_t *const *x,
+                              size_t offset, __m256i *sum) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i magnitude = _mm256_abs_epi8(w);
+
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        int32_t four;
+        memcpy(&four, x[i] + offset, sizeof(four));
+        __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(four), w);
+        __m256i pairs = _mm256_maddubs_epi16(magnitude, signed_x);
+        sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, ones));
+    }
+}
+
+TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
+    __m256 acc[2][TILE_ROWS];
+    const int8_t *x[TILE_ROWS];
+    const size_t block0 = t->col0 / Q8_0_LEN;
+    const size_t block1 = t->col1 / Q8_0_LEN;
+    const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
+
+    load_sums(n_x, t, acc);
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        x[i] = act_values(t->cols, t->x[i]);
+    }
+
+    for (size_t b = block0; b < block1; b++) {
+        const uint8_t *scales = t->weights + b * Q8_0_PACKED_SCALES;
+        TILE_UNROLL for (size_t h = 0; h < 2; h++) {
+            const uint8_t *at =
+                weights + b * Q8_0_PACKED_VALUES + h * HALF_CHUNK;
+            __m256i sum[TILE_ROWS];
+            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+                sum[i] = _mm256_setzero_si256();
+            }
+            TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+                add_products(n_x, load_half(at + c * Q8_0_CHUNK), x,
+                             b * Q8_0_LEN + c * 4, sum);
+            }
+            __m256 w_scale = load_scales(scales + h * 16);
+            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+                __m256 x_scale = _mm256_set1_ps(act_scales(t->x[i])[b]);
+                acc[h][i] = _mm256_fmadd_ps(_mm256_mul_ps(w_scale, x_scale),
+                                            _mm256_cvtepi32_ps(sum[i]),
+                                            acc[h][i]);
+            }
+        }
+    }
+    store_sums(n_x, t, acc);
+}
+
+/* ---- F32 ---- */
+
+/* The weights of 8 rows at one of a chunk's four columns, times scale. */
+TILE_INLINE __m256 column_of(__m256i half, int j, __m256 scale) {
+    __m256i top = _mm256_slli_epi32(half, 24 - 8 * j);
+    return _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_srai_epi32(top, 24)));
+}
+
+TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
+    __m256 acc[2][TILE_ROWS];
+    const float *x[TILE_ROWS];
+    const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
+
+    load_sums(n_x, t, acc);
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        x[i] = t->x[i];
+    }
+
+    for (size_t col = t->col0; col < t->col1; col += 4) {
+        const uint8_t *at = weights + col * WEIGHT_GROUP;
+        const uint8_t *scales =
+            t->weights + col / Q8_0_LEN * Q8_0_PACKED_SCALES;
+        TILE_UNROLL for (size_t h = 0; h < 2; h++) {
+            __m256i half = load_half(at + h * HALF_CHUNK);
+            __m256 scale = load_scales(scales + h * 16);
+            TILE_UNROLL for (int j = 0; j < 4; j++) {
+                __m256 w = column_of(half, j, scale);
+                TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+                    __m256 value = _mm256_set1_ps(x[i][col + (size_t)j]);
+                    acc[h][i] = _mm256_fmadd_ps(w, value, acc[h][i]);
+                }
+            }
+        }
+    }
+    store_sums(n_x, t, acc);
+}
+
+/* ---- tiles: one group, 1 to 4 rows ---- */
+
+#define TILE(form, n)                                                          \
+    static void form##_1x##n(const tile *t) {                                  \
+        mul_tile_##form(n, t);                                                 \
+    }
+
+TILE(a8, 1)
+TILE(a8, 2)
+TILE(a8, 4)
+TILE(f32, 1)
+TILE(f32, 2)
+TILE(f32, 4)
+
+void weight_q8_0_mul_a8_avx2(WEIGHT_MUL_ARGS) {
+    static const tile_set set = {
+        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
+        .panel = PANEL,
+    };
+    tile_run(&set, q8_0_group_bytes(cols), packed, cols, group0, group1, col0,
+             col1, x, n_x, y);
+}
+
+void weight_q8_0_mul_f32_avx2(WEIGHT_MUL_ARGS) {
+    static const tile_set set = {
+        .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
+        .panel = PANEL,
+    };
+    tile_run(&set, q8_0_group_bytes(cols), packed, cols, group0, group1, col0,
+             col1, x, n_x, y);
+}

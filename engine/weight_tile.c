@@ -1,0 +1,86 @@
+/* weight_tile.c - the loops around the tiles; see weight_tile.h.
+ *
+ * From the outside in: panels of columns, batches of activation rows, groups of
+ * weights, activation rows.  A panel of all the groups of a pool task is small
+ * enough for the second-level cache, where the batches find it again. */
+#include "engine/weight_tile.h"
+
+#include <assert.h>
+#include "engine/util.h"
+
+/* log2 of the widest tile that is not wider than n rows. */
+static int rows_log2(const tile_set *set, size_t n) {
+    int log = 0;
+    while (log + 1 < 4 && (size_t)2 << log <= n &&
+           set->mul[0][log + 1] != NULL) {
+        log++;
+    }
+    return log;
+}
+
+static int groups_log2(const tile_set *set, size_t n, int row_log) {
+    int log = 0;
+    while (log + 1 < 3 && (size_t)2 << log <= n &&
+           set->mul[log + 1][row_log] != NULL) {
+        log++;
+    }
+    return log;
+}
+
+/* All rows of a batch over some groups: wide tiles first, then what is left. */
+static void run_rows(const tile_set *set, tile t, int group_log, size_t n_x) {
+    while (n_x > 0) {
+        int row_log = rows_log2(set, n_x);
+        size_t n = (size_t)1 << row_log;
+        set->mul[group_log][row_log](&t);
+        t.x += n;
+        t.y += n;
+        if (t.prep != NULL) t.prep += n;
+        n_x -= n;
+    }
+}
+
+static void run_groups(const tile_set *set, tile t, size_t n_groups,
+                       size_t n_x) {
+    int row_log = rows_log2(set, n_x);
+    while (n_groups > 0) {
+        int group_log = groups_log2(set, n_groups, row_log);
+        size_t n = (size_t)1 << group_log;
+        run_rows(set, t, group_log, n_x);
+        t.weights += n * t.group_bytes;
+        t.lane0 += n * WEIGHT_GROUP;
+        n_groups -= n;
+    }
+}
+
+static void run_batch(const tile_set *set, tile t, size_t n_groups,
+                      size_t n_x) {
+    tile_prep prep[TILE_BATCH][TILE_BLOCKS];
+    if (set->prepare != NULL) {
+        for (size_t i = 0; i < n_x; i++) {
+            set->prepare(t.cols, t.col0, t.col1, t.x[i], prep[i]);
+        }
+        t.prep = (const tile_prep(*)[TILE_BLOCKS])prep;
+    }
+    run_groups(set, t, n_groups, n_x);
+}
+
+void tile_run(const tile_set *set, size_t group_bytes, WEIGHT_MUL_ARGS) {
+    assert(col0 < col1 && col1 <= cols && group0 <= group1);
+
+    tile t = {
+        .weights = (const uint8_t *)packed + group0 * group_bytes,
+        .group_bytes = group_bytes,
+        .cols = cols,
+    };
+    for (size_t col = col0; col < col1; col += set->panel) {
+        t.col0 = col;
+        t.col1 = size_min(col + set->panel, col1);
+        t.first = col == col0;
+        for (size_t i = 0; i < n_x; i += TILE_BATCH) {
+            t.x = x + i;
+            t.y = y + i;
+            run_batch(set, t, group1 - group0, size_min(n_x - i, TILE_BATCH));
+        }
+    }
+}

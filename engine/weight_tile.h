@@ -1,0 +1,64 @@
+/* weight_tile.h - cuts a product into tiles whose sums stay in registers.
+ *
+ * Private to the kernels of the fast CPU levels.  A tile is 1, 2 or 4 groups of
+ * weight rows times 1, 2, 4 or 8 activation rows over a panel of columns.
+ * Several activation rows share each load of weights; several groups share each
+ * load of activations and, for a single row, keep enough independent sums in
+ * flight to hide the FMA's latency.  A panel of two groups fits the first-level
+ * cache, where it meets one activation row after the other.
+ *
+ * Which tiles there are changes no bit: a sum is one lane of one tile, and goes
+ * from panel to panel through y. */
+#ifndef ENGINE_WEIGHT_TILE_H
+#define ENGINE_WEIGHT_TILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "engine/weight_kernels.h"
+
+#define TILE_GROUPS 4  /* of weights, at most */
+#define TILE_ROWS 8    /* of activations, at most */
+#define TILE_BATCH 64  /* activation rows that are prepared at a time */
+#define TILE_BLOCKS 32 /* A8 blocks of a panel, at most, if prepared */
+
+/* What a kernel would otherwise compute once for each tile that an activation
+ * block takes part in. */
+typedef struct {
+    int32_t bias; /* -128 * (sum of the block's values) */
+    float scale;
+} tile_prep;
+
+typedef struct {
+    const uint8_t *weights; /* first group, whole */
+    size_t group_bytes;
+    size_t cols, col0, col1; /* the matrix's width; the panel */
+    const void *const *x;    /* whole rows */
+    const tile_prep (*prep)[TILE_BLOCKS]; /* [row][block of the panel] */
+    float *const *y;
+    size_t lane0; /* of y, for the first group's first row */
+    bool first;   /* sums start at zero, else at y */
+} tile;
+
+typedef void (*tile_mul)(const tile *t);
+
+typedef struct {
+    /* by log2 of groups and of rows; a NULL means too many registers.  If a
+     * tile exists, so do all smaller ones. */
+    tile_mul mul[3][4];
+    size_t panel; /* columns, a multiple of the block */
+    /* Prepare the blocks of columns [col0, col1) of one row; may be NULL. */
+    void (*prepare)(size_t cols, size_t col0, size_t col1, const void *x,
+                    tile_prep *out);
+} tile_set;
+
+/* The weight_mul of a level: the arguments of weight.h. */
+void tile_run(const tile_set *set, size_t group_bytes, WEIGHT_MUL_ARGS);
+
+#define TILE_INLINE static inline __attribute__((always_inline))
+
+/* Unroll a loop over groups, rows or halves, so that arrays indexed by it live
+ * in registers. */
+#define TILE_UNROLL _Pragma("GCC unroll 16")
+
+#endif

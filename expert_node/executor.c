@@ -1,0 +1,238 @@
+/* executor.c - see executor.h. */
+#include "expert_node/executor.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/err.h"
+#include "engine/failpoint.h"
+#include "engine/ffn.h"
+#include "engine/pool.h"
+#include "engine/util.h"
+
+/* Pairs in one run of the pool.  The most is also limited by the scratch they
+ * need; within that, the number follows the time that a piece takes. */
+#define PIECE_MOST 1024u
+#define PIECE_LEAST 16u
+#define PIECE_FIRST 128u
+#define PIECE_US 3000
+#define SCRATCH_BYTES ((size_t)16 << 20)
+#define GROUPS_FIRST 1024 /* the list grows when a merge has more */
+
+/* Some pairs of one batch that go to one expert. */
+typedef struct {
+    uint32_t expert;
+    uint32_t batch;
+    uint32_t pair; /* the first */
+    uint32_t count;
+} group;
+
+struct executor {
+    const expert_store *store;
+    size_t width, padded;
+    int exact;
+    pool *pool;
+    ffn_scratch *scratch;
+    uint32_t piece_most, piece_pairs;
+
+    group *groups;
+    size_t groups_room;
+
+    /* The piece in hand. */
+    ffn_job *jobs;
+    const void **x;
+    float **y;
+    float **reply_rows; /* where y belongs */
+    float *spill; /* [piece_most, padded]: only for widths with padding */
+};
+
+/* What one pair may take in memory while it is computed: its hidden row, its
+ * row in another form, its output with padding. */
+static size_t scratch_per_pair(const executor_config *c) {
+    return act_row_bytes(ACT_F32, c->expert_dim) +
+           2 * act_row_bytes(ACT_F32, c->width);
+}
+
+int executor_new(executor **out, const executor_config *c) {
+    *out = NULL;
+    executor *e = calloc(1, sizeof(*e));
+    if (e == NULL) return -ENOMEM;
+    e->store = c->store;
+    e->exact = c->exact;
+    e->width = c->width;
+    e->padded = round_up(c->width, WEIGHT_GROUP);
+    size_t fitting = SCRATCH_BYTES / scratch_per_pair(c);
+    e->piece_most =
+        (uint32_t)size_max(size_min(fitting, PIECE_MOST), PIECE_LEAST);
+    e->piece_pairs = (uint32_t)size_min(e->piece_most, PIECE_FIRST);
+
+    int rc = -ENOMEM;
+    e->groups_room = GROUPS_FIRST;
+    e->groups = calloc(e->groups_room, sizeof(*e->groups));
+    e->jobs = calloc(e->piece_most, sizeof(*e->jobs));
+    e->x = calloc(e->piece_most, sizeof(*e->x));
+    e->y = calloc(e->piece_most, sizeof(*e->y));
+    e->reply_rows = calloc(e->piece_most, sizeof(*e->reply_rows));
+    if (e->groups == NULL || e->jobs == NULL || e->x == NULL || e->y == NULL ||
+        e->reply_rows == NULL) {
+        goto fail;
+    }
+    if (e->padded != e->width) {
+        e->spill = aligned_alloc_zero(e->piece_most * e->padded *
+                                      sizeof(float));
+        if (e->spill == NULL) goto fail;
+    }
+    rc = ffn_scratch_new(&e->scratch, e->piece_most, e->piece_most,
+                         c->expert_dim, c->width);
+    if (rc < 0) goto fail;
+    rc = pool_new(&e->pool, c->threads);
+    if (rc < 0) goto fail;
+
+    *out = e;
+    return 0;
+
+fail:
+    executor_free(e);
+    return rc;
+}
+
+void executor_free(executor *e) {
+    if (e == NULL) return;
+    pool_free(e->pool);
+    ffn_scratch_free(e->scratch);
+    aligned_release(e->spill);
+    free(e->reply_rows);
+    free(e->y);
+    free(e->x);
+    free(e->jobs);
+    free(e->groups);
+    free(e);
+}
+
+static int by_expert(const void *a, const void *b) {
+    uint32_t left = ((const group *)a)->expert;
+    uint32_t right = ((const group *)b)->expert;
+    return (left > right) - (left < right);
+}
+
+static int reserve_groups(executor *e, size_t n) {
+    if (n <= e->groups_room) return 0;
+    group *grown = realloc(e->groups, n * sizeof(*grown));
+    if (grown == NULL) return -ENOMEM;
+    e->groups = grown;
+    e->groups_room = n;
+    return 0;
+}
+
+/* All groups of all batches, an expert's together. */
+static int list_groups(executor *e, batch *const *batches, size_t n,
+                       size_t *n_groups) {
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += batches[i]->n_groups;
+    int rc = reserve_groups(e, total);
+    if (rc < 0) return rc;
+
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t pair = 0;
+        for (uint32_t g = 0; g < batches[i]->n_groups; g++) {
+            uint32_t count = batches[i]->counts[g];
+            e->groups[at++] =
+                (group){batches[i]->experts[g], (uint32_t)i, pair, count};
+            pair += count;
+        }
+    }
+    qsort(e->groups, total, sizeof(*e->groups), by_expert);
+    *n_groups = total;
+    return 0;
+}
+
+/* Add the next `count` pairs of a group to the piece, from `at` on. */
+static void add_pairs(executor *e, const batch *b, const group *g, size_t at,
+                      size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint32_t pair = g->pair + (uint32_t)i;
+        e->x[at + i] = b->rows + b->pair_rows[pair] * b->row_bytes;
+        float *row = b->outputs + (size_t)pair * e->width;
+        e->reply_rows[at + i] = row;
+        e->y[at + i] =
+            e->spill != NULL ? e->spill + (at + i) * e->padded : row;
+    }
+}
+
+/* Fill the piece from groups [*next, n_groups), shortening the one it cuts.
+ * Returns its pairs; *n_jobs counts the experts. */
+static size_t fill_piece(executor *e, batch *const *batches, size_t n_groups,
+                         size_t *next, size_t *n_jobs) {
+    size_t pairs = 0;
+    *n_jobs = 0;
+    while (*next < n_groups && pairs < e->piece_pairs) {
+        group *g = &e->groups[*next];
+        const batch *b = batches[g->batch];
+        size_t count = size_min(g->count, e->piece_pairs - pairs);
+        add_pairs(e, b, g, pairs, count);
+
+        const ffn_weights *w = expert_store_get(e->store, b->layer, g->expert);
+        assert(w != NULL); /* batch_check() saw it, nothing is dropped */
+        ffn_job *last = *n_jobs > 0 ? &e->jobs[*n_jobs - 1] : NULL;
+        if (last != NULL && last->weights == w) {
+            last->n_rows += count;
+        } else {
+            e->jobs[(*n_jobs)++] =
+                (ffn_job){w, count, e->x + pairs, e->y + pairs};
+        }
+        pairs += count;
+        g->pair += (uint32_t)count;
+        g->count -= (uint32_t)count;
+        if (g->count == 0) ++*next;
+    }
+    return pairs;
+}
+
+/* Rows of a width with padding were computed aside, since their padding would
+ * fall into the next row of the reply. */
+static void copy_spill(executor *e, size_t pairs) {
+    for (size_t i = 0; i < pairs; i++)
+        memcpy(e->reply_rows[i], e->y[i], e->width * sizeof(float));
+}
+
+/* Longer pieces use the pool better, shorter ones answer sooner. */
+static void adapt(executor *e, size_t pairs, uint64_t us) {
+    if (us > 2 * PIECE_US && e->piece_pairs / 2 >= PIECE_LEAST) {
+        e->piece_pairs /= 2;
+    } else if (us < PIECE_US / 2 && pairs == e->piece_pairs) {
+        e->piece_pairs =
+            (uint32_t)size_min(2 * e->piece_pairs, e->piece_most);
+    }
+}
+
+int executor_run(executor *e, batch *const *batches, size_t n,
+                 void (*between)(void *ctx), void *ctx) {
+    size_t n_groups = 0;
+    int rc = list_groups(e, batches, n, &n_groups);
+    if (rc < 0) return rc;
+    if (failpoint("node.compute")) return ERR_INTERNAL;
+
+    const act_form form = batches[0]->form;
+    for (size_t next = 0; next < n_groups;) {
+        size_t n_jobs;
+        size_t pairs = fill_piece(e, batches, n_groups, &next, &n_jobs);
+        uint64_t began_us = now_us();
+        rc = ffn_run(e->pool, e->scratch, e->jobs, n_jobs, form, e->exact);
+        if (rc < 0) return rc;
+        if (e->spill != NULL) copy_spill(e, pairs);
+        adapt(e, pairs, now_us() - began_us);
+        if (next < n_groups) between(ctx);
+    }
+    return 0;
+}
+
+uint32_t executor_threads(const executor *e) {
+    return pool_threads(e->pool);
+}
+
+uint64_t executor_progress(const executor *e) {
+    return pool_progress(e->pool);
+}

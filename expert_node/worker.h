@@ -1,0 +1,62 @@
+/* worker.h - the thread that receives batches, computes them and answers.
+ *
+ * It owns the data link and leads the compute pool: a batch meets no other
+ * thread between socket and kernel.  What it decides by (the job queue) is a
+ * plain state machine; here are the link, the clock and the arithmetic.
+ *
+ * Nothing a peer does can stop it from serving the others: sends never wait,
+ * what a coordinator may have outstanding is bounded, and everything that is
+ * refused is answered with a typed error. */
+#ifndef EXPERT_NODE_WORKER_H
+#define EXPERT_NODE_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "engine/expert_store.h"
+#include "proto/link.h"
+#include "proto/message.h"
+
+#define WORKER_MAX_JOBS 512 /* waiting, of all coordinators */
+
+typedef struct worker worker;
+
+typedef struct {
+    const expert_store *store; /* loaded; nothing is dropped while it runs */
+    uint32_t width, expert_dim;
+    const char *cluster;
+    uint8_t fingerprint[MESSAGE_FINGERPRINT];
+    uint64_t boot_id;
+    bool exact;
+    uint32_t threads;         /* 0: one per CPU */
+    uint64_t max_reply_bytes; /* waiting, computing or not yet sent */
+} worker_config;
+
+/* Reply bytes that one coordinator may have outstanding. */
+uint64_t worker_peer_bytes(const worker_config *c);
+
+/* `c`'s pointers and the link (a server's end) are borrowed until
+ * worker_free(); the link is used by worker_run()'s thread alone. */
+int worker_new(worker **out, const worker_config *c, struct link *data);
+void worker_free(worker *w);
+
+/* The thread's body: serves until worker_stop().  0, or the link's error. */
+int worker_run(worker *w);
+
+/* Finish what is being computed, refuse what waits, return.  Any thread. */
+void worker_stop(worker *w);
+
+typedef struct {
+    uint64_t progress; /* of the compute pool */
+    uint64_t batches;  /* answered with rows */
+    uint64_t pairs;    /* computed */
+    uint64_t refused;
+    uint64_t dropped;     /* replies that nobody took */
+    uint64_t reply_bytes; /* waiting, computing or not yet sent */
+    uint32_t jobs;        /* waiting and computing */
+} worker_counts;
+
+void worker_read_counts(const worker *w, worker_counts *out); /* any thread */
+uint32_t worker_threads(const worker *w);
+
+#endif

@@ -1,0 +1,381 @@
+/* model_gen.c - see model_gen.h.
+ *
+ * Speed matters: test models of hundreds of megabytes are made on the fly.  So
+ * values come eight bytes at a time from xoshiro256++ and are written in the
+ * stored form at once: Q8_0 as uniform bytes under one scale, floats as a sum
+ * of four uniform values, which is close enough to a normal distribution. */
+#include "tests/support/model_gen.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+#include "engine/err.h"
+#include "engine/weight.h"
+#include "tests/support/gguf_writer.h"
+
+#define Q8_BLOCK_BYTES 34
+#define UNIFORM_BYTE_DEVIATION 73.6f /* of integers in [-127, 127] */
+#define MAX_LAYERS 10000
+#define MAX_VOCAB 10000000
+
+/* ---- random values ---- */
+
+typedef struct {
+    uint64_t s[4];
+    float mean;
+    float deviation;
+} source;
+
+static uint64_t rotate(uint64_t x, int k) {
+    return x << k | x >> (64 - k);
+}
+
+/* xoshiro256++ (Blackman and Vigna, public domain). */
+static uint64_t next_u64(source *r) {
+    uint64_t *s = r->s, result = rotate(s[0] + s[3], 23) + s[0];
+    uint64_t t = s[1] << 17;
+    s[2] ^= s[0];
+    s[3] ^= s[1];
+    s[1] ^= s[2];
+    s[0] ^= s[3];
+    s[2] ^= t;
+    s[3] = rotate(s[3], 45);
+    return result;
+}
+
+/* Four 16-bit values: mean 131070, deviation 65536 * sqrt(4 / 12). */
+static float next_value(source *r) {
+    uint64_t u = next_u64(r);
+    uint32_t sum = (uint32_t)(u & 0xffff) + (uint32_t)(u >> 16 & 0xffff) +
+                   (uint32_t)(u >> 32 & 0xffff) + (uint32_t)(u >> 48);
+    return r->mean + r->deviation * ((float)sum - 131070.0f) / 37837.2f;
+}
+
+static void fill_f32(void *context, size_t bytes, void *out) {
+    float *x = out;
+    for (size_t i = 0; i < bytes / sizeof(*x); i++)
+        x[i] = next_value(context);
+}
+
+static void fill_f16(void *context, size_t bytes, void *out) {
+    uint16_t *x = out;
+    for (size_t i = 0; i < bytes / sizeof(*x); i++)
+        x[i] = f32_to_f16(next_value(context));
+}
+
+/* The upper half of the float, rounded half to even. */
+static void fill_bf16(void *context, size_t bytes, void *out) {
+    uint16_t *x = out;
+    for (size_t i = 0; i < bytes / sizeof(*x); i++) {
+        float value = next_value(context);
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof(bits));
+        x[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    }
+}
+
+/* Lift each byte of -128 to -127: a quantizer never writes the former. */
+static uint64_t without_minus_128(uint64_t u) {
+    const uint64_t low = 0x0101010101010101u, high = low << 7;
+    uint64_t x = u ^ high; /* wanted: the bytes that are zero now */
+    uint64_t nonzero = ((x & ~high) + ~high) | x;
+    return u | (~nonzero & high) >> 7;
+}
+
+static void fill_q8_0(void *context, size_t bytes, void *out) {
+    source *r = context;
+    uint16_t scale = f32_to_f16(r->deviation / UNIFORM_BYTE_DEVIATION);
+    uint8_t *at = out;
+    for (size_t i = 0; i < bytes / Q8_BLOCK_BYTES; i++) {
+        memcpy(at, &scale, sizeof(scale));
+        at += sizeof(scale);
+        for (int j = 0; j < 4; j++, at += 8) {
+            uint64_t u = without_minus_128(next_u64(r));
+            memcpy(at, &u, sizeof(u));
+        }
+    }
+}
+
+static const struct {
+    uint32_t type;
+    gguf_fill fill;
+} fills[] = {
+    {WEIGHT_F32, fill_f32},
+    {WEIGHT_F16, fill_f16},
+    {WEIGHT_BF16, fill_bf16},
+    {WEIGHT_Q8_0, fill_q8_0},
+};
+
+static gguf_fill find_fill(uint32_t type) {
+    for (size_t i = 0; i < sizeof(fills) / sizeof(fills[0]); i++) {
+        if (fills[i].type == type) return fills[i].fill;
+    }
+    return NULL;
+}
+
+/* ---- tensors ---- */
+
+typedef struct {
+    const model_shape *shape;
+    gguf_writer *w;
+    bool no_memory;
+} generator;
+
+static void add(generator *g, const char *name, uint32_t type, float mean,
+                float deviation, uint32_t n_dims, const uint64_t *dims) {
+    source *r = calloc(1, sizeof(*r));
+    if (r == NULL) {
+        g->no_memory = true;
+        return;
+    }
+    r->mean = mean;
+    r->deviation = deviation;
+    for (uint64_t i = 0; i < 4; i++)
+        r->s[i] = XXH3_64bits_withSeed(name, strlen(name),
+                                       g->shape->seed * 4 + i);
+    gguf_writer_tensor_fill(g->w, name, type, n_dims, dims, find_fill(type), r);
+}
+
+/* A matrix, or a stack of them; its products keep their input's size. */
+static void add_matrix(generator *g, const char *name, uint64_t n_in,
+                       uint64_t n_out, uint64_t n_stacked) {
+    const uint64_t dims[3] = {n_in, n_out, n_stacked};
+    add(g, name, g->shape->type, 0.0f, 1.0f / sqrtf((float)n_in),
+        n_stacked > 0 ? 3 : 2, dims);
+}
+
+static void add_norm(generator *g, const char *name, uint64_t n) {
+    add(g, name, WEIGHT_F32, 1.0f, 0.1f, 1, &n);
+}
+
+/* "blk.3.attn_q.weight", in storage that the next call reuses. */
+static const char *in_layer(uint32_t layer, const char *name) {
+    static char text[64];
+    snprintf(text, sizeof(text), "blk.%u.%s.weight", layer, name);
+    return text;
+}
+
+static void add_attention(generator *g, uint32_t layer) {
+    const model_shape *s = g->shape;
+    uint64_t q = (uint64_t)s->n_heads * s->head_dim;
+    uint64_t kv = (uint64_t)s->n_kv_heads * s->head_dim;
+
+    add_norm(g, in_layer(layer, "attn_norm"), s->width);
+    add_matrix(g, in_layer(layer, "attn_q"), s->width, q, 0);
+    add_matrix(g, in_layer(layer, "attn_k"), s->width, kv, 0);
+    add_matrix(g, in_layer(layer, "attn_v"), s->width, kv, 0);
+    add_matrix(g, in_layer(layer, "attn_output"), q, s->width, 0);
+    if (strcmp(s->arch, "qwen3moe") == 0) {
+        add_norm(g, in_layer(layer, "attn_q_norm"), s->head_dim);
+        add_norm(g, in_layer(layer, "attn_k_norm"), s->head_dim);
+    }
+}
+
+static void add_ffn(generator *g, uint32_t layer) {
+    const model_shape *s = g->shape;
+    uint64_t n = s->n_experts, hidden = s->expert_width;
+
+    add_norm(g, in_layer(layer, "ffn_norm"), s->width);
+    if (n == 0) {
+        add_matrix(g, in_layer(layer, "ffn_gate"), s->width, hidden, 0);
+        add_matrix(g, in_layer(layer, "ffn_up"), s->width, hidden, 0);
+        add_matrix(g, in_layer(layer, "ffn_down"), hidden, s->width, 0);
+        return;
+    }
+    const uint64_t router[2] = {s->width, n};
+    add(g, in_layer(layer, "ffn_gate_inp"), WEIGHT_F32, 0.0f,
+        1.5f / sqrtf((float)s->width), 2, router);
+    add_matrix(g, in_layer(layer, "ffn_gate_exps"), s->width, hidden, n);
+    add_matrix(g, in_layer(layer, "ffn_up_exps"), s->width, hidden, n);
+    add_matrix(g, in_layer(layer, "ffn_down_exps"), hidden, s->width, n);
+}
+
+static void add_tensors(generator *g) {
+    const model_shape *s = g->shape;
+    const uint64_t embedding[2] = {s->width, s->n_vocab};
+    add(g, "token_embd.weight", s->type, 0.0f,
+        4.0f * sqrtf((float)s->n_layers), 2, embedding);
+    add_norm(g, "output_norm.weight", s->width);
+    add_matrix(g, "output.weight", s->width, s->n_vocab, 0);
+    for (uint32_t layer = 0; layer < s->n_layers; layer++) {
+        add_attention(g, layer);
+        add_ffn(g, layer);
+    }
+}
+
+/* ---- metadata ---- */
+
+static void put_u32(generator *g, const char *name, uint32_t value) {
+    char key[96];
+    snprintf(key, sizeof(key), "%s.%s", g->shape->arch, name);
+    gguf_writer_u32(g->w, key, value);
+}
+
+static void put_f32(generator *g, const char *name, float value) {
+    char key[96];
+    snprintf(key, sizeof(key), "%s.%s", g->shape->arch, name);
+    gguf_writer_f32(g->w, key, value);
+}
+
+static void add_shape_keys(generator *g) {
+    const model_shape *s = g->shape;
+    bool qwen = strcmp(s->arch, "qwen3moe") == 0;
+
+    gguf_writer_string(g->w, "general.architecture", s->arch);
+    gguf_writer_string(g->w, "general.name", "random weights");
+    gguf_writer_alignment(g->w, 32);
+    put_u32(g, "block_count", s->n_layers);
+    put_u32(g, "context_length", s->n_context);
+    put_u32(g, "embedding_length", s->width);
+    put_u32(g, "feed_forward_length", s->expert_width);
+    put_u32(g, "attention.head_count", s->n_heads);
+    put_u32(g, "attention.head_count_kv", s->n_kv_heads);
+    put_f32(g, "attention.layer_norm_rms_epsilon", qwen ? 1e-6f : 1e-5f);
+    put_f32(g, "rope.freq_base", 1e6f);
+    put_u32(g, "vocab_size", s->n_vocab);
+    if (s->n_experts > 0) {
+        put_u32(g, "expert_count", s->n_experts);
+        put_u32(g, "expert_used_count", s->n_used);
+        if (qwen) put_u32(g, "expert_feed_forward_length", s->expert_width);
+    }
+    put_u32(g, "attention.key_length", s->head_dim);
+    put_u32(g, "attention.value_length", s->head_dim);
+    put_u32(g, "rope.dimension_count", s->head_dim);
+}
+
+/* What `tokenizer.ggml.token_type` says of a token. */
+enum { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_BYTE = 6 };
+
+typedef struct {
+    char (*texts)[16];
+    const char **tokens;
+    float *scores;
+    int32_t *types;
+} vocabulary;
+
+static void name_token(vocabulary *v, uint32_t i) {
+    static const char *const first[] = {"<unk>", "<s>", "</s>"};
+    char *text = v->texts[i];
+    v->tokens[i] = text;
+    v->scores[i] = 0.0f;
+    if (i < 3) {
+        strcpy(text, first[i]);
+        v->types[i] = i == 0 ? TOKEN_UNKNOWN : TOKEN_CONTROL;
+    } else if (i < MODEL_GEN_MIN_VOCAB) {
+        snprintf(text, sizeof(v->texts[i]), "<0x%02X>", (i - 3) & 0xff);
+        v->types[i] = TOKEN_BYTE;
+    } else {
+        uint32_t n = i - MODEL_GEN_MIN_VOCAB;
+        snprintf(text, sizeof(v->texts[i]), "\u2581t%u", n % MAX_VOCAB);
+        v->scores[i] = -(float)n;
+        v->types[i] = TOKEN_NORMAL;
+    }
+}
+
+static void add_vocabulary(generator *g) {
+    uint32_t n = g->shape->n_vocab;
+    vocabulary v = {
+        .texts = calloc(n, sizeof(*v.texts)),
+        .tokens = calloc(n, sizeof(*v.tokens)),
+        .scores = calloc(n, sizeof(*v.scores)),
+        .types = calloc(n, sizeof(*v.types)),
+    };
+    if (v.texts == NULL || v.tokens == NULL || v.scores == NULL ||
+        v.types == NULL) {
+        g->no_memory = true;
+        goto done;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        name_token(&v, i);
+
+    gguf_writer_string(g->w, "tokenizer.ggml.model", "llama");
+    gguf_writer_strings(g->w, "tokenizer.ggml.tokens", n, v.tokens);
+    gguf_writer_array(g->w, "tokenizer.ggml.scores", GGUF_F32, n, v.scores);
+    gguf_writer_array(g->w, "tokenizer.ggml.token_type", GGUF_I32, n, v.types);
+    gguf_writer_u32(g->w, "tokenizer.ggml.bos_token_id", 1);
+    gguf_writer_u32(g->w, "tokenizer.ggml.eos_token_id", 2);
+    gguf_writer_u32(g->w, "tokenizer.ggml.unknown_token_id", 0);
+
+done:
+    free(v.texts);
+    free(v.tokens);
+    free(v.scores);
+    free(v.types);
+}
+
+/* ---- the model ---- */
+
+model_shape model_shape_small(void) {
+    return (model_shape){
+        .arch = "llama",
+        .n_layers = 2,
+        .width = 64,
+        .n_heads = 4,
+        .n_kv_heads = 2,
+        .head_dim = 16,
+        .expert_width = 128,
+        .n_experts = 4,
+        .n_used = 2,
+        .n_vocab = 300,
+        .n_context = 512,
+        .type = WEIGHT_Q8_0,
+        .seed = 1,
+    };
+}
+
+/* NULL, or what is wrong. */
+static const char *fault(const model_shape *s) {
+    bool qwen = strcmp(s->arch, "qwen3moe") == 0;
+    if (!qwen && strcmp(s->arch, "llama") != 0) {
+        return "the architecture is neither llama nor qwen3moe";
+    }
+    if (find_fill(s->type) == NULL) {
+        return "the weight type is none of f32, f16, bf16, q8_0";
+    }
+    if (s->n_layers == 0 || s->n_layers > MAX_LAYERS || s->width == 0 ||
+        s->expert_width == 0 || s->n_context == 0) {
+        return "layers, width, expert width and context must not be 0";
+    }
+    if (s->n_kv_heads == 0 || s->n_heads % s->n_kv_heads != 0) {
+        return "heads must be a multiple of KV heads";
+    }
+    if (s->head_dim == 0 || s->head_dim % 2 != 0) {
+        return "the head dimension must be even";
+    }
+    if (qwen && s->n_experts == 0) {
+        return "qwen3moe has experts";
+    }
+    if (s->n_experts > 0 && (s->n_used == 0 || s->n_used > s->n_experts)) {
+        return "the experts used must be 1 to the number of experts";
+    }
+    if (s->n_vocab < MODEL_GEN_MIN_VOCAB || s->n_vocab > MAX_VOCAB) {
+        return "the vocabulary must have 259 to 10000000 tokens";
+    }
+    if (s->type == WEIGHT_Q8_0 &&
+        (s->width % 32 != 0 || s->expert_width % 32 != 0 ||
+         (s->n_heads * s->head_dim) % 32 != 0)) {
+        return "q8_0 needs widths that are multiples of 32";
+    }
+    return NULL;
+}
+
+int model_gen(const model_shape *shape, const char *path, char *why,
+              size_t why_size) {
+    const char *wrong = fault(shape);
+    if (wrong != NULL) return err_why(why, why_size, ERR_RANGE, "%s", wrong);
+
+    generator g = {.shape = shape, .w = gguf_writer_new()};
+    if (g.w == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
+
+    add_shape_keys(&g);
+    add_vocabulary(&g);
+    add_tensors(&g);
+    int rc = g.no_memory ? -ENOMEM : gguf_writer_finish(g.w, path);
+    gguf_writer_free(g.w);
+    if (rc < 0) err_why(why, why_size, rc, "%s: %s", path, err_text(rc));
+    return rc;
+}

@@ -1,0 +1,40 @@
+/* model_gen.h - random-weight models for tests, the same bytes for a seed.
+ *
+ * Keys, names and shapes are those of real files.  A tensor's values depend on
+ * the seed and its name alone, so two shapes that share a tensor share its
+ * values.  Weights have a deviation of 1/sqrt(inputs); embeddings outweigh what
+ * the layers add to the residual stream, so that routing follows the token
+ * instead of collapsing onto the layers' common direction. */
+#ifndef TESTS_SUPPORT_MODEL_GEN_H
+#define TESTS_SUPPORT_MODEL_GEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MODEL_GEN_MIN_VOCAB 259 /* <unk>, <s>, </s>, 256 bytes */
+
+typedef struct {
+    const char *arch; /* "llama" or "qwen3moe" */
+    uint32_t n_layers;
+    uint32_t width;
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t head_dim;     /* even */
+    uint32_t expert_width; /* hidden width of an expert, or of the dense FFN */
+    uint32_t n_experts;    /* 0: dense (llama only) */
+    uint32_t n_used;       /* experts per token */
+    uint32_t n_vocab;      /* at least MODEL_GEN_MIN_VOCAB */
+    uint32_t n_context;
+    uint32_t type; /* WEIGHT_F32, _F16, _BF16 or _Q8_0; norms, router: F32 */
+    uint64_t seed;
+} model_shape;
+
+/* A small Mixtral: 2 layers of width 64, 4 experts of 128, 2 used, Q8_0. */
+model_shape model_shape_small(void);
+
+/* Write the model to `path`: complete or absent.  ERR_RANGE with a sentence for
+ * a shape that is none. */
+int model_gen(const model_shape *shape, const char *path, char *why,
+              size_t why_size);
+
+#endif

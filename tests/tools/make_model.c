@@ -1,0 +1,80 @@
+/* make_model.c - writes a random-weight model file; see
+ * tests/support/model_gen.h.
+ *
+ *   make_model --out /tmp/m.gguf --layers 2 --width 1024 --expert-width 2048 */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include "engine/err.h"
+#include "engine/options.h"
+#include "engine/weight.h"
+#include "tests/support/model_gen.h"
+
+
+#define EXIT_USAGE 2
+
+/* The computable format of that name. */
+static int find_type(const char *name, uint32_t *type) {
+    static const uint32_t types[] = {WEIGHT_F32, WEIGHT_F16, WEIGHT_BF16,
+                                     WEIGHT_Q8_0};
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (strcasecmp(name, weight_type_name(types[i])) != 0) continue;
+        *type = types[i];
+        return 0;
+    }
+    return ERR_USAGE;
+}
+
+int main(int argc, char **argv) {
+    model_shape s = model_shape_small();
+    const char *out = NULL, *type = "q8_0";
+    const option table[] = {
+        {"out", 'o', OPTION_STRING, &out, "FILE", "Where to write it."},
+        {"arch", 0, OPTION_STRING, &s.arch, "NAME", "llama or qwen3moe."},
+        {"layers", 0, OPTION_U32, &s.n_layers, "N", "Layers."},
+        {"width", 0, OPTION_U32, &s.width, "N", "Width of the model."},
+        {"heads", 0, OPTION_U32, &s.n_heads, "N", "Query heads."},
+        {"kv-heads", 0, OPTION_U32, &s.n_kv_heads, "N", "KV heads."},
+        {"head-dim", 0, OPTION_U32, &s.head_dim, "N", "Width of a head."},
+        {"expert-width", 0, OPTION_U32, &s.expert_width, "N",
+         "Hidden width of an expert, or of the dense FFN."},
+        {"experts", 0, OPTION_U32, &s.n_experts, "N",
+         "Experts per layer; 0 for a dense model."},
+        {"used", 0, OPTION_U32, &s.n_used, "N", "Experts per token."},
+        {"vocab", 0, OPTION_U32, &s.n_vocab, "N",
+         "Tokens, at least 259: specials and bytes come first."},
+        {"context", 0, OPTION_U32, &s.n_context, "N", "Context length."},
+        {"type", 0, OPTION_STRING, &type, "TYPE",
+         "Weights: f32, f16, bf16 or q8_0; norms and router are f32."},
+        {"seed", 0, OPTION_U64, &s.seed, "N", "Seed of all values."},
+    };
+    const option_set set = {
+        .program = "make_model",
+        .usage = "--out FILE [options]",
+        .about = "Writes a model with random weights, the same for a seed.",
+        .table = table,
+        .count = sizeof(table) / sizeof(table[0]),
+    };
+
+    char why[512];
+    options *o;
+    int rc = options_parse(&o, &set, argc, argv, why, sizeof(why));
+    if (rc == OPTIONS_EXIT) return EXIT_SUCCESS;
+    if (rc < 0) {
+        fprintf(stderr, "make_model: %s\n", why);
+        return EXIT_USAGE;
+    }
+    const char *const *args;
+    if (out == NULL || options_args(o, &args) > 0 ||
+        find_type(type, &s.type) < 0) {
+        fprintf(stderr, "make_model: --out FILE, a type that --help names, and "
+                        "nothing else are needed\n");
+        options_free(o);
+        return EXIT_USAGE;
+    }
+    rc = model_gen(&s, out, why, sizeof(why));
+    if (rc < 0) fprintf(stderr, "make_model: %s\n", why);
+    options_free(o);
+    return rc < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
