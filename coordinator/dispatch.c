@@ -24,7 +24,8 @@ static int check_config(const dispatch_config *c) {
         return ERR_RANGE;
     }
     if (c->piece_bytes == 0 || c->credit_bytes == 0) return ERR_RANGE;
-    if (c->hedge_factor == 0 || c->patience_us == 0) return ERR_RANGE;
+    if (c->hedge_factor == 0 || c->hedge_factor > 1000) return ERR_RANGE;
+    if (c->patience_us == 0) return ERR_RANGE;
     return 0;
 }
 
@@ -122,7 +123,7 @@ int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
     }
     dispatch_sort(d);
     d->n_open = d->n_waiting = d->n_pairs;
-    d->n_here = d->n_here_out = 0;
+    d->n_here = d->n_here_out = d->n_here_kept = 0;
     d->lost_expert = DISPATCH_NONE;
     d->progress_us = now_us;
     d->late_wake_us = UINT64_MAX;
@@ -162,7 +163,7 @@ void dispatch_lose_pair(dispatch *d, dispatch_pair *p) {
 static void mark_late(dispatch *d, uint64_t now_us, dispatch_request *r) {
     dispatch_peer *peer = &d->peers[r->node];
 
-    r->late = true;
+    dispatch_table_late(d, r);
     if (!peer->suspect) {
         peer->suspect = true;
         peer->trial_us = DISPATCH_TRIAL_MIN_US;
@@ -243,7 +244,7 @@ static bool hand_out_local(dispatch *d, dispatch_action *out) {
         if (p->first != DISPATCH_NONE) out->takeover = true;
         d->here[n++] = d->here[i];
     }
-    d->n_here = d->n_here_out = n;
+    d->n_here = d->n_here_out = d->n_here_kept = n;
     if (n == 0) return false;
 
     out->kind = DISPATCH_LOCAL;
@@ -252,11 +253,18 @@ static bool hand_out_local(dispatch *d, dispatch_action *out) {
     return true;
 }
 
+/* The placement is the caller's again then. */
+static bool is_done(dispatch *d) {
+    if (d->n_open > 0 || d->n_here_out > 0) return false;
+    d->where = NULL;
+    return true;
+}
+
 void dispatch_next(dispatch *d, uint64_t now_us, dispatch_action *out) {
     *out = (dispatch_action){.kind = DISPATCH_DONE, .wake_us = UINT64_MAX};
 
     uint64_t wake_us = dispatch_table_expire(d, now_us);
-    if (d->n_open == 0 && d->n_here_out == 0) return;
+    if (is_done(d)) return;
 
     check_late(d, now_us);
     check_patience(d, now_us);
@@ -266,7 +274,7 @@ void dispatch_next(dispatch *d, uint64_t now_us, dispatch_action *out) {
         if (dispatch_cut(d, now_us, out)) return;
         if (hand_out_local(d, out)) return;
     }
-    if (d->n_open == 0 && d->n_here_out == 0) return;
+    if (is_done(d)) return;
 
     out->kind = DISPATCH_WAIT;
     wake_us = dispatch_min(wake_us, d->late_wake_us);

@@ -25,6 +25,7 @@ static void learn_speed(dispatch_peer *peer, uint64_t now_us,
         (int64_t)peer->pair_ns + error_us * 1000 / 8 / (int64_t)r->ahead;
     peer->base_us = base_us > 0 ? (uint64_t)base_us : 0;
     peer->pair_ns = pair_ns > 0 ? (uint64_t)pair_ns : 0;
+    peer->pair_ns = dispatch_min(peer->pair_ns, DISPATCH_PAIR_MAX_NS);
     peer->sampled_us = now_us;
 
     int64_t latency_us = peer->latency_us;
@@ -63,6 +64,7 @@ static void release_pairs(dispatch *d, dispatch_request *r) {
         if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, r->node);
         if (p->asked == 0) dispatch_wait_pair(d, p);
     }
+    d->replan = true; /* also for those that wait already */
 }
 
 static void answer_pair(dispatch *d, uint64_t now_us, dispatch_pair *p,
@@ -150,7 +152,7 @@ void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
 
 void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id) {
     dispatch_request *r = &d->requests[request_id % d->n_slots];
-    assert(request_id != 0 && r->id == request_id);
+    if (request_id == 0 || r->id != request_id) return;
     assert(dispatch_table_current(d, r));
 
     /* It was not asked, after all. */
@@ -184,8 +186,9 @@ void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
         d->stats.local_pairs++;
         if (asked) d->stats.takeover_local++;
     }
-    /* The list of what is to be computed here starts anew. */
-    d->replan = true;
+    if (d->n_here_out > 0) return;
+    d->n_here_kept = 0;
+    d->replan = true; /* the list starts anew */
 }
 
 /* ---- membership ---- */
@@ -222,7 +225,7 @@ void dispatch_node_up(dispatch *d, uint32_t node) {
     peer->rest_us = 0;
     peer->rest_until_us = 0;
     dispatch_refusal_clear(d, node);
-    for (uint32_t i = 0; i < d->n_pairs && d->n_open > 0; i++) {
+    for (uint32_t i = 0; i < d->n_pairs && d->where != NULL; i++) {
         dispatch_pair *p = &d->pairs[i];
         if (p->refused != 0) {
             p->refused &= ~dispatch_holder(d, p->expert, node);

@@ -21,6 +21,9 @@
 /* An overloaded node, or one whose link is full, rests from .. to. */
 #define DISPATCH_REST_MIN_US 2000
 #define DISPATCH_REST_MAX_US 50000
+/* Up to here a rest is waited for, although the pairs could be computed here:
+ * it is shorter than reading their weights from a file. */
+#define DISPATCH_REST_SHORT_US 8000
 /* A node that refused an expert is not asked for it for so long. */
 #define DISPATCH_REFUSED_US 1000000
 #define DISPATCH_REFUSALS 1024 /* remembered; a power of two */
@@ -37,6 +40,7 @@
 /* What is not known yet about a node's speed. */
 #define DISPATCH_BASE_US 1000
 #define DISPATCH_PAIR_NS 1000000
+#define DISPATCH_PAIR_MAX_NS 1000000000
 /* An estimate halves for each such time without a sample, so that a node that
  * was slow once is tried again. */
 #define DISPATCH_FADE_US 250000
@@ -76,6 +80,9 @@ typedef struct {
     bool up, suspect;
     uint64_t outstanding_bytes; /* of replies */
     uint32_t outstanding_pairs;
+    /* requests of the layer `fresh_seq` that are in flight and not late */
+    uint64_t fresh_seq;
+    uint32_t n_fresh;
     uint64_t rest_until_us;
     uint32_t rest_us;
     uint64_t trial_at_us;
@@ -101,7 +108,7 @@ struct dispatch {
     /* the layer */
     uint64_t layer_seq; /* rises with each begin */
     uint32_t layer, n_rows, k, n_pairs;
-    const placement *where;
+    const placement *where; /* NULL: the layer is over */
     dispatch_pair *pairs; /* [max_pairs] */
     uint32_t *order;      /* [max_pairs] by expert, then row */
     uint32_t *scratch;    /* [max_pairs] for sorting */
@@ -114,7 +121,10 @@ struct dispatch {
     uint32_t *busy; /* [max_nodes] nodes with a queue */
     uint32_t n_busy, turn;
     uint32_t *here; /* [max_pairs] to be computed here */
-    uint32_t n_here, n_here_out; /* planned; handed out and not done */
+    uint32_t n_here;     /* in that list: handed out ones, then planned ones */
+    uint32_t n_here_out; /* handed out and not done */
+    uint32_t n_here_kept; /* handed out; the caller may still read them */
+    bool blocked;        /* a node was passed over for want of credit */
     uint64_t rest_wake_us; /* a resting node could be asked then */
 
     /* no earlier than these does time alone change anything */
@@ -169,7 +179,13 @@ dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
 void dispatch_table_remove(dispatch *d, dispatch_request *r);
 /* Forget what is too old; when that can happen next. */
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us);
+/* Does it belong to the layer that is being computed? */
 bool dispatch_table_current(const dispatch *d, const dispatch_request *r);
+/* Its answer is no longer counted on. */
+void dispatch_table_late(dispatch *d, dispatch_request *r);
+/* Requests of this layer whose answers are counted on: they will return
+ * credit, or be late. */
+uint32_t dispatch_table_fresh(const dispatch *d, uint32_t node);
 
 void dispatch_refusal_add(dispatch *d, uint32_t node, uint32_t layer,
                           uint32_t expert, uint64_t until_us);

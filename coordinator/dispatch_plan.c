@@ -67,23 +67,38 @@ static uint64_t predicted_us(const dispatch_peer *peer, uint64_t now_us,
     return (peer->base_us >> fade) + pairs * pair_ns / 1000;
 }
 
+/* May a piece of this many pairs be sent now? */
+static bool has_credit(const dispatch *d, const dispatch_peer *peer,
+                       uint32_t count) {
+    uint32_t n = count < d->piece_pairs ? count : d->piece_pairs;
+    uint64_t bytes = n * d->config.reply_row_bytes;
+    return peer->outstanding_bytes == 0 ||
+           peer->outstanding_bytes + bytes <= d->config.credit_bytes;
+}
+
+/* A node whose credit is held by answers that nobody counts on any more would
+ * keep what is queued for it without a deadline. */
+static bool is_blocked(const dispatch *d, uint32_t node, uint32_t count) {
+    return dispatch_table_fresh(d, node) == 0 &&
+           !has_credit(d, &d->peers[node], count);
+}
+
 /* A suspect node's turn to show that it answers again. */
-static bool trial_due(const dispatch *d, const dispatch_peer *peer,
-                      uint64_t now_us) {
-    return now_us >= peer->trial_at_us && !peer->on_trial &&
-           peer->outstanding_bytes < d->config.credit_bytes;
+static bool trial_due(const dispatch_peer *peer, uint64_t now_us) {
+    return now_us >= peer->trial_at_us && !peer->on_trial;
 }
 
 typedef struct {
     uint32_t node;    /* DISPATCH_NONE: nobody */
     uint32_t suspect; /* the best of those that answer late; or NONE */
-    bool resting;     /* somebody could be asked after a rest */
+    bool soon;        /* somebody could be asked after a short rest */
+    bool later;       /* somebody could be asked after a rest or an answer */
 } choice;
 
 /* The best holder for `count` waiting pairs like *p. */
 static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
                      uint32_t count) {
-    choice c = {DISPATCH_NONE, DISPATCH_NONE, false};
+    choice c = {DISPATCH_NONE, DISPATCH_NONE, false, false};
     uint64_t best_us = UINT64_MAX, best_suspect_us = UINT64_MAX;
     uint32_t n;
     const uint16_t *holders =
@@ -98,13 +113,18 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
             continue;
         }
         if (now_us < peer->rest_until_us) {
-            c.resting = true;
+            c.later = true;
+            if (peer->rest_us <= DISPATCH_REST_SHORT_US) c.soon = true;
             d->rest_wake_us = dispatch_min(d->rest_wake_us,
                                            peer->rest_until_us);
             continue;
         }
+        if (is_blocked(d, node, count)) {
+            c.later = d->blocked = true;
+            continue;
+        }
         uint64_t us = predicted_us(peer, now_us, count);
-        bool good = !peer->suspect || trial_due(d, peer, now_us);
+        bool good = !peer->suspect || trial_due(peer, now_us);
         if (good && us < best_us) {
             best_us = us;
             c.node = node;
@@ -157,21 +177,26 @@ static void queue_run(dispatch *d, uint32_t node, uint32_t i, uint32_t end,
     }
 }
 
-/* Preferably a node that answers in time; then here; then a node that does not
- * answer in time; then wait for answers or for a rest to end; else it is lost. */
+/* Preferably a node that answers in time, at once or after a short rest; then
+ * here; then a node that does not answer in time; then wait for answers or for
+ * a rest to end; else it is lost. */
 static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
                       uint32_t count) {
     const dispatch_pair *p = &d->pairs[d->order[i]];
     bool here = d->config.local && !p->local_failed;
     choice c = choose(d, now_us, p, count);
 
-    if (c.node == DISPATCH_NONE && !here) c.node = c.suspect;
-    if (p->overdue && here) c.node = DISPATCH_NONE;
+    bool wait = c.soon && p->asked == 0;
+    if (here && p->overdue) {
+        c.node = DISPATCH_NONE;
+        wait = false;
+    }
+    if (c.node == DISPATCH_NONE && !here && !wait) c.node = c.suspect;
     if (c.node != DISPATCH_NONE) {
         queue_run(d, c.node, i, end, count);
         return;
     }
-    if (!here && (p->asked != 0 || c.resting)) return;
+    if (wait || (!here && (p->asked != 0 || c.later))) return;
     for (; i < end; i++) {
         uint32_t pair = d->order[i];
         if (!d->pairs[pair].waiting) continue;
@@ -193,13 +218,13 @@ static void clear_plan(dispatch *d) {
     d->n_busy = 0;
     d->turn = 0;
     d->rest_wake_us = UINT64_MAX;
+    d->blocked = false;
     d->replan = false;
 }
 
 void dispatch_plan(dispatch *d, uint64_t now_us) {
     clear_plan(d);
-    /* `here` also holds what was handed out, until that is done. */
-    d->n_here = d->n_here_out;
+    d->n_here = d->n_here_kept;
 
     uint32_t i = 0;
     while (i < d->n_pairs && d->n_waiting > 0) {
@@ -281,12 +306,7 @@ static bool cut_piece(dispatch *d, uint64_t now_us, uint32_t node,
         if (d->pairs[pair].waiting) n++;
     }
     if (n == 0) return false;
-
-    uint64_t bytes = n * d->config.reply_row_bytes;
-    if (peer->outstanding_bytes > 0 &&
-        peer->outstanding_bytes + bytes > d->config.credit_bytes) {
-        return false;
-    }
+    if (!has_credit(d, peer, n)) return false;
     dispatch_request *r = dispatch_table_add(d, node, n);
     if (r == NULL) return false;
 

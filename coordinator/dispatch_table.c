@@ -24,7 +24,24 @@ void dispatch_table_init(dispatch *d) {
 }
 
 bool dispatch_table_current(const dispatch *d, const dispatch_request *r) {
-    return r->layer_seq == d->layer_seq;
+    return d->where != NULL && r->layer_seq == d->layer_seq;
+}
+
+uint32_t dispatch_table_fresh(const dispatch *d, uint32_t node) {
+    const dispatch_peer *peer = &d->peers[node];
+    return peer->fresh_seq == d->layer_seq ? peer->n_fresh : 0;
+}
+
+static void unfresh(dispatch *d, const dispatch_request *r) {
+    dispatch_peer *peer = &d->peers[r->node];
+    if (r->late || r->layer_seq != peer->fresh_seq) return;
+    assert(peer->n_fresh > 0);
+    peer->n_fresh--;
+}
+
+void dispatch_table_late(dispatch *d, dispatch_request *r) {
+    unfresh(d, r);
+    r->late = true;
 }
 
 /* Full: the oldest request of a layer that is over goes, if its node does not
@@ -67,6 +84,11 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
     dispatch_peer *peer = &d->peers[node];
     peer->outstanding_bytes += n_pairs * d->config.reply_row_bytes;
     peer->outstanding_pairs += n_pairs;
+    if (peer->fresh_seq != d->layer_seq) {
+        peer->fresh_seq = d->layer_seq;
+        peer->n_fresh = 0;
+    }
+    peer->n_fresh++;
     return r;
 }
 
@@ -92,6 +114,8 @@ void dispatch_table_remove(dispatch *d, dispatch_request *r) {
     assert(peer->outstanding_pairs >= r->n_pairs);
     peer->outstanding_bytes -= bytes;
     peer->outstanding_pairs -= r->n_pairs;
+    unfresh(d, r);
+    if (d->blocked) d->replan = true;
 
     r->id = 0;
     r->newer = d->free_slot;
@@ -108,7 +132,6 @@ uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
         uint64_t at_us = dispatch_later(r->sent_us, age_us);
         if (dispatch_table_current(d, r)) return UINT64_MAX;
         if (now_us < at_us) return at_us;
-        d->peers[r->node].suspect = true;
         dispatch_table_remove(d, r);
     }
     return UINT64_MAX;

@@ -46,10 +46,8 @@ struct exchange {
     /* of the layer that is being computed */
     const exchange_layer *layer;
     const float **outputs;
-    frames *replies; /* kept until the next layer */
-    size_t n_replies, replies_capacity;
-    float *aligned; /* rows whose place in a reply is not aligned */
-    size_t n_aligned, aligned_capacity;
+    frames **replies; /* kept until the next layer; boxes are reused */
+    size_t n_replies, n_boxes, replies_capacity;
 
     /* scratch */
     bool *take;           /* [max_pairs] */
@@ -121,10 +119,9 @@ fail:
 
 static void drop_replies(exchange *x) {
     for (size_t i = 0; i < x->n_replies; i++) {
-        frames_fini(&x->replies[i]);
+        frames_fini(x->replies[i]);
     }
     x->n_replies = 0;
-    x->n_aligned = 0;
 }
 
 void exchange_free(exchange *x) {
@@ -148,8 +145,10 @@ void exchange_free(exchange *x) {
     free(x->rows);
     free(x->local_x);
     free(x->local_y);
+    for (size_t i = 0; i < x->n_boxes; i++) {
+        free(x->replies[i]);
+    }
     free(x->replies);
-    aligned_release(x->aligned);
     aligned_release(x->local_rows);
     if (x->wake_fd >= 0) close(x->wake_fd);
     pthread_mutex_destroy(&x->lock);
@@ -329,39 +328,23 @@ static void compute_here(exchange *x, const dispatch_action *a) {
 
 /* ---- receiving ---- */
 
-/* Room to keep one more reply of this many floats, should they lie unaligned:
- * made before the machine is told, so that an answer is never lost half-way. */
-static int reserve_reply(exchange *x, size_t floats) {
-    if (x->n_replies == x->replies_capacity) {
+/* A box to keep one more reply in: made before the machine is told, so that an
+ * answer is never lost half-way. */
+static int reserve_reply(exchange *x) {
+    if (x->n_replies < x->n_boxes) return 0;
+    if (x->n_boxes == x->replies_capacity) {
         size_t capacity =
             x->replies_capacity == 0 ? 64 : 2 * x->replies_capacity;
-        frames *grown = realloc(x->replies, capacity * sizeof(*grown));
+        frames **grown = realloc(x->replies, capacity * sizeof(*grown));
         if (grown == NULL) return -ENOMEM;
         x->replies = grown;
         x->replies_capacity = capacity;
     }
-    if (x->aligned == NULL) {
-        x->aligned_capacity =
-            (size_t)x->config.dispatch.max_pairs * x->config.model->n_embd;
-        x->aligned = aligned_alloc_zero(x->aligned_capacity * sizeof(float));
-        if (x->aligned == NULL) return -ENOMEM;
-    }
-    return x->n_aligned + floats <= x->aligned_capacity ? 0 : -ENOMEM;
-}
-
-/* Keep the reply until the next layer; its rows, aligned.  Small messages lie
- * anywhere in a receive buffer; floats must not. */
-static const float *keep_rows(exchange *x, frames *f, size_t floats) {
-    frames *kept = &x->replies[x->n_replies++];
-    frames_init(kept);
-    frames_move(kept, f);
-    const void *data = frames_data(kept, 1);
-    if ((uintptr_t)data % sizeof(float) == 0) return data;
-
-    float *copy = x->aligned + x->n_aligned;
-    memcpy(copy, data, floats * sizeof(float));
-    x->n_aligned += floats;
-    return copy;
+    frames *box = malloc(sizeof(*box));
+    if (box == NULL) return -ENOMEM;
+    frames_init(box);
+    x->replies[x->n_boxes++] = box;
+    return 0;
 }
 
 /* Is this reply the answer to what was asked? */
@@ -381,7 +364,7 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     size_t width = x->config.model->n_embd;
     int rc = check_rows(x, node, m);
     if (rc == ERR_NOT_HERE) return; /* late or doubled: nothing is wanted */
-    if (rc == 0) rc = reserve_reply(x, m->rows.n_pairs * width);
+    if (rc == 0) rc = reserve_reply(x);
     if (rc < 0) {
         log_warn("node %u: cannot use its reply to request %llu: %s", node,
                  (unsigned long long)m->request_id, err_text(rc));
@@ -398,7 +381,9 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     }
     if (!wanted) return;
 
-    const float *rows = keep_rows(x, f, n * width);
+    frames *kept = x->replies[x->n_replies++];
+    frames_move(kept, f);
+    const float *rows = frames_data(kept, 1);
     for (uint32_t i = 0; i < n; i++) {
         if (x->take[i]) x->outputs[pairs[i]] = rows + i * width;
     }
@@ -513,6 +498,7 @@ int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
     }
     rack_unref(during);
     x->layer = NULL;
+    publish_stats(x);
     if (rc < 0) return rc;
 
     int n_lost = 0;

@@ -470,7 +470,7 @@ static void tell_tokens(step *s, uint32_t n_items) {
         const scheduler_item *item = &s->items[i];
         row += item->n_tokens;
         if (s->passes[i].lost || !item->last_of_prompt ||
-            s->planned[i]->r.kind != REQUEST_GENERATE) {
+            s->planned[i] == NULL) {
             continue;
         }
         rows[n] = row - 1;
@@ -526,8 +526,11 @@ static void run_plan(step *s, uint32_t n_items) {
     uint32_t first_row = 0;
     for (uint32_t i = 0; i < n_items; i++) {
         uint32_t n = s->items[i].n_tokens;
-        if (!s->passes[i].lost && s->planned[i]->r.kind == REQUEST_EVAL) {
-            tell_logits(s, s->planned[i], &s->items[i], first_row);
+        if (s->planned[i]->r.kind == REQUEST_EVAL) {
+            if (!s->passes[i].lost) {
+                tell_logits(s, s->planned[i], &s->items[i], first_row);
+            }
+            s->planned[i] = NULL; /* answered, perhaps finished and freed */
         }
         first_row += n;
     }

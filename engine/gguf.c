@@ -331,8 +331,10 @@ const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name) {
         const gguf_tensor *t = &g->tensors[g->tensor_order[middle]];
         int order = gguf_string_compare(wanted, t->name);
         if (order == 0) return t;
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }

@@ -20,8 +20,10 @@ typedef struct gguf gguf;
 
 /* The value types of the format, by their numbers in the file. */
 typedef enum {
+    /* clang-format off */
     GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32,
     GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64
+    /* clang-format on */
 } gguf_type;
 
 /* Text in the file: not zero-terminated, borrowed until gguf_close(). */
@@ -84,12 +86,12 @@ int gguf_get_f32(const gguf *g, const char *key, float *out, char *why,
                  size_t why_size);
 int gguf_get_bool(const gguf *g, const char *key, bool *out, char *why,
                   size_t why_size);
-int gguf_get_string(const gguf *g, const char *key, gguf_string *out,
-                    char *why, size_t why_size);
+int gguf_get_string(const gguf *g, const char *key, gguf_string *out, char *why,
+                    size_t why_size);
 
 /* An array: its element type and length. */
-int gguf_get_array(const gguf *g, const char *key, gguf_type *type,
-                   uint64_t *n, char *why, size_t why_size);
+int gguf_get_array(const gguf *g, const char *key, gguf_type *type, uint64_t *n,
+                   char *why, size_t why_size);
 /* All elements of an integer (any width that fits) or f32 array into the
  * caller's storage of `n` elements. */
 int gguf_array_i32(const gguf *g, const char *key, int32_t *out, uint64_t n,

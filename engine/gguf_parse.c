@@ -253,8 +253,10 @@ const gguf_key *gguf_file_key(const gguf_file *f, const char *key) {
         const gguf_key *k = &f->keys[f->key_order[middle]];
         int order = gguf_string_compare(wanted, k->key);
         if (order == 0) return k;
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }

@@ -46,8 +46,7 @@ static manifest_layout cut(const gguf_tensor *t) {
         l.n_slabs = t->dims[t->n_dims - 1];
         l.segment_bytes = t->bytes / l.n_slabs;
     }
-    if (is_expert_matrix(t->name) &&
-        l.segment_bytes % MANIFEST_SEGMENTS == 0) {
+    if (is_expert_matrix(t->name) && l.segment_bytes % MANIFEST_SEGMENTS == 0) {
         l.n_segments = MANIFEST_SEGMENTS;
         l.segment_bytes /= MANIFEST_SEGMENTS;
     }

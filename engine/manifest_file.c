@@ -188,8 +188,8 @@ static bool load_from(manifest *m, const gguf *g, const char *path) {
     if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
         (uint64_t)st.st_size == bytes && !same_moment(&st, g)) {
         image = malloc(bytes);
-        good = image != NULL && read_all(fd, image, bytes) &&
-               decode(m, g, image);
+        good =
+            image != NULL && read_all(fd, image, bytes) && decode(m, g, image);
     }
     free(image);
     close(fd);
@@ -249,8 +249,8 @@ void manifest_store(const manifest *m, const gguf *g) {
     static atomic_flag warned = ATOMIC_FLAG_INIT;
     size_t bytes = image_bytes(m, g);
     uint8_t *image = encode(m, g);
-    int beside = image != NULL ? store_at(path_beside(g), image, bytes)
-                               : -ENOMEM;
+    int beside =
+        image != NULL ? store_at(path_beside(g), image, bytes) : -ENOMEM;
     int cached = beside;
     if (beside < 0 && image != NULL) {
         cached = store_at(path_in_cache(g, true), image, bytes);

@@ -1,6 +1,7 @@
 /* options.c - walks the command line and joins the sources.
  *
- * The command line is walked twice: first to check its shape and to find --help,
+ * The command line is walked twice: first to check its shape and to find
+ * --help,
  * --version and --config, which act before anything is converted; then, after
  * file and environment, to assign its values, which beat theirs.  So each
  * source simply overwrites the one before.  options_value.c converts,
@@ -112,8 +113,8 @@ static int provided(options *o, const argument *a, bool *takes_value, char *why,
 
 /* One option with its value, which may be the next argument: *used is the
  * number of arguments it took. */
-static int take_option(options *o, walk_pass pass, char **argv, int left, int *used,
-                       char *why, size_t why_size) {
+static int take_option(options *o, walk_pass pass, char **argv, int left,
+                       int *used, char *why, size_t why_size) {
     argument a = read_argument(o->set, argv[0]);
     bool is_config = false;
     *used = 1;
@@ -167,8 +168,7 @@ static int walk(options *o, walk_pass pass, int argc, char **argv, char *why,
 
 /* ROSTER_ and the name in upper case; '-' becomes '_'. */
 static const char *from_environment(const char *name, char *variable) {
-    int len =
-        snprintf(variable, ENVIRONMENT_NAME_MAX, "ROSTER_%s", name);
+    int len = snprintf(variable, ENVIRONMENT_NAME_MAX, "ROSTER_%s", name);
     assert(len < ENVIRONMENT_NAME_MAX);
     for (char *at = variable; *at != '\0'; at++)
         *at = *at == '-' ? '_' : (char)toupper((unsigned char)*at);

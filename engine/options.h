@@ -14,14 +14,14 @@
 #include <stdint.h>
 
 typedef enum {
-    OPTION_FLAG,   /* bool: --x; in file and environment true/false/1/0/yes/no */
+    OPTION_FLAG, /* bool: --x; in file and environment true/false/1/0/yes/no */
     OPTION_STRING, /* const char * (kept until options_free()) */
-    OPTION_LIST,   /* option_list: may be repeated; comma-separated in file/env */
-    OPTION_U32,    /* uint32_t */
-    OPTION_U64,    /* uint64_t */
-    OPTION_SIZE,   /* uint64_t bytes; suffix K, M, G, T (1024) */
-    OPTION_MS,     /* uint32_t milliseconds; suffix ms, s, m */
-    OPTION_F32,    /* float */
+    OPTION_LIST, /* option_list: may be repeated; comma-separated in file/env */
+    OPTION_U32,  /* uint32_t */
+    OPTION_U64,  /* uint64_t */
+    OPTION_SIZE, /* uint64_t bytes; suffix K, M, G, T (1024) */
+    OPTION_MS,   /* uint32_t milliseconds; suffix ms, s, m */
+    OPTION_F32,  /* float */
 } option_kind;
 
 typedef struct {
@@ -30,12 +30,12 @@ typedef struct {
 } option_list;
 
 typedef struct {
-    const char *name;  /* "listen" */
-    char letter;       /* 'n', or 0 */
+    const char *name; /* "listen" */
+    char letter;      /* 'n', or 0 */
     option_kind kind;
-    void *target;      /* default in, value out; its type by kind */
-    const char *arg;   /* "HOST:PORT" in --help; NULL for flags */
-    const char *help;  /* one or more sentences; wrapped to 80 columns */
+    void *target;     /* default in, value out; its type by kind */
+    const char *arg;  /* "HOST:PORT" in --help; NULL for flags */
+    const char *help; /* one or more sentences; wrapped to 80 columns */
 } option;
 
 typedef struct {

@@ -86,8 +86,8 @@ static int read_lines(options *o, FILE *f, const char *path, char *why,
     if (line == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
 
     int rc = 0;
-    for (unsigned number = 1;
-         rc == 0 && fgets(line, LINE_MAX_BYTES, f) != NULL; number++) {
+    for (unsigned number = 1; rc == 0 && fgets(line, LINE_MAX_BYTES, f) != NULL;
+         number++) {
         snprintf(place, sizeof(place), "%s:%u", path, number);
         /* A line that does not end is too long, or holds a zero byte. */
         if (strchr(line, '\n') == NULL && !feof(f)) {

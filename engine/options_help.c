@@ -85,8 +85,8 @@ static void format_default(const option *opt, char *out, size_t size) {
 static void print_option(FILE *out, char letter, const char *name,
                          const char *arg, const char *help) {
     char left[160], letter_text[8] = "    ";
-    if (letter != '\0') snprintf(letter_text, sizeof(letter_text), "-%c, ",
-                                 letter);
+    if (letter != '\0')
+        snprintf(letter_text, sizeof(letter_text), "-%c, ", letter);
     int n = snprintf(left, sizeof(left), "  %s--%s%s%s", letter_text, name,
                      arg != NULL ? " " : "", arg != NULL ? arg : "");
     size_t column = (size_t)n;

@@ -8,7 +8,9 @@
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
+#include "engine/cpu.h"
 #include "engine/err.h"
+#include "engine/rope_internal.h"
 #include "engine/vmath.h"
 
 struct rope {
@@ -71,27 +73,27 @@ void rope_table(const rope *r, uint32_t position, float *table) {
     }
 }
 
-static void turn(float *a, float *b, float c, float s) {
-    float x = *a, y = *b;
-    float xc = x * c, yc = y * c;
-    *a = fmaf(-y, s, xc);
-    *b = fmaf(x, s, yc);
+/* The reference, which the vector levels repeat. */
+static void turn_scalar(rope_style style, size_t n_pairs, const float *table,
+                        size_t n_heads, size_t head_dim, float *x) {
+    const float *c = table, *s = table + n_pairs;
+
+    for (size_t head = 0; head < n_heads; head++, x += head_dim) {
+        for (size_t i = 0; i < n_pairs; i++) {
+            size_t a = style == ROPE_NORM ? 2 * i : i;
+            size_t b = style == ROPE_NORM ? 2 * i + 1 : i + n_pairs;
+            rope_turn_pair(&x[a], &x[b], c[i], s[i]);
+        }
+    }
 }
 
 void rope_apply(const rope *r, const float *table, size_t n_heads,
                 size_t head_dim, float *x) {
-    const float *cosines = table, *sines = table + r->n_pairs;
+    static const rope_turn by_level[CPU_LEVELS] = {
+        [CPU_SCALAR] = turn_scalar,
+        [CPU_AVX2] = rope_turn_avx2,
+        [CPU_AVX512] = rope_turn_avx512,
+    };
     assert(head_dim >= 2 * (size_t)r->n_pairs);
-
-    for (size_t head = 0; head < n_heads; head++, x += head_dim) {
-        if (r->style == ROPE_NORM) {
-            for (size_t i = 0; i < r->n_pairs; i++) {
-                turn(&x[2 * i], &x[2 * i + 1], cosines[i], sines[i]);
-            }
-        } else {
-            for (size_t i = 0; i < r->n_pairs; i++) {
-                turn(&x[i], &x[i + r->n_pairs], cosines[i], sines[i]);
-            }
-        }
-    }
+    by_level[cpu_current()](r->style, r->n_pairs, table, n_heads, head_dim, x);
 }

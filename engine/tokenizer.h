@@ -20,11 +20,11 @@ typedef struct tokenizer tokenizer;
 int tokenizer_new(tokenizer **out, const gguf *g, char *why, size_t why_size);
 void tokenizer_free(tokenizer *t);
 
-/* Token ids of `text` into `out`; *n_out is how many there are.  ERR_RANGE if
- * there are more than `capacity`, with *n_out the number needed (a text of n
- * bytes never gives more than 3n + 4: normal form C may lengthen it).
- * ERR_TOO_LARGE above 1 GiB, ERR_INTERNAL if a pattern gives up.  add_special: the BOS/EOS that the file asks for.  parse_special:
- * control tokens written out in the text become those tokens. */
+/* Token ids of `text` into `out`.  *n_out is how many there are, also with
+ * ERR_RANGE, which says that they are more than `capacity` (n bytes never give
+ * more than 3n + 4).  ERR_TOO_LARGE above 1 GiB; ERR_INTERNAL if a splitting
+ * pattern gave up.  add_special: the BOS/EOS that the file asks for.
+ * parse_special: control tokens written out in the text become those tokens. */
 int tokenizer_encode(const tokenizer *t, const char *text, size_t len,
                      bool add_special, bool parse_special, int32_t *out,
                      size_t capacity, size_t *n_out);

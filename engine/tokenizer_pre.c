@@ -119,7 +119,7 @@ static const char *const gpt4o_ascii[] = {
 static const char *const tekken[] = {
     CASED_WORDS(ASCII_UPPER, ASCII_LOWER, "", DIGIT), NULL};
 static const char *const kimi_k2[] = {
-    "\\p{Han}+|[^\\r\\n\\p{L}\\p{N}]?[^\\P{L}\\p{Han}]+" CONTRACTION
+    "\\p{sc:Han}+|[^\\r\\n\\p{L}\\p{N}]?[^\\P{L}\\p{sc:Han}]+" CONTRACTION
     "?|" DIGITS3 SIGNS("[\\r\\n]*") BLANKS,
     NULL};
 static const char *const bailing[] = {

@@ -23,8 +23,8 @@ static inline size_t size_min(size_t a, size_t b) {
 static inline size_t size_max(size_t a, size_t b) {
     return a > b ? a : b;
 }
-static inline size_t round_up(size_t n, size_t step) {
-    return (n + step - 1) / step * step;
+static inline size_t round_up(size_t n, size_t unit) {
+    return (n + unit - 1) / unit * unit;
 }
 
 /* CLOCK_MONOTONIC; the decision code never calls these, it is given the time. */

@@ -69,6 +69,21 @@ V16_INLINE v16 v16_neg(v16 a) {
 V16_INLINE v16 v16_max(v16 x, v16 best) {
     return _mm512_max_ps(x, best);
 }
+/* Lanes p[0], p[0], p[1], p[1], ... p[7], p[7]. */
+V16_INLINE v16 v16_load_twice(const float *p) {
+    const __m512i from =
+        _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    v16 eight = _mm512_castps256_ps512(_mm256_loadu_ps(p));
+    return _mm512_permutexvar_ps(from, eight);
+}
+/* Lanes 1, 0, 3, 2, ... */
+V16_INLINE v16 v16_swap_pairs(v16 a) {
+    return _mm512_permute_ps(a, 0xb1);
+}
+V16_INLINE v16 v16_neg_even(v16 a) {
+    const __m512i sign = _mm512_set1_epi64(0x80000000);
+    return _mm512_xor_ps(a, _mm512_castsi512_ps(sign));
+}
 /* The first n lanes of a, then those of b. */
 V16_INLINE v16 v16_first_n(size_t n, v16 a, v16 b) {
     return _mm512_mask_mov_ps(b, v16_mask(n), a);
@@ -173,6 +188,22 @@ V16_INLINE v16 v16_neg(v16 a) {
 V16_INLINE v16 v16_max(v16 x, v16 best) {
     return (v16){_mm256_max_ps(x.low, best.low),
                  _mm256_max_ps(x.high, best.high)};
+}
+V16_INLINE v16 v16_load_twice(const float *p) {
+    const __m256i first = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    const __m256i second = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+    __m256 eight = _mm256_loadu_ps(p);
+    return (v16){_mm256_permutevar8x32_ps(eight, first),
+                 _mm256_permutevar8x32_ps(eight, second)};
+}
+V16_INLINE v16 v16_swap_pairs(v16 a) {
+    return (v16){_mm256_permute_ps(a.low, 0xb1),
+                 _mm256_permute_ps(a.high, 0xb1)};
+}
+V16_INLINE v16 v16_neg_even(v16 a) {
+    const __m256 sign =
+        _mm256_castsi256_ps(_mm256_set1_epi64x(0x80000000));
+    return (v16){_mm256_xor_ps(a.low, sign), _mm256_xor_ps(a.high, sign)};
 }
 V16_INLINE v16 v16_first_n(size_t n, v16 a, v16 b) {
     __m256 low = _mm256_castsi256_ps(v16_mask_from(n, 0));

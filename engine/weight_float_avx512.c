@@ -74,10 +74,11 @@ TILE_INLINE void mul_tile(kind k, size_t n_groups, size_t n_x, const tile *t) {
     TILE(id, k, 4, 4)                                                          \
     void weight_##id##_mul_avx512(WEIGHT_MUL_ARGS) {                           \
         static const tile_set set = {                                          \
+            .rows = {1, 2, 4, 8}, \
             .mul = {{id##_1x1, id##_1x2, id##_1x4, id##_1x8},                  \
                     {id##_2x1, id##_2x2, id##_2x4, id##_2x8},                  \
                     {id##_4x1, id##_4x2, id##_4x4, NULL}},                     \
-            .panel = k == KIND_F32 ? 256 : 512,                                \
+            .panel = k == KIND_F32 ? 128 : 256,                                \
         };                                                                     \
         tile_run(&set, cols *column_bytes(k), packed, cols, group0, group1,    \
                  col0, col1, x, n_x, y);                                       \

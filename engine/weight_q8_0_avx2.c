@@ -149,6 +149,7 @@ TILE(f32, 4)
 
 void weight_q8_0_mul_a8_avx2(WEIGHT_MUL_ARGS) {
     static const tile_set set = {
+        .rows = {1, 2, 4},
         .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
         .panel = PANEL,
     };
@@ -158,6 +159,7 @@ void weight_q8_0_mul_a8_avx2(WEIGHT_MUL_ARGS) {
 
 void weight_q8_0_mul_f32_avx2(WEIGHT_MUL_ARGS) {
     static const tile_set set = {
+        .rows = {1, 2, 4},
         .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
         .panel = PANEL,
     };

@@ -111,9 +111,9 @@ static __m512i fold_16(const __m512i v[8]) {
     __m512i all =
         _mm512_add_epi32(_mm512_shuffle_i32x4(two[0], two[1], 0x88),
                          _mm512_shuffle_i32x4(two[0], two[1], 0xdd));
-    /* Now each quarter holds lanes v[0], v[2], v[1], v[3] of one half. */
-    const __m512i order = _mm512_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7, 8, 12, 10,
-                                            14, 9, 13, 11, 15);
+    /* Now each quarter holds one half of v[0] to v[3] or of v[4] to v[7]. */
+    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9,
+                                            13, 10, 14, 11, 15);
     return _mm512_permutexvar_epi32(order, all);
 }
 
@@ -209,9 +209,11 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
 TILE(a8, 1, 1)
 TILE(a8, 1, 2)
 TILE(a8, 1, 4)
+TILE(a8, 1, 6)
 TILE(a8, 2, 1)
 TILE(a8, 2, 2)
 TILE(a8, 2, 4)
+TILE(a8, 2, 6)
 TILE(a8, 4, 1)
 TILE(a8, 4, 2)
 TILE(f32, 1, 1)
@@ -227,8 +229,9 @@ TILE(f32, 4, 2)
 
 void weight_q8_0_mul_a8_avx512(WEIGHT_MUL_ARGS) {
     static const tile_set set = {
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL},
-                {a8_2x1, a8_2x2, a8_2x4, NULL},
+        .rows = {1, 2, 4, 6},
+        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x6},
+                {a8_2x1, a8_2x2, a8_2x4, a8_2x6},
                 {a8_4x1, a8_4x2, NULL, NULL}},
         .panel = PANEL,
         .prepare = prepare,
@@ -239,6 +242,7 @@ void weight_q8_0_mul_a8_avx512(WEIGHT_MUL_ARGS) {
 
 void weight_q8_0_mul_f32_avx512(WEIGHT_MUL_ARGS) {
     static const tile_set set = {
+        .rows = {1, 2, 4, 8},
         .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8},
                 {f32_2x1, f32_2x2, f32_2x4, f32_2x8},
                 {f32_4x1, f32_4x2, NULL, NULL}},

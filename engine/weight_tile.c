@@ -8,31 +8,33 @@
 #include <assert.h>
 #include "engine/util.h"
 
-/* log2 of the widest tile that is not wider than n rows. */
-static int rows_log2(const tile_set *set, size_t n) {
-    int log = 0;
-    while (log + 1 < 4 && (size_t)2 << log <= n &&
-           set->mul[0][log + 1] != NULL) {
-        log++;
+/* The place in `rows` of the most rows that are not more than n. */
+static size_t pick_rows(const tile_set *set, size_t n) {
+    size_t i = 0;
+    while (i + 1 < TILE_SIZES && set->rows[i + 1] != 0 &&
+           set->rows[i + 1] <= n) {
+        i++;
     }
-    return log;
+    return i;
 }
 
-static int groups_log2(const tile_set *set, size_t n, int row_log) {
-    int log = 0;
-    while (log + 1 < 3 && (size_t)2 << log <= n &&
-           set->mul[log + 1][row_log] != NULL) {
+/* log2 of the most groups, not more than n, for tiles of that many rows. */
+static size_t pick_groups(const tile_set *set, size_t n, size_t rows) {
+    size_t log = 0;
+    while ((size_t)1 << log < TILE_GROUPS && (size_t)2 << log <= n &&
+           set->mul[log + 1][rows] != NULL) {
         log++;
     }
     return log;
 }
 
 /* All rows of a batch over some groups: wide tiles first, then what is left. */
-static void run_rows(const tile_set *set, tile t, int group_log, size_t n_x) {
+static void run_rows(const tile_set *set, tile t, size_t group_log,
+                     size_t n_x) {
     while (n_x > 0) {
-        int row_log = rows_log2(set, n_x);
-        size_t n = (size_t)1 << row_log;
-        set->mul[group_log][row_log](&t);
+        size_t rows = pick_rows(set, n_x);
+        size_t n = set->rows[rows];
+        set->mul[group_log][rows](&t);
         t.x += n;
         t.y += n;
         if (t.prep != NULL) t.prep += n;
@@ -42,9 +44,9 @@ static void run_rows(const tile_set *set, tile t, int group_log, size_t n_x) {
 
 static void run_groups(const tile_set *set, tile t, size_t n_groups,
                        size_t n_x) {
-    int row_log = rows_log2(set, n_x);
+    size_t rows = pick_rows(set, n_x);
     while (n_groups > 0) {
-        int group_log = groups_log2(set, n_groups, row_log);
+        size_t group_log = pick_groups(set, n_groups, rows);
         size_t n = (size_t)1 << group_log;
         run_rows(set, t, group_log, n_x);
         t.weights += n * t.group_bytes;

@@ -1,7 +1,7 @@
 /* weight_tile.h - cuts a product into tiles whose sums stay in registers.
  *
  * Private to the kernels of the fast CPU levels.  A tile is 1, 2 or 4 groups of
- * weight rows times 1, 2, 4 or 8 activation rows over a panel of columns.
+ * weight rows times 1 to 8 activation rows over a panel of columns.
  * Several activation rows share each load of weights; several groups share each
  * load of activations and, for a single row, keep enough independent sums in
  * flight to hide the FMA's latency.  A panel of two groups fits the first-level
@@ -20,7 +20,7 @@
 #define TILE_GROUPS 4  /* of weights, at most */
 #define TILE_ROWS 8    /* of activations, at most */
 #define TILE_BATCH 64  /* activation rows that are prepared at a time */
-#define TILE_BLOCKS 32 /* A8 blocks of a panel, at most, if prepared */
+#define TILE_BLOCKS 16 /* A8 blocks of a panel, at most, if prepared */
 
 /* What a kernel would otherwise compute once for each tile that an activation
  * block takes part in. */
@@ -42,10 +42,13 @@ typedef struct {
 
 typedef void (*tile_mul)(const tile *t);
 
+#define TILE_SIZES 4 /* different numbers of activation rows */
+
 typedef struct {
-    /* by log2 of groups and of rows; a NULL means too many registers.  If a
-     * tile exists, so do all smaller ones. */
-    tile_mul mul[3][4];
+    size_t rows[TILE_SIZES]; /* of a tile: 1, then ascending; 0 ends them */
+    /* by log2 of the groups and by place in `rows`; a NULL means too many
+     * registers.  If a tile exists, so do all smaller ones. */
+    tile_mul mul[3][TILE_SIZES];
     size_t panel; /* columns, a multiple of the block */
     /* Prepare the blocks of columns [col0, col1) of one row; may be NULL. */
     void (*prepare)(size_t cols, size_t col0, size_t col1, const void *x,

@@ -52,21 +52,6 @@ static int check_rows(const message *m, const uint8_t *rows, char *why,
     return 0;
 }
 
-/* ZeroMQ hands out small messages where they lie in its receive buffer, at any
- * byte; kernels want floats where floats may be. */
-static int align_rows(frames *request) {
-    zmq_msg_t *part = &request->part[1];
-    if ((uintptr_t)zmq_msg_data(part) % sizeof(float) == 0) return 0;
-
-    zmq_msg_t aligned;
-    size_t bytes = zmq_msg_size(part);
-    if (zmq_msg_init_size(&aligned, bytes) != 0) return -ENOMEM;
-    memcpy(zmq_msg_data(&aligned), zmq_msg_data(part), bytes);
-    zmq_msg_move(part, &aligned);
-    zmq_msg_close(&aligned);
-    return 0;
-}
-
 int batch_check(const batch_rules *rules, frames *request, const message *m,
                 char *why, size_t why_size) {
     int rc = check_experts(rules, m, why, why_size);
@@ -89,8 +74,6 @@ int batch_check(const batch_rules *rules, frames *request, const message *m,
                        "%u rows for %zu pairs: some are of no use",
                        m->batch.n_rows, m->batch.rows.count);
     }
-    rc = align_rows(request);
-    if (rc < 0) return err_why(why, why_size, rc, "no memory for the rows");
     return check_rows(m, frames_data(request, 1), why, why_size);
 }
 

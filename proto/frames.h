@@ -2,7 +2,8 @@
  *
  * frames[0..count) are zmq messages: the header, then the payloads; the address
  * frame that a ROUTER socket needs is kept apart.  Filling a payload in place is
- * the only copy an activation makes on its way out. */
+ * the only copy an activation makes on its way out.  Payloads are aligned to
+ * FRAMES_ALIGN bytes, made here or received. */
 #ifndef PROTO_FRAMES_H
 #define PROTO_FRAMES_H
 
@@ -11,6 +12,7 @@
 #include <zmq.h>
 
 #define FRAMES_MAX 5     /* header and up to four payloads */
+#define FRAMES_ALIGN 8
 #define FRAMES_ADDRESS 64 /* longest address of a peer */
 
 typedef struct {
@@ -28,7 +30,7 @@ void frames_fini(frames *f);
 void frames_move(frames *to, frames *from);
 
 /* Append a part of `bytes` bytes, uninitialized, and return it (NULL: no
- * memory, or FRAMES_MAX reached).  Valid until the message is sent. */
+ * memory, or FRAMES_MAX reached).  Valid until the message is sent or moved. */
 void *frames_add(frames *f, size_t bytes);
 
 static inline void *frames_data(frames *f, size_t i) {

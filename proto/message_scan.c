@@ -154,6 +154,7 @@ static int scan_fields(scan *s, const ProtobufCMessageDescriptor *d,
                        const uint8_t *at, const uint8_t *end, unsigned depth) {
     const uint8_t *start = at;
     uint64_t seen = 0;
+    int result = 0;
     if (depth >= SCAN_DEPTH) {
         return err_why(s->why, s->why_size, ERR_MALFORMED,
                        "%s is nested too deep", d->short_name);
@@ -172,13 +173,17 @@ static int scan_fields(scan *s, const ProtobufCMessageDescriptor *d,
             protobuf_c_message_descriptor_get_field(d, f.number);
         if (known != NULL) {
             int rc = scan_known(s, d, known, &f, &seen, depth);
-            if (rc < 0) return rc;
+            if (rc < 0 && depth > 0) return rc;
+            if (rc < 0 && result == 0) {
+                result = rc; /* the first error is told; the ids may follow */
+                s->why = NULL;
+            }
         } else if (depth == 0 && f.number >= WIRE_BODY_FIRST &&
                    f.number <= WIRE_BODY_LAST) {
             s->glance->unknown_body = f.number;
         }
     }
-    return 0;
+    return result;
 }
 
 int wire_scan(const uint8_t *data, size_t bytes, wire_glance *g, char *why,

@@ -106,6 +106,9 @@ ROSTER_API const char *roster_version(void);
  *                       that set none, and for the answer to roster_status()
  *   grace_ms            2000; how much later than the coordinator's deadline
  *                       the library gives up by itself
+ *   interrupt_fd        number of a descriptor, on loan, such as a signalfd or
+ *                       the reading end of a pipe: once it is readable, calls
+ *                       that wait give up with -EINTR; default: none
  *   insecure            false; true allows endpoints beyond loopback (there is
  *                       no encryption yet) */
 typedef struct roster_config roster_config;

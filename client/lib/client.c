@@ -317,6 +317,20 @@ int roster_poll_timeout(const roster_client *client) {
     return client->stale || client->lost ? 0 : next_due(client);
 }
 
+int client_poll(const roster_client *c, int wait_ms) {
+    struct pollfd fds[2] = {
+        {.fd = link_fd(c->link), .events = POLLIN},
+        {.fd = c->config.interrupt_fd, .events = POLLIN},
+    };
+    if (poll(fds, ARRAY_LEN(fds), wait_ms) < 0) return -errno;
+    return fds[1].revents != 0 ? -EINTR : 0;
+}
+
+static bool interrupted(const roster_client *c) {
+    struct pollfd fd = {.fd = c->config.interrupt_fd, .events = POLLIN};
+    return poll(&fd, 1, 0) == 1;
+}
+
 /* One look at messages and clocks. */
 static int look(roster_client *c) {
     int handled = drain(c);
@@ -345,8 +359,8 @@ int roster_process(roster_client *client, int timeout_ms) {
         int due = roster_poll_timeout(client);
         if (due >= 0 && due < wait) wait = due;
 
-        struct pollfd fd = {.fd = link_fd(client->link), .events = POLLIN};
-        if (poll(&fd, 1, wait) < 0) return errno == EINTR ? 0 : -errno;
+        rc = client_poll(client, wait);
+        if (rc < 0) return rc == -EINTR ? 0 : rc;
     }
 }
 
@@ -354,7 +368,9 @@ int call_wait(call *c) {
     /* Every turn is bounded, and so is every call, by its deadline. */
     while (in_flight(c)) {
         int rc = roster_process(c->client, TURN_MS);
-        if (rc < 0 && in_flight(c)) call_end(c, rc, NULL);
+        if (rc < 0) call_end(c, rc, NULL);
+        if (rc >= 0 && interrupted(c->client))
+            abort_call(c, -EINTR, "interrupted");
     }
     return c->result;
 }

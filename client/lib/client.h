@@ -105,6 +105,10 @@ void call_cancel(call *c);
 /* Take it out of flight without a word to its owner. */
 void call_drop(call *c);
 
+/* Wait until the link or the interrupting descriptor (if any) is readable, or
+ * `wait_ms` have passed.  -EINTR: the descriptor is, or a signal arrived. */
+int client_poll(const roster_client *c, int wait_ms);
+
 /* Process until the call has ended; its result. */
 int call_wait(call *c);
 

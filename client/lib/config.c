@@ -3,6 +3,7 @@
 #include "client/lib/config.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine/err.h"
@@ -10,7 +11,7 @@
 
 #define MAX_TIMEOUT_MS (24u * 3600u * 1000u)
 
-typedef enum { SETTING_TEXT, SETTING_MS, SETTING_BOOL } setting_kind;
+typedef enum { SETTING_TEXT, SETTING_MS, SETTING_FD, SETTING_BOOL } setting_kind;
 
 typedef struct {
     const char *key;
@@ -31,6 +32,7 @@ static const setting settings[] = {
     VALUE(connect_timeout_ms, SETTING_MS),
     VALUE(timeout_ms, SETTING_MS),
     VALUE(grace_ms, SETTING_MS),
+    VALUE(interrupt_fd, SETTING_FD),
     VALUE(insecure, SETTING_BOOL),
 };
 
@@ -40,6 +42,7 @@ void client_config_defaults(roster_config *c) {
         .connect_timeout_ms = 5000,
         .timeout_ms = 10000,
         .grace_ms = 2000,
+        .interrupt_fd = -1,
     };
 }
 
@@ -67,14 +70,32 @@ static int set_text(char *to, size_t size, const setting *s, const char *value,
     return 0;
 }
 
-static int set_ms(uint32_t *to, const setting *s, const char *value, char *why,
-                  size_t why_size) {
+/* Digits alone; false also for what does not fit. */
+static bool read_number(const char *text, unsigned long *out) {
     char *end = NULL;
 
     errno = 0;
-    unsigned long ms = strtoul(value, &end, 10);
-    bool number = value[0] >= '0' && value[0] <= '9' && *end == '\0';
-    if (!number || errno != 0 || ms == 0 || ms > MAX_TIMEOUT_MS) {
+    *out = strtoul(text, &end, 10);
+    return text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0;
+}
+
+static int set_fd(int *to, const setting *s, const char *value, char *why,
+                  size_t why_size) {
+    unsigned long fd;
+
+    if (!read_number(value, &fd) || fd > INT_MAX) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "%s: '%s' is not a file descriptor", s->key, value);
+    }
+    *to = (int)fd;
+    return 0;
+}
+
+static int set_ms(uint32_t *to, const setting *s, const char *value, char *why,
+                  size_t why_size) {
+    unsigned long ms;
+
+    if (!read_number(value, &ms) || ms == 0 || ms > MAX_TIMEOUT_MS) {
         return err_why(why, why_size, ERR_USAGE,
                        "%s: '%s' is not a number of milliseconds from 1 to %u",
                        s->key, value, MAX_TIMEOUT_MS);
@@ -115,6 +136,8 @@ int roster_config_set(roster_config *config, const char *key, const char *value,
             return set_text(to, s->size, s, value, why, why_size);
         case SETTING_MS:
             return set_ms(to, s, value, why, why_size);
+        case SETTING_FD:
+            return set_fd(to, s, value, why, why_size);
         case SETTING_BOOL:
             return set_bool(to, s, value, why, why_size);
         }

@@ -16,6 +16,7 @@ struct roster_config {
     uint32_t connect_timeout_ms;
     uint32_t timeout_ms;
     uint32_t grace_ms;
+    int interrupt_fd; /* -1: none */
     bool insecure;
 };
 

@@ -2,7 +2,6 @@
 #include "client/lib/client.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,9 +33,12 @@ static int open_link(roster_client *c, char *why, size_t why_size) {
     return link_connect(&c->link, &lc, endpoint_text, why, why_size);
 }
 
-static void wait_link(roster_client *c) {
-    struct pollfd fd = {.fd = link_fd(c->link), .events = POLLIN};
-    (void)poll(&fd, 1, RETRY_MS); /* a failure only shortens the wait */
+/* -EINTR only if the caller's descriptor asks to give up. */
+static int wait_link(roster_client *c, char *why, size_t why_size) {
+    int rc = client_poll(c, RETRY_MS);
+    if (rc == -EINTR && c->config.interrupt_fd >= 0)
+        return err_why(why, why_size, rc, "interrupted");
+    return 0; /* another failure only shortens the wait */
 }
 
 /* HELLO goes out when the link is up: until then it refuses. */
@@ -59,7 +61,8 @@ static int send_hello(roster_client *c, uint64_t until, char *why,
                            "nobody listens at %s (tried for %u ms)",
                            c->endpoint, c->config.connect_timeout_ms);
         }
-        wait_link(c);
+        rc = wait_link(c, why, why_size);
+        if (rc < 0) return rc;
     }
 }
 
@@ -106,7 +109,8 @@ static int receive_welcome(roster_client *c, uint64_t until, char *why,
     frames_init(&f);
     int rc = link_recv(c->link, &f);
     while (rc == -EAGAIN && now_ms() < until) {
-        wait_link(c);
+        int given_up = wait_link(c, why, why_size);
+        if (given_up < 0) return given_up;
         rc = link_recv(c->link, &f);
     }
     if (rc == -EAGAIN) {

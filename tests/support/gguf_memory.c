@@ -22,8 +22,10 @@ int gguf_memory_open(gguf **out, const void *bytes, size_t n, char *why,
 
     int rc = gguf_parse(f, why, why_size);
     if (rc == 0) rc = gguf_join(g, why, why_size);
-    if (rc < 0) gguf_memory_close(g);
-    else *out = g;
+    if (rc < 0)
+        gguf_memory_close(g);
+    else
+        *out = g;
     return rc;
 }
 

@@ -2,8 +2,8 @@
  *
  * Keys and tensors are declared in the order they shall stand in the file, then
  * gguf_writer_finish() writes everything at once: tensor data streams from the
- * caller's fill functions, so a file may be much larger than memory.  Errors are
- * sticky: the first one is what gguf_writer_finish() returns.  Nothing is
+ * caller's fill functions, so a file may be much larger than memory.  Errors
+ * are sticky: the first one is what gguf_writer_finish() returns.  Nothing is
  * checked that a test may want to get wrong: a key may be written twice. */
 #ifndef TESTS_SUPPORT_GGUF_WRITER_H
 #define TESTS_SUPPORT_GGUF_WRITER_H
@@ -18,7 +18,8 @@ typedef struct gguf_writer gguf_writer;
 /* Produce the next `bytes` of a tensor's data.  Called with ascending pieces,
  * each a multiple of `GGUF_WRITER_PIECE` but the last. */
 typedef void (*gguf_fill)(void *context, size_t bytes, void *out);
-#define GGUF_WRITER_PIECE ((size_t)34 << 15) /* whole blocks of Q8_0 and F32 */
+#define GGUF_WRITER_PIECE ((size_t)34 << 15) /* whole blocks of Q8_0 and F32   \
+                                              */
 
 /* Version 3, alignment 32.  NULL if there is no memory. */
 gguf_writer *gguf_writer_new(void);

@@ -135,8 +135,8 @@ static void add(generator *g, const char *name, uint32_t type, float mean,
     r->mean = mean;
     r->deviation = deviation;
     for (uint64_t i = 0; i < 4; i++)
-        r->s[i] = XXH3_64bits_withSeed(name, strlen(name),
-                                       g->shape->seed * 4 + i);
+        r->s[i] =
+            XXH3_64bits_withSeed(name, strlen(name), g->shape->seed * 4 + i);
     gguf_writer_tensor_fill(g->w, name, type, n_dims, dims, find_fill(type), r);
 }
 
@@ -197,8 +197,8 @@ static void add_ffn(generator *g, uint32_t layer) {
 static void add_tensors(generator *g) {
     const model_shape *s = g->shape;
     const uint64_t embedding[2] = {s->width, s->n_vocab};
-    add(g, "token_embd.weight", s->type, 0.0f,
-        4.0f * sqrtf((float)s->n_layers), 2, embedding);
+    add(g, "token_embd.weight", s->type, 0.0f, 4.0f * sqrtf((float)s->n_layers),
+        2, embedding);
     add_norm(g, "output_norm.weight", s->width);
     add_matrix(g, "output.weight", s->width, s->n_vocab, 0);
     for (uint32_t layer = 0; layer < s->n_layers; layer++) {

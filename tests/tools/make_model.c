@@ -11,7 +11,6 @@
 #include "engine/weight.h"
 #include "tests/support/model_gen.h"
 
-
 #define EXIT_USAGE 2
 
 /* The computable format of that name. */

@@ -1,0 +1,14 @@
+/* commands.h - the subcommands of `roster`, a file each (cmd_*.c).  Each takes
+ * its own arguments, argv[0] being its name, and returns the exit status. */
+#ifndef CLIENT_COMMANDS_H
+#define CLIENT_COMMANDS_H
+
+int cmd_up(int argc, char **argv);
+int cmd_generate(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+int cmd_detokenize(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+
+#endif

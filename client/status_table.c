@@ -1,0 +1,153 @@
+/* status_table.c - see status_table.h. */
+#include "client/status_table.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <string.h>
+#include "client/cli.h"
+#include "engine/err.h"
+
+#define CELL 64
+#define LABEL "%-12s "
+
+/* Any value as a word; "-" if there is none. */
+static const char *cell(const json_t *value, char *out, size_t size) {
+    if (json_is_string(value)) {
+        snprintf(out, size, "%s", json_string_value(value));
+    } else if (json_is_integer(value)) {
+        snprintf(out, size, "%" JSON_INTEGER_FORMAT,
+                 json_integer_value(value));
+    } else if (json_is_real(value)) {
+        snprintf(out, size, "%.1f", json_real_value(value));
+    } else if (json_is_boolean(value)) {
+        snprintf(out, size, "%s", json_is_true(value) ? "yes" : "no");
+    } else {
+        snprintf(out, size, "-");
+    }
+    return out[0] != '\0' ? out : "-";
+}
+
+static const char *member(const json_t *object, const char *key, char *out) {
+    return cell(json_object_get(object, key), out, CELL);
+}
+
+static const char *bytes_member(const json_t *object, const char *key,
+                                char *out) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_integer(value) || json_integer_value(value) < 0) return "-";
+    cli_format_bytes((uint64_t)json_integer_value(value), out, CELL);
+    return out;
+}
+
+static void print_uptime(FILE *out, const json_t *root) {
+    double s = json_number_value(json_object_get(root, "uptime_s"));
+    if (s <= 0) return;
+    uint64_t minutes = (uint64_t)s / 60;
+    fprintf(out, LABEL "%" PRIu64 " h %02" PRIu64 " min\n", "up", minutes / 60,
+            minutes % 60);
+}
+
+static void print_profile(FILE *out, const json_t *root) {
+    const json_t *profile = json_object_get(root, "profile");
+    const char *key;
+    json_t *value;
+    char text[CELL];
+
+    if (!json_is_object(profile)) return;
+    fprintf(out, LABEL, "profile");
+    const char *separator = "";
+    json_object_foreach((json_t *)profile, key, value) {
+        fprintf(out, "%s%s %s", separator, key,
+                cell(value, text, sizeof(text)));
+        separator = ", ";
+    }
+    fputc('\n', out);
+}
+
+static void print_head(FILE *out, const json_t *root) {
+    static const char *const keys[] = {"cluster", "model", "fingerprint",
+                                       "epoch", "context", "tokens_generated",
+                                       "takeovers"};
+    static const char *const labels[] = {"cluster", "model", "fingerprint",
+                                         "epoch", "context", "generated",
+                                         "takeovers"};
+    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+        char text[160];
+        const json_t *value = json_object_get(root, keys[i]);
+        if (value == NULL) continue;
+        fprintf(out, LABEL "%s\n", labels[i], cell(value, text, sizeof(text)));
+    }
+    print_uptime(out, root);
+    print_profile(out, root);
+}
+
+static void print_requests(FILE *out, const json_t *root) {
+    const json_t *r = json_object_get(root, "requests");
+    char a[CELL], q[CELL], d[CELL], f[CELL];
+
+    if (!json_is_object(r)) return;
+    fprintf(out, LABEL "%s active, %s queued, %s done, %s failed\n", "requests",
+            member(r, "active", a), member(r, "queued", q),
+            member(r, "done", d), member(r, "failed", f));
+}
+
+static void print_experts(FILE *out, const json_t *root) {
+    const json_t *c = json_object_get(root, "coverage");
+    const json_t *local = json_object_get(root, "local_experts");
+    char a[CELL], b[CELL], d[CELL];
+
+    if (json_is_object(c)) {
+        fprintf(out, LABEL "%s, %s of them held by one node only, %s by none\n",
+                "experts", member(c, "experts", a), member(c, "single", b),
+                member(c, "unheld", d));
+    }
+    if (json_is_object(local)) {
+        bool allowed = json_is_true(json_object_get(local, "allowed"));
+        fprintf(out, LABEL "%s, %s resident\n", "own experts",
+                allowed ? "allowed" : "not allowed",
+                bytes_member(local, "resident_bytes", a));
+    }
+}
+
+static void print_nodes(FILE *out, const json_t *nodes) {
+    static const char row[] = "%-14s %-26s %-10s %8s %10s %9s %10s %8s  %s\n";
+    size_t i;
+    json_t *n;
+
+    if (!json_is_array(nodes) || json_array_size(nodes) == 0) return;
+    fputc('\n', out);
+    fprintf(out, row, "NODE", "ENDPOINT", "STATE", "EXPERTS", "RESIDENT",
+            "BATCHES", "PAIRS", "DELAY", "");
+    json_array_foreach((json_t *)nodes, i, n) {
+        char c[8][CELL], delay[CELL + 4] = "-";
+        const json_t *us = json_object_get(n, "latency_us");
+        if (json_is_number(us))
+            snprintf(delay, sizeof(delay), "%.1f ms",
+                     json_number_value(us) / 1000);
+        const char *why = member(n, "why", c[7]);
+        fprintf(out, row, member(n, "name", c[0]), member(n, "endpoint", c[1]),
+                member(n, "state", c[2]), member(n, "experts", c[3]),
+                bytes_member(n, "resident_bytes", c[4]),
+                member(n, "batches", c[5]), member(n, "pairs", c[6]), delay,
+                strcmp(why, "-") == 0 ? "" : why);
+    }
+}
+
+int status_table_print(FILE *out, const char *json, char *why,
+                       size_t why_size) {
+    json_error_t error;
+    json_t *root = json_loads(json, 0, &error);
+
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return err_why(why, why_size, ERR_MALFORMED,
+                       "the coordinator's status is not a JSON object: %s",
+                       error.text);
+    }
+    print_head(out, root);
+    print_requests(out, root);
+    print_experts(out, root);
+    print_nodes(out, json_object_get(root, "nodes"));
+    json_decref(root);
+    return 0;
+}

@@ -1,0 +1,243 @@
+/* answers.c - see answers.h. */
+#include "coordinator/answers.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "coordinator/server_internal.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+
+/* ---- counters around a request ---- */
+
+static uint32_t n_counters(const server *s) {
+    return (s->nodes != NULL ? nodes_count(s->nodes) : 0) + 1;
+}
+
+static void read_pairs(const server *s, uint64_t *pairs) {
+    uint32_t n = n_counters(s) - 1;
+    for (uint32_t i = 0; i < n; i++) {
+        dispatch_node_stats stats;
+        exchange_node(s->config.experts, i, &stats);
+        pairs[i] = stats.pairs;
+    }
+    dispatch_stats totals;
+    exchange_totals(s->config.experts, &totals);
+    pairs[n] = totals.local_pairs;
+}
+
+/* Feed the resumed tokens through the text stream again; what it gives beyond
+ * the bytes that were delivered is still owed. */
+static int replay(const server *s, request *r, const message *asked) {
+    const message_u32s *given = &asked->generate.tokens;
+    uint32_t n = asked->generate.resumed_tokens;
+    uint64_t skip = asked->generate.delivered_bytes;
+    for (size_t i = given->count - n; i < given->count; i++) {
+        gguf_string piece =
+            tokenizer_piece(s->config.words, (int32_t)given->items[i], false);
+        char *text = malloc(piece.len + sizeof(r->text.held));
+        if (text == NULL) return -ENOMEM;
+        size_t bytes = utf8_stream_push(&r->text, piece.data, piece.len, text);
+        size_t owed = bytes > skip ? bytes - (size_t)skip : 0;
+        char *head = realloc(r->head, r->head_bytes + owed + 1);
+        if (head == NULL) {
+            free(text);
+            return -ENOMEM;
+        }
+        memcpy(head + r->head_bytes, text + bytes - owed, owed);
+        r->head = head;
+        r->head_bytes += owed;
+        skip -= size_min(bytes, (size_t)skip);
+        free(text);
+    }
+    r->first_index = n;
+    r->delivered_bytes = asked->generate.delivered_bytes;
+    return 0;
+}
+
+int answers_begin(server *s, request *r, const message *asked) {
+    r->pairs_at_start = calloc(n_counters(s), sizeof(*r->pairs_at_start));
+    if (r->pairs_at_start == NULL) return -ENOMEM;
+    read_pairs(s, r->pairs_at_start);
+    dispatch_stats totals;
+    exchange_totals(s->config.experts, &totals);
+    r->takeovers_at_start = totals.takeover_pairs;
+    if (asked->kind != MESSAGE_GENERATE) return 0;
+    return replay(s, r, asked);
+}
+
+/* ---- events ---- */
+
+static message answer(const server *s, const request *r, message_kind kind) {
+    message m = identity_message(s->config.self, kind);
+    m.to_boot_id = r->boot_id;
+    m.request_id = r->request_id;
+    return m;
+}
+
+static void send_sealed(server *s, const request *r, frames *f,
+                        const message *m) {
+    int rc = message_seal(f, m);
+    if (rc == 0) {
+        server_send(s, r->owner, f);
+        return;
+    }
+    log_error("cannot send a %s: %s", message_kind_name(m->kind),
+              err_text(rc));
+    frames_fini(f);
+}
+
+static void send_plain(server *s, const request *r, const message *m) {
+    frames f;
+    frames_init(&f);
+    if (frames_add(&f, 0) == NULL) {
+        log_error("out of memory for a %s", message_kind_name(m->kind));
+        return;
+    }
+    send_sealed(s, r, &f, m);
+}
+
+static void on_token(server *s, request *r, const step_event *e) {
+    gguf_string piece =
+        tokenizer_piece(s->config.words, (int32_t)e->token, false);
+    size_t room = r->head_bytes + piece.len + sizeof(r->text.held);
+    char *text = malloc(room);
+    if (text == NULL) {
+        log_error("out of memory for a token's text");
+        return;
+    }
+    size_t bytes = r->head_bytes;
+    if (bytes > 0) memcpy(text, r->head, bytes);
+    r->head_bytes = 0;
+    bytes += utf8_stream_push(&r->text, piece.data, piece.len, text + bytes);
+    r->delivered_bytes += bytes;
+    s->tokens_generated++;
+
+    message m = answer(s, r, MESSAGE_TOKEN);
+    m.token.index = r->first_index + e->index;
+    m.token.id = e->token;
+    m.token.text = (message_text){text, bytes};
+    m.token.delivered_bytes = r->delivered_bytes;
+    send_plain(s, r, &m);
+    free(text);
+}
+
+/* A part of `bytes` bytes copied from `from`. */
+static bool add_part(frames *f, const void *from, size_t bytes) {
+    void *part = frames_add(f, bytes);
+    if (part == NULL) return false;
+    if (bytes > 0) memcpy(part, from, bytes);
+    return true;
+}
+
+static void on_logits(server *s, request *r, const step_event *e,
+                      const uint32_t *moe_layers, uint32_t n_moe) {
+    const model_config *c = &s->config.weights->config;
+    message m = answer(s, r, MESSAGE_LOGITS);
+    m.logits.first = e->first;
+    m.logits.n_rows = e->n_rows;
+    m.logits.n_vocab = c->n_vocab;
+    frames f;
+    frames_init(&f);
+    bool ok = frames_add(&f, 0) != NULL &&
+              add_part(&f, e->logits,
+                       (size_t)e->n_rows * c->n_vocab * sizeof(float));
+    if (ok && e->experts != NULL) {
+        size_t n = (size_t)n_moe * e->n_rows * c->n_used;
+        m.logits.moe_layers = (message_u32s){moe_layers, n_moe};
+        m.logits.k = c->n_used;
+        ok = add_part(&f, e->experts, n * sizeof(uint32_t)) &&
+             add_part(&f, e->weights, n * sizeof(float));
+    }
+    if (!ok) {
+        log_error("out of memory for %u rows of logits", e->n_rows);
+        frames_fini(&f);
+        return;
+    }
+    send_sealed(s, r, &f, &m);
+}
+
+static void fill_stats(const server *s, const request *r, message *m,
+                       message_share *shares, uint64_t *pairs) {
+    const model_config *c = &s->config.weights->config;
+    uint32_t n_nodes = n_counters(s) - 1;
+    uint32_t n_moe = c->n_experts > 0 ? c->n_layers - c->first_moe_layer : 0;
+    m->finished.experts_per_token = n_moe * c->n_used;
+    m->finished.experts_stored = n_moe * c->n_experts;
+    m->finished.bytes_per_token =
+        s->config.weights->bytes_per_token + s->config.expert_bytes_per_token;
+    m->finished.bytes_resident =
+        s->config.weights->bytes + local_experts_bytes(s->config.local);
+    if (s->nodes != NULL) {
+        m->finished.bytes_resident += nodes_resident_bytes(s->nodes);
+    }
+    read_pairs(s, pairs);
+    for (uint32_t i = 0; i <= n_nodes; i++) {
+        shares[i].name = i < n_nodes ? nodes_name(s->nodes, i) : "local";
+        shares[i].pairs = pairs[i] - r->pairs_at_start[i];
+    }
+    m->finished.shares = shares;
+    m->finished.n_shares = n_nodes + 1;
+    dispatch_stats totals;
+    exchange_totals(s->config.experts, &totals);
+    m->finished.takeovers = totals.takeover_pairs - r->takeovers_at_start;
+}
+
+static void on_finished(server *s, request *r, const step_event *e) {
+    message m = answer(s, r, MESSAGE_FINISHED);
+    m.finished.reason = e->reason;
+    m.finished.prompt_tokens = e->timing.prompt_tokens;
+    m.finished.generated_tokens = e->timing.generated;
+    m.finished.prompt_us = e->timing.prompt_us;
+    m.finished.generate_us = e->timing.generate_us;
+
+    char tail[sizeof(r->text.held)];
+    size_t bytes = utf8_stream_flush(&r->text, tail);
+    m.finished.text = (message_text){tail, bytes};
+
+    message_share *shares = calloc(n_counters(s), sizeof(*shares));
+    uint64_t *pairs = calloc(n_counters(s), sizeof(*pairs));
+    if (shares != NULL && pairs != NULL) fill_stats(s, r, &m, shares, pairs);
+    send_plain(s, r, &m);
+    free(shares);
+    free(pairs);
+}
+
+static void on_failed(server *s, request *r, const step_event *e) {
+    log_warn("request %llu failed: %s", (unsigned long long)r->id, e->why);
+    message m = answer(s, r, MESSAGE_ERROR);
+    m.error.code = e->code;
+    m.error.text = e->why;
+    send_plain(s, r, &m);
+}
+
+static void on_event(server *s, const step_event *e) {
+    request *r = clients_find(s->clients, e->id);
+    if (r == NULL) return; /* cancelled meanwhile */
+    uint32_t moe[MODEL_MAX_LAYERS], n_moe = 0;
+    switch (e->kind) {
+    case EVENT_TOKEN: on_token(s, r, e); return;
+    case EVENT_LOGITS:
+        for (uint32_t l = 0; l < s->config.weights->config.n_layers; l++) {
+            if (model_is_moe(&s->config.weights->config, l)) moe[n_moe++] = l;
+        }
+        on_logits(s, r, e, moe, n_moe);
+        return;
+    case EVENT_FINISHED: on_finished(s, r, e); break;
+    case EVENT_FAILED: on_failed(s, r, e); break;
+    }
+    /* The last message may have found the client gone, and the request. */
+    r = clients_find(s->clients, e->id);
+    if (r != NULL) clients_drop_request(s->clients, r);
+}
+
+void server_take_events(server *s) {
+    step_event *e = step_events(s->config.steps);
+    while (e != NULL) {
+        step_event *next = e->next;
+        if (!s->closing) on_event(s, e);
+        step_event_free(e);
+        e = next;
+    }
+}

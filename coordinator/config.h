@@ -1,0 +1,26 @@
+/* config.h - the coordinator's options (docs: `roster-coordinator --help`). */
+#ifndef COORDINATOR_CONFIG_H
+#define COORDINATOR_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "engine/kv_cache.h"
+#include "engine/options.h"
+
+typedef struct {
+    options *parsed; /* keeps the texts below */
+    const char *model;
+    const char *listen, *cluster, *name, *kv, *log_level;
+    option_list nodes;
+    bool no_local_experts, exact, insecure;
+    uint64_t local_memory, kv_memory;
+    uint32_t threads, context, batch_tokens, max_running, max_queued;
+    uint32_t timeout_ms, start_timeout_ms, drain_timeout_ms;
+    kv_type kv_type;
+} config;
+
+/* OPTIONS_RUN, OPTIONS_EXIT, or a negative code with a sentence in `why`. */
+int config_parse(config *c, int argc, char **argv, char *why, size_t why_size);
+void config_free(config *c);
+
+#endif

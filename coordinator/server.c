@@ -1,0 +1,404 @@
+/* server.c - see server.h. */
+#include "coordinator/server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "coordinator/answers.h"
+#include "coordinator/server_internal.h"
+#include "coordinator/status.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+
+#define ARENA_BYTES ((size_t)16 << 20)
+#define FLUSH_MS 5
+#define DEFAULT_NEW_TOKENS 512
+#define LEAST_TIMEOUT_MS 100
+#define EVAL_STEP_BYTES ((size_t)32 << 20) /* logits of one batch step */
+
+/* ---- answers that are not events ---- */
+
+void server_send(server *s, client *to, frames *f) {
+    clients_send(s->clients, to, f);
+    zmq_watch_kick(s->watch);
+    if (!uv_is_active((uv_handle_t *)&s->flush)) {
+        uv_timer_start(&s->flush, s->on_flush, FLUSH_MS, 0);
+    }
+}
+
+static void send_message(server *s, client *to, const message *m) {
+    frames f;
+    frames_init(&f);
+    int rc = frames_add(&f, 0) == NULL ? -ENOMEM : message_seal(&f, m);
+    if (rc < 0) {
+        log_error("cannot send a %s: %s", message_kind_name(m->kind),
+                  err_text(rc));
+        frames_fini(&f);
+        return;
+    }
+    server_send(s, to, &f);
+}
+
+static void send_error(server *s, client *to, const message *asked, int code,
+                       const char *text) {
+    frames f;
+    frames_init(&f);
+    message self = identity_message(s->config.self, MESSAGE_ERROR);
+    if (message_error(&f, &self, asked, code, text) == 0) {
+        server_send(s, to, &f);
+    }
+    frames_fini(&f);
+}
+
+static message reply_to(const server *s, const message *asked,
+                        message_kind kind) {
+    message m = identity_message(s->config.self, kind);
+    m.to_boot_id = asked->boot_id;
+    m.request_id = asked->request_id;
+    return m;
+}
+
+static void on_hello(server *s, client *from, const message *asked) {
+    const profile *own = s->config.profile;
+    message m = reply_to(s, asked, MESSAGE_WELCOME);
+    m.welcome.role = ROLE_COORDINATOR;
+    m.welcome.name = s->config.self->name;
+    m.welcome.has_profile = true;
+    m.welcome.profile = (message_profile){own->version, own->activation,
+                                          own->rows,    own->kv,
+                                          own->mla,     own->blas};
+    m.welcome.data_endpoint = "";
+    m.welcome.cpu = cpu_name(cpu_current());
+    m.welcome.model = s->config.weights->config.name;
+    m.welcome.n_vocab = s->config.weights->config.n_vocab;
+    m.welcome.n_context = s->config.max_context;
+    send_message(s, from, &m);
+}
+
+static void on_status(server *s, client *from, const message *asked) {
+    char *text = status_text(s);
+    if (text == NULL) {
+        send_error(s, from, asked, -ENOMEM, "out of memory");
+        return;
+    }
+    message m = reply_to(s, asked, MESSAGE_STATUS);
+    m.status.json = (message_text){text, strlen(text)};
+    send_message(s, from, &m);
+    free(text);
+}
+
+static void on_ping(server *s, client *from, const message *asked) {
+    message m = reply_to(s, asked, MESSAGE_PONG);
+    step_stats stats;
+    step_read_stats(s->config.steps, &stats);
+    m.pong.progress = stats.steps;
+    m.pong.queued_jobs = stats.counts.queued;
+    send_message(s, from, &m);
+}
+
+static void on_cancel(server *s, client *from, const message *asked) {
+    request *r = clients_find_of(s->clients, from, asked->request_id);
+    if (r == NULL) return; /* it ended while the message was under way */
+    step_cancel(s->config.steps, r->id);
+    clients_drop_request(s->clients, r);
+    message m = reply_to(s, asked, MESSAGE_FINISHED);
+    m.finished.reason = FINISH_CANCELLED;
+    send_message(s, from, &m);
+}
+
+/* ---- new requests ---- */
+
+/* The prompt: given ids, then the text's.  `*out` is malloc'ed. */
+static int prompt_tokens(const server *s, const message *m, uint32_t **out,
+                         uint32_t *n_out, char *why, size_t why_size) {
+    const message_u32s *given = &m->generate.tokens;
+    size_t n_text = m->generate.text.len, room = 3 * n_text + 4, n = 0;
+    uint32_t *tokens = malloc((given->count + room) * sizeof(*tokens));
+    if (tokens == NULL) return -ENOMEM;
+
+    for (size_t i = 0; i < given->count; i++) {
+        tokens[i] = given->items[i];
+        if (tokens[i] < s->config.weights->config.n_vocab) continue;
+        free(tokens);
+        return err_why(why, why_size, ERR_RANGE,
+                       "token %u is outside the vocabulary", given->items[i]);
+    }
+    bool special = m->generate.add_special && given->count == 0;
+    int rc = 0;
+    if (n_text > 0 || special) {
+        rc = tokenizer_encode(s->config.words, m->generate.text.data, n_text,
+                              special, m->generate.parse_special,
+                              (int32_t *)tokens + given->count, room, &n);
+    }
+    if (rc == 0 && given->count + n == 0) {
+        rc = err_why(why, why_size, ERR_RANGE, "the prompt is empty");
+    }
+    if (rc == 0 && given->count + n >= s->config.max_context) {
+        rc = err_why(why, why_size, ERR_CONTEXT,
+                     "the prompt has %zu tokens, the context %u",
+                     given->count + n, s->config.max_context);
+    }
+    if (rc < 0) {
+        free(tokens);
+        return rc;
+    }
+    *out = tokens;
+    *n_out = (uint32_t)(given->count + n);
+    return 0;
+}
+
+static sampler_params resolve_sampling(const message_sampling *given) {
+    sampler_params p = {
+        .temperature = given->temperature,
+        .top_k = given->top_k,
+        .top_p = given->top_p > 0.0f ? given->top_p : 1.0f,
+        .min_p = given->min_p,
+        .seed = given->seed,
+    };
+    if (!given->has_seed) {
+        random_bytes(&p.seed, sizeof(p.seed));
+        p.seed >>= 1; /* so that it survives signed readers */
+    }
+    return p;
+}
+
+static uint32_t resolve_timeout(const server *s, uint32_t given) {
+    if (given == 0) return s->config.timeout_ms;
+    return given < LEAST_TIMEOUT_MS ? LEAST_TIMEOUT_MS : given;
+}
+
+static void send_accepted(server *s, client *to, const message *asked,
+                          const step_request *q) {
+    message m = reply_to(s, asked, MESSAGE_ACCEPTED);
+    const sampler_params *p = &q->sampling;
+    m.accepted.sampling = (message_sampling){
+        .temperature = p->temperature,
+        .top_p = p->top_p,
+        .min_p = p->min_p,
+        .top_k = p->top_k,
+        .seed = p->seed,
+        .has_seed = true,
+    };
+    m.accepted.max_tokens = q->max_new;
+    m.accepted.timeout_ms = q->timeout_ms;
+    m.accepted.prompt_tokens = (message_u32s){q->tokens, q->n_tokens};
+    send_message(s, to, &m);
+}
+
+/* Register and hand over; q->tokens is taken or freed. */
+static void start(server *s, client *from, const message *m, step_request *q) {
+    request *r = clients_add_request(s->clients, from, q->id, m);
+    int rc = r == NULL ? ERR_MALFORMED : answers_begin(s, r, m);
+    if (rc < 0) {
+        send_error(s, from, m, rc,
+                   r == NULL ? "this request id is in use" : err_text(rc));
+        if (r != NULL) clients_drop_request(s->clients, r);
+        free(q->tokens);
+        return;
+    }
+    /* Before the request can be answered, and while the tokens are ours.  The
+     * client may be found gone by it, and the request with it. */
+    if (q->kind == REQUEST_GENERATE) send_accepted(s, from, m, q);
+    if (clients_find(s->clients, q->id) == NULL) {
+        free(q->tokens);
+        return;
+    }
+    rc = step_submit(s->config.steps, q);
+    if (rc == 0) return;
+    free(q->tokens);
+    clients_drop_request(s->clients, r);
+    send_error(s, from, m, rc, err_text(rc));
+}
+
+static void on_generate(server *s, client *from, const message *m) {
+    char why[200] = "";
+    step_request q = {
+        .id = ++s->last_id,
+        .kind = REQUEST_GENERATE,
+        .sampling = resolve_sampling(&m->generate.sampling),
+        .ignore_end = m->generate.ignore_end,
+        .timeout_ms = resolve_timeout(s, m->generate.timeout_ms),
+    };
+    int rc = sampler_check(&q.sampling, why, sizeof(why));
+    if (rc == 0 && m->generate.resumed_tokens > m->generate.tokens.count) {
+        rc = err_why(why, sizeof(why), ERR_RANGE,
+                     "resumed_tokens %u exceeds the tokens given",
+                     m->generate.resumed_tokens);
+    }
+    if (rc == 0) rc = prompt_tokens(s, m, &q.tokens, &q.n_tokens, why,
+                                    sizeof(why));
+    if (rc < 0) {
+        send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
+        return;
+    }
+    uint32_t room = s->config.max_context - q.n_tokens;
+    q.max_new = m->generate.max_tokens != 0 ? m->generate.max_tokens
+                                            : DEFAULT_NEW_TOKENS;
+    if (q.max_new > room) q.max_new = room;
+    start(s, from, m, &q);
+}
+
+static int eval_tokens(const server *s, const message *m, step_request *q,
+                       char *why, size_t why_size) {
+    const message_u32s *given = &m->eval.tokens;
+    if (given->count == 0 || given->count > s->config.max_context) {
+        return err_why(why, why_size, ERR_CONTEXT,
+                       "%zu tokens do not fit the context of %u", given->count,
+                       s->config.max_context);
+    }
+    for (size_t i = 0; i < given->count; i++) {
+        if (given->items[i] < s->config.weights->config.n_vocab) continue;
+        return err_why(why, why_size, ERR_RANGE,
+                       "token %u is outside the vocabulary", given->items[i]);
+    }
+    q->tokens = malloc(given->count * sizeof(*q->tokens));
+    if (q->tokens == NULL) return -ENOMEM;
+    memcpy(q->tokens, given->items, given->count * sizeof(*q->tokens));
+    q->n_tokens = (uint32_t)given->count;
+    return 0;
+}
+
+static void on_eval(server *s, client *from, const message *m) {
+    char why[200] = "";
+    /* A chunk's logits are in memory at once; bits do not depend on it. */
+    size_t row_bytes = s->config.weights->config.n_vocab * sizeof(float);
+    size_t most = size_max(EVAL_STEP_BYTES / row_bytes, 1);
+    uint32_t chunk = m->eval.chunk != 0 ? m->eval.chunk : UINT32_MAX;
+    step_request q = {
+        .id = ++s->last_id,
+        .kind = REQUEST_EVAL,
+        .chunk = (uint32_t)size_min(chunk, most),
+        .timeout_ms = resolve_timeout(s, m->eval.timeout_ms),
+        .routing = m->eval.routing,
+    };
+    int rc = eval_tokens(s, m, &q, why, sizeof(why));
+    if (rc < 0) {
+        send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
+        return;
+    }
+    start(s, from, m, &q);
+}
+
+/* ---- what arrives ---- */
+
+typedef void (*handler)(server *s, client *from, const message *m);
+static const handler handlers[MESSAGE_KINDS] = {
+    [MESSAGE_HELLO] = on_hello,       [MESSAGE_PING] = on_ping,
+    [MESSAGE_GENERATE] = on_generate, [MESSAGE_EVAL] = on_eval,
+    [MESSAGE_CANCEL] = on_cancel,     [MESSAGE_STATUS_REQUEST] = on_status,
+};
+
+static bool needs_service(message_kind kind) {
+    return kind == MESSAGE_GENERATE || kind == MESSAGE_EVAL;
+}
+
+static void on_message(void *ctx, frames *f) {
+    server *s = ctx;
+    client *from = clients_of(s->clients, f);
+    if (from == NULL) return; /* too many: its own deadline tells it */
+    message m;
+    char why[200] = "";
+    int rc = message_open(f, s->arena, &m, why, sizeof(why));
+    if (rc < 0) {
+        log_warn("a client's message: %s (%s)", why, err_text(rc));
+        send_error(s, from, &m, rc, why);
+        return;
+    }
+    if (m.cluster[0] != '\0' &&
+        strcmp(m.cluster, s->config.self->cluster) != 0) {
+        snprintf(why, sizeof(why), "this is cluster '%s', not '%s'",
+                 s->config.self->cluster, m.cluster);
+        send_error(s, from, &m, ERR_WRONG_CLUSTER, why);
+        return;
+    }
+    if (m.to_boot_id != 0 && m.to_boot_id != s->config.self->boot_id) {
+        send_error(s, from, &m, ERR_WRONG_BOOT, err_text(ERR_WRONG_BOOT));
+        return;
+    }
+    if (handlers[m.kind] == NULL) {
+        snprintf(why, sizeof(why), "a coordinator takes no %s",
+                 message_kind_name(m.kind));
+        send_error(s, from, &m, ERR_MALFORMED, why);
+        return;
+    }
+    if (s->refusing && needs_service(m.kind)) {
+        send_error(s, from, &m, ERR_CLOSED, "the coordinator is ending");
+        return;
+    }
+    handlers[m.kind](s, from, &m);
+}
+
+static void on_flush(uv_timer_t *timer) {
+    server *s = timer->data;
+    bool waits = clients_flush(s->clients);
+    zmq_watch_kick(s->watch);
+    if (waits) uv_timer_start(timer, on_flush, FLUSH_MS, 0);
+}
+
+static void on_hold(void *ctx, const request *r, bool held) {
+    server *s = ctx;
+    step_hold(s->config.steps, r->id, held);
+}
+
+static void on_gone(void *ctx, const request *r) {
+    server *s = ctx;
+    step_cancel(s->config.steps, r->id);
+}
+
+/* ---- opening and closing ---- */
+
+int server_open(server **out, const server_config *c, char *why,
+                size_t why_size) {
+    *out = NULL;
+    server *s = calloc(1, sizeof(*s));
+    if (s == NULL) return -ENOMEM;
+    s->config = *c;
+    s->on_flush = on_flush;
+    s->started_ms = now_ms();
+    uv_timer_init(c->loop, &s->flush);
+    s->flush.data = s;
+    *out = s; /* also on failure: its handles need closing */
+
+    int rc = message_arena_new(&s->arena, ARENA_BYTES);
+    if (rc < 0) return rc;
+    rc = link_bind(&s->link, &c->links, c->listen, why, why_size);
+    if (rc < 0) return rc;
+    clients_config held = {s->link, on_hold, on_gone, s};
+    rc = clients_new(&s->clients, &held);
+    if (rc < 0) return rc;
+    return zmq_watch_open(&s->watch, c->loop, s->link, on_message, s);
+}
+
+void server_close(server *s) {
+    if (s == NULL || s->closing) return;
+    s->closing = true;
+    uv_timer_stop(&s->flush);
+    uv_close((uv_handle_t *)&s->flush, NULL);
+    zmq_watch_close(s->watch);
+}
+
+void server_free(server *s) {
+    if (s == NULL) return;
+    clients_free(s->clients);
+    link_close(s->link);
+    message_arena_free(s->arena);
+    free(s);
+}
+
+void server_set_nodes(server *s, const nodes *n) {
+    s->nodes = n;
+}
+
+const char *server_endpoint(const server *s) {
+    return link_endpoint(s->link);
+}
+
+bool server_idle(const server *s) {
+    return clients_n_requests(s->clients) == 0;
+}
+
+void server_refuse(server *s) {
+    s->refusing = true;
+}

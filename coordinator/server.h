@@ -1,0 +1,53 @@
+/* server.h - the loop thread's side of the clients: takes requests, streams
+ * answers (docs/protocol.md, "Clients").
+ *
+ * It turns text into tokens, hands whole requests to the step thread, and turns
+ * the step thread's events into messages. */
+#ifndef COORDINATOR_SERVER_H
+#define COORDINATOR_SERVER_H
+
+#include <uv.h>
+#include "coordinator/identity.h"
+#include "coordinator/local_experts.h"
+#include "coordinator/nodes.h"
+#include "coordinator/step.h"
+#include "coordinator/weights.h"
+#include "engine/profile.h"
+#include "engine/tokenizer.h"
+
+typedef struct {
+    uv_loop_t *loop;
+    const identity *self; /* borrowed, like all of these */
+    const profile *profile;
+    const weights *weights;
+    const tokenizer *words;
+    step *steps;
+    exchange *experts;
+    const local_experts *local;
+    bool local_allowed;
+    uint64_t expert_bytes_per_token; /* packed, of the experts of one token */
+    uint32_t max_context;
+    uint32_t timeout_ms; /* a request's default */
+    link_config links;
+    const char *listen;
+} server_config;
+
+typedef struct server server;
+int server_open(server **out, const server_config *c, char *why,
+                size_t why_size);
+void server_close(server *s); /* starts closing; then run the loop */
+void server_free(server *s);  /* NULL is fine */
+
+/* The nodes, for reports; set once they are open. */
+void server_set_nodes(server *s, const nodes *n);
+
+/* The step thread has events: call from the loop. */
+void server_take_events(server *s);
+
+const char *server_endpoint(const server *s);
+/* No request is alive. */
+bool server_idle(const server *s);
+/* Refuse new requests from now on: the process is ending. */
+void server_refuse(server *s);
+
+#endif

@@ -1,0 +1,265 @@
+/* control.c - see control.h. */
+#include "expert_node/control.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/cpu.h"
+#include "engine/err.h"
+#include "engine/fingerprint.h"
+#include "engine/log.h"
+#include "engine/util.h"
+#include "expert_node/refusals.h"
+
+#define WHY_SIZE 512
+#define CONTROL_ARENA ((size_t)1 << 20) /* nothing large has a place here */
+
+struct control {
+    control_config config;
+    message self; /* what every message of ours has in its header */
+    message_arena *arena;
+    refusals refusals;
+    uint64_t began_ms;
+    uint64_t welcomed_ms; /* when that was last logged */
+};
+
+int control_new(control **out, const control_config *c) {
+    *out = NULL;
+    control *made = calloc(1, sizeof(*made));
+    if (made == NULL) return -ENOMEM;
+    made->config = *c;
+    made->began_ms = now_ms();
+    made->self = (message){
+        .cluster = c->cluster,
+        .has_fingerprint = true,
+        .boot_id = c->boot_id,
+    };
+    memcpy(made->self.fingerprint, c->fingerprint, MESSAGE_FINGERPRINT);
+    refusals_init(&made->refusals);
+
+    int rc = message_arena_new(&made->arena, CONTROL_ARENA);
+    if (rc < 0) {
+        free(made);
+        return rc;
+    }
+    *out = made;
+    return 0;
+}
+
+void control_free(control *c) {
+    if (c == NULL) return;
+    message_arena_free(c->arena);
+    free(c);
+}
+
+/* An answer's header. */
+static message answer_to(const control *c, const message *asked,
+                         message_kind kind) {
+    message m = c->self;
+    m.kind = kind;
+    m.to_boot_id = asked->boot_id;
+    m.request_id = asked->request_id;
+    m.epoch = asked->epoch;
+    return m;
+}
+
+/* Put an answer in the place of the question.  *f keeps its address. */
+static int put_answer(frames *f, const message *m) {
+    frames answer;
+    frames_init(&answer);
+    answer.address_bytes = f->address_bytes;
+    memcpy(answer.address, f->address, f->address_bytes);
+
+    int rc = frames_add(&answer, 0) == NULL ? -ENOMEM
+                                             : message_seal(&answer, m);
+    if (rc < 0) {
+        frames_fini(&answer);
+        return rc;
+    }
+    frames_fini(f);
+    frames_move(f, &answer);
+    return 0;
+}
+
+/* ---- hello ---- */
+
+/* Only coordinators that want the same bits of the same model are welcome;
+ * clients may look at what is here. */
+static int check_hello(const control *c, const message *m, char *why) {
+    if (m->hello.role == ROLE_CLIENT) return 0;
+    if (m->hello.role != ROLE_COORDINATOR) {
+        return err_why(why, WHY_SIZE, ERR_MALFORMED,
+                       "a hello of role %d, which does not greet nodes",
+                       (int)m->hello.role);
+    }
+    if (!m->has_fingerprint || memcmp(m->fingerprint, c->config.fingerprint,
+                                      MESSAGE_FINGERPRINT) != 0) {
+        return err_why(why, WHY_SIZE, ERR_WRONG_MODEL,
+                       "this node holds %s of another fingerprint",
+                       c->config.model);
+    }
+    if (!m->hello.has_profile) {
+        return err_why(why, WHY_SIZE, ERR_WRONG_PROFILE,
+                       "the hello has no numerics profile");
+    }
+    const message_profile *p = &m->hello.profile;
+    const profile theirs = {p->version, p->activation, p->rows,
+                            p->kv,      p->mla,        p->blas};
+    const profile ours = profile_of_node(c->config.exact);
+    if (profile_same_experts(&ours, &theirs, why, WHY_SIZE)) return 0;
+    return ERR_WRONG_PROFILE;
+}
+
+/* At most once a second, however many say hello. */
+static void log_welcome(control *c, const message *asked) {
+    uint64_t now = now_ms();
+    if (c->welcomed_ms != 0 && now - c->welcomed_ms < 1000) return;
+    c->welcomed_ms = now;
+    log_info("welcomed %s '%s' (boot id %016llx)",
+             asked->hello.role == ROLE_CLIENT ? "client" : "coordinator",
+             asked->hello.name, (unsigned long long)asked->boot_id);
+}
+
+static int welcome(control *c, frames *f, const message *asked, char *why) {
+    int rc = check_hello(c, asked, why);
+    if (rc < 0) return rc;
+
+    const control_config *config = &c->config;
+    const profile p = profile_of_node(config->exact);
+    message m = answer_to(c, asked, MESSAGE_WELCOME);
+    m.welcome.role = ROLE_NODE;
+    m.welcome.name = config->name;
+    m.welcome.has_profile = true;
+    m.welcome.profile = (message_profile){p.version, p.activation, p.rows,
+                                          p.kv,      p.mla,        p.blas};
+    m.welcome.data_port = config->data_port;
+    m.welcome.n_layers = config->held->n_layers;
+    m.welcome.n_experts = config->held->n_experts;
+    m.welcome.holdings = config->held->bits;
+    m.welcome.holdings_bytes = holdings_bytes(config->held);
+    m.welcome.resident_bytes = config->resident_bytes;
+    m.welcome.max_reply_bytes = config->max_reply_bytes;
+    m.welcome.cpu = cpu_name(cpu_current());
+    m.welcome.threads = worker_threads(config->worker);
+    m.welcome.model = config->model;
+    rc = put_answer(f, &m);
+    if (rc == 0) log_welcome(c, asked);
+    return rc;
+}
+
+/* ---- ping and status ---- */
+
+static int pong(control *c, frames *f, const message *asked, char *why) {
+    (void)why;
+    worker_counts now;
+    worker_read_counts(c->config.worker, &now);
+
+    message m = answer_to(c, asked, MESSAGE_PONG);
+    m.pong.progress = now.progress;
+    m.pong.batches = now.batches;
+    m.pong.pairs = now.pairs;
+    m.pong.queued_jobs = now.jobs;
+    m.pong.resident_bytes = c->config.resident_bytes;
+    return put_answer(f, &m);
+}
+
+static json_int_t number(uint64_t n) {
+    return n < INT64_MAX ? (json_int_t)n : INT64_MAX;
+}
+
+static json_t *profile_json(const control_config *config) {
+    const profile p = profile_of_node(config->exact);
+    return json_pack("{s:I, s:s, s:s}", "version", number(p.version),
+                     "activation", p.activation, "rows", p.rows);
+}
+
+static json_t *status_json(const control *c) {
+    const control_config *config = &c->config;
+    worker_counts now;
+    worker_read_counts(config->worker, &now);
+    fingerprint print;
+    char hex[FINGERPRINT_HEX_SIZE];
+    memcpy(print.bytes, config->fingerprint, sizeof(print.bytes));
+
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:o,"
+        " s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "role", "node", "name", config->name, "cluster", config->cluster,
+        "version", ROSTER_VERSION, "model", config->model, "fingerprint",
+        fingerprint_hex(&print, hex), "uptime_ms",
+        number(now_ms() - c->began_ms), "cpu", cpu_name(cpu_current()),
+        "threads", number(worker_threads(config->worker)), "profile",
+        profile_json(config), "experts", number(holdings_count(config->held)),
+        "resident_bytes", number(config->resident_bytes), "batches",
+        number(now.batches), "pairs", number(now.pairs), "queued_jobs",
+        number(now.jobs), "reply_bytes", number(now.reply_bytes), "refused",
+        number(now.refused), "refused_control",
+        number(refusals_total(&c->refusals)), "dropped_replies",
+        number(now.dropped));
+}
+
+static int status(control *c, frames *f, const message *asked, char *why) {
+    (void)why;
+    json_t *state = status_json(c);
+    char *text = state != NULL ? json_dumps(state, JSON_COMPACT) : NULL;
+    json_decref(state);
+    if (text == NULL) return -ENOMEM;
+
+    message m = answer_to(c, asked, MESSAGE_STATUS);
+    m.status.json = (message_text){text, strlen(text)};
+    int rc = put_answer(f, &m);
+    free(text);
+    return rc;
+}
+
+/* ---- all of them ---- */
+
+static int check_header(const control *c, const message *m, char *why) {
+    if (strcmp(m->cluster, c->config.cluster) != 0) {
+        return err_why(why, WHY_SIZE, ERR_WRONG_CLUSTER,
+                       "this is cluster '%s', not '%.64s'", c->config.cluster,
+                       m->cluster);
+    }
+    /* A hello may come from somebody who knew our predecessor. */
+    if (m->kind != MESSAGE_HELLO && m->to_boot_id != 0 &&
+        m->to_boot_id != c->config.boot_id) {
+        return ERR_WRONG_BOOT;
+    }
+    return 0;
+}
+
+static int answer(control *c, frames *f, const message *m, char *why) {
+    int rc = check_header(c, m, why);
+    if (rc < 0) return rc;
+    switch (m->kind) {
+    case MESSAGE_HELLO:
+        return welcome(c, f, m, why);
+    case MESSAGE_PING:
+        return pong(c, f, m, why);
+    case MESSAGE_STATUS_REQUEST:
+        return status(c, f, m, why);
+    default:
+        return err_why(why, WHY_SIZE, ERR_MALFORMED,
+                       "a %s has no place on the control endpoint of a node",
+                       message_kind_name(m->kind));
+    }
+}
+
+void control_answer(control *c, frames *f) {
+    char why[WHY_SIZE] = "";
+    message m;
+    int rc = message_open(f, c->arena, &m, why, sizeof(why));
+    if (rc == 0) rc = answer(c, f, &m, why);
+    if (rc == 0) return;
+
+    if (why[0] == '\0') err_why(why, sizeof(why), rc, "%s", err_text(rc));
+    refusals_log(&c->refusals, now_us(), "a control message", f, rc, why);
+    if (m.kind == MESSAGE_ERROR || message_error(f, &c->self, &m, rc, why) < 0) {
+        frames_fini(f); /* errors are not answered, or there is no memory */
+    }
+}
+
+uint64_t control_refused(const control *c) {
+    return refusals_total(&c->refusals);
+}

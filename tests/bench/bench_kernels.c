@@ -1,0 +1,182 @@
+/* bench_kernels.c - speed of the products by format, form and CPU level.
+ *
+ *   bench_kernels [MIB [THREADS]]
+ *
+ * For one activation row, GB/s of packed weights read, beside the machine's
+ * plain read bandwidth over as many bytes; for 4, 16 and 128 rows, multiply-adds
+ * (G/s).  Matrices of 4096 columns and MIB (default 256) in the given format, so
+ * that no cache holds them; prompts use a sixteenth of it.  The best of a few
+ * runs counts. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/cpu.h"
+#include "engine/matrix.h"
+#include "engine/util.h"
+#include "tests/support/plain.h"
+
+#define COLS 4096
+#define MAX_X 128
+#define MIN_US 300000 /* per figure */
+
+typedef struct {
+    pool *p;
+    matrix m;
+    act_form form;
+    void *x[MAX_X];
+    float *y[MAX_X];
+} bench;
+
+/* ---- plain reading, the bound of decoding ---- */
+
+typedef struct {
+    const uint64_t *data;
+    size_t words_per_task;
+    uint64_t sums[POOL_MAX_THREADS * 8];
+} reading;
+
+#if defined(__x86_64__)
+__attribute__((target("avx2")))
+#endif
+static uint64_t
+read_words(const uint64_t *data, size_t n) {
+    typedef uint64_t lanes __attribute__((vector_size(32)));
+    const lanes *at = (const void *)data;
+    lanes a = {0}, b = {0}, c = {0}, d = {0};
+    for (size_t i = 0; i + 4 <= n / 4; i += 4) {
+        a += at[i];
+        b += at[i + 1];
+        c += at[i + 2];
+        d += at[i + 3];
+    }
+    a += b + c + d;
+    return a[0] ^ a[1] ^ a[2] ^ a[3];
+}
+
+static void read_task(void *ctx, uint32_t task, uint32_t worker) {
+    reading *r = ctx;
+    const uint64_t *at = r->data + task * r->words_per_task;
+    r->sums[worker * 8] += read_words(at, r->words_per_task);
+}
+
+static double read_bandwidth(pool *p, size_t bytes) {
+    if (cpu_best() < CPU_AVX2) return 0; /* what it is written for */
+    uint32_t n_tasks = pool_threads(p) * 8;
+    void *data = aligned_alloc_zero(bytes);
+    reading *r = calloc(1, sizeof(*r));
+    if (data == NULL || r == NULL) return 0;
+
+    memset(data, 1, bytes);
+    r->data = data;
+    r->words_per_task = bytes / 8 / n_tasks / 32 * 32;
+    double best = 0;
+    for (uint64_t begin = now_us(); now_us() - begin < MIN_US;) {
+        uint64_t t0 = now_us();
+        pool_run(p, n_tasks, read_task, r);
+        double us = (double)(now_us() - t0);
+        double gb = (double)r->words_per_task * 8 * n_tasks / us / 1e3;
+        if (gb > best) best = gb;
+    }
+    aligned_release(data);
+    free(r);
+    return best;
+}
+
+/* ---- products ---- */
+
+static void *must(void *p) {
+    if (p == NULL) {
+        fprintf(stderr, "out of memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static void open_bench(bench *b, pool *p, uint32_t type, act_form form,
+                       size_t bytes) {
+    const weight_format *f = weight_format_find(type);
+    uint64_t seed = 1;
+    size_t stride = plain_stored_bytes(type, COLS);
+    size_t rows = bytes / stride / WEIGHT_GROUP * WEIGHT_GROUP;
+    uint8_t *stored = must(malloc(rows * stride));
+    plain_weights(&seed, PLAIN_USUAL, type, COLS, stored);
+    for (size_t r = 1; r < rows; r++) {
+        memcpy(stored + r * stride, stored, stride);
+    }
+
+    *b = (bench){.p = p, .form = form};
+    if (matrix_pack(&b->m, f, rows, COLS, stored) < 0) must(NULL);
+    free(stored);
+    for (size_t t = 0; t < MAX_X; t++) {
+        b->x[t] = must(malloc(act_row_bytes(form, COLS)));
+        b->y[t] = must(malloc(matrix_padded_rows(&b->m) * sizeof(float)));
+        plain_row(&seed, PLAIN_USUAL, form, COLS, b->x[t]);
+    }
+}
+
+static void close_bench(bench *b) {
+    matrix_fini(&b->m);
+    for (size_t t = 0; t < MAX_X; t++) {
+        free(b->x[t]);
+        free(b->y[t]);
+    }
+}
+
+/* Microseconds of the fastest product with n_x rows. */
+static double best_us(bench *b, size_t n_x) {
+    double best = 1e18;
+    uint64_t begin = now_us();
+    do {
+        uint64_t t0 = now_us();
+        matrix_mul(b->p, &b->m, b->form, (const void *const *)b->x, n_x, b->y);
+        double us = (double)(now_us() - t0);
+        if (us < best) best = us;
+    } while (now_us() - begin < MIN_US);
+    return best;
+}
+
+static void measure(pool *p, uint32_t type, act_form form, size_t bytes) {
+    for (int level = (int)cpu_best(); level >= CPU_SCALAR; level--) {
+        if (cpu_force((cpu_level)level) < 0) continue;
+        size_t scaled = level == CPU_SCALAR ? bytes / 16 : bytes;
+
+        bench b;
+        open_bench(&b, p, type, form, scaled);
+        double gb = (double)b.m.bytes / best_us(&b, 1) / 1e3;
+        close_bench(&b);
+
+        open_bench(&b, p, type, form, scaled / 16);
+        double products = (double)b.m.rows * COLS;
+        printf("%-6s %-4s %-7s %7.1f GB/s  %8.1f %8.1f %8.1f G/s\n",
+               b.m.format->name, form == ACT_A8 ? "a8" : "f32",
+               cpu_name((cpu_level)level), gb,
+               products * 4 / best_us(&b, 4) / 1e3,
+               products * 16 / best_us(&b, 16) / 1e3,
+               products * MAX_X / best_us(&b, MAX_X) / 1e3);
+        fflush(stdout);
+        close_bench(&b);
+    }
+}
+
+int main(int argc, char **argv) {
+    size_t bytes = (size_t)(argc > 1 ? atoi(argv[1]) : 256) << 20;
+    int n_threads = argc > 2 ? atoi(argv[2]) : 0;
+    pool *p;
+    if (bytes < (size_t)16 << 20 || n_threads < 0 ||
+        pool_new(&p, (uint32_t)n_threads) < 0) {
+        fprintf(stderr, "usage: bench_kernels [MIB [THREADS]]\n");
+        return 2;
+    }
+
+    printf("%u threads, %zu MiB; plain read %.1f GB/s\n", pool_threads(p),
+           bytes >> 20, read_bandwidth(p, bytes));
+    printf("%-6s %-4s %-7s %12s  %8s %8s %8s\n", "format", "form", "level",
+           "1 row", "4 rows", "16 rows", "128 rows");
+    measure(p, WEIGHT_Q8_0, ACT_A8, bytes);
+    measure(p, WEIGHT_Q8_0, ACT_F32, bytes);
+    measure(p, WEIGHT_F32, ACT_F32, bytes);
+    measure(p, WEIGHT_F16, ACT_F32, bytes);
+    measure(p, WEIGHT_BF16, ACT_F32, bytes);
+    pool_free(p);
+    return 0;
+}

@@ -1,0 +1,325 @@
+/* test_membership.c - which nodes can be used, and what is said to them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+#include "coordinator/membership.h"
+#include "engine/err.h"
+
+static const membership_config config = {
+    .n_nodes = 2,
+    .hello_ms = 100,
+    .ping_ms = 50,
+    .silent_ms = 200,
+    .stuck_ms = 300,
+    .refused_ms = 1000,
+};
+
+static membership *open_members(uint32_t n_nodes) {
+    membership_config c = config;
+    membership *m;
+    c.n_nodes = n_nodes;
+    assert_int_equal(membership_new(&m, &c), 0);
+    return m;
+}
+
+/* The next action must be this one. */
+static member_action expect(membership *m, uint64_t now_ms, member_kind kind,
+                            uint32_t node) {
+    member_action a;
+    membership_next(m, now_ms, &a);
+    assert_int_equal(a.kind, kind);
+    if (kind != MEMBER_WAIT) assert_int_equal(a.node, node);
+    return a;
+}
+
+static uint64_t wait_until(membership *m, uint64_t now_ms) {
+    return expect(m, now_ms, MEMBER_WAIT, 0).wake_ms;
+}
+
+/* One node that is up at `now_ms`. */
+static membership *open_up(uint64_t now_ms, uint64_t boot_id) {
+    membership *m = open_members(1);
+    expect(m, now_ms, MEMBER_HELLO, 0);
+    membership_welcome(m, now_ms, 0, boot_id);
+    expect(m, now_ms, MEMBER_UP, 0);
+    return m;
+}
+
+static void greets_every_node_until_it_answers(void **state) {
+    membership *m = open_members(2);
+    (void)state;
+
+    expect(m, 0, MEMBER_HELLO, 0);
+    expect(m, 0, MEMBER_HELLO, 1);
+    assert_int_equal(wait_until(m, 0), 100);
+    assert_int_equal(wait_until(m, 99), 100);
+    membership_welcome(m, 99, 1, 7);
+    expect(m, 99, MEMBER_UP, 1);
+    expect(m, 100, MEMBER_HELLO, 0);
+    assert_int_equal(membership_state(m, 0), NODE_GREETING);
+    assert_int_equal(membership_state(m, 1), NODE_UP);
+    assert_int_equal(membership_boot(m, 1), 7);
+    membership_free(m);
+}
+
+static void pings_a_node_that_is_up(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    assert_int_equal(wait_until(m, 0), 50);
+    expect(m, 50, MEMBER_PING, 0);
+    membership_pong(m, 51, 0, 7, 0, 0);
+    assert_int_equal(wait_until(m, 51), 100);
+    membership_free(m);
+}
+
+static void takes_a_silent_node_down_and_greets_it(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    for (uint64_t now = 50; now < 200; now += 50) {
+        expect(m, now, MEMBER_PING, 0);
+        wait_until(m, now);
+    }
+    member_action a = expect(m, 200, MEMBER_GONE, 0);
+    assert_non_null(strstr(a.reason, "no answer"));
+    assert_int_equal(membership_state(m, 0), NODE_DOWN);
+    expect(m, 200, MEMBER_HELLO, 0);
+    assert_int_equal(wait_until(m, 200), 300);
+    membership_free(m);
+}
+
+static void wakes_up_to_notice_silence(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    expect(m, 190, MEMBER_PING, 0);
+    assert_int_equal(wait_until(m, 190), 200);
+    membership_free(m);
+}
+
+static void brings_a_node_up_again_that_answers_again(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    expect(m, 200, MEMBER_GONE, 0);
+    expect(m, 200, MEMBER_HELLO, 0);
+    membership_pong(m, 220, 0, 7, 5, 0);
+    expect(m, 220, MEMBER_UP, 0);
+
+    expect(m, 500, MEMBER_GONE, 0);
+    membership_welcome(m, 510, 0, 7);
+    expect(m, 510, MEMBER_UP, 0);
+    membership_free(m);
+}
+
+static void reports_a_restarted_node_as_gone_then_up(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    membership_welcome(m, 10, 0, 8);
+    member_action a = expect(m, 10, MEMBER_GONE, 0);
+    assert_non_null(strstr(a.reason, "restarted"));
+    expect(m, 10, MEMBER_UP, 0);
+    assert_int_equal(membership_boot(m, 0), 8);
+    membership_free(m);
+}
+
+static void greets_a_node_whose_pong_is_of_another_process(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    membership_pong(m, 10, 0, 8, 0, 0);
+    expect(m, 10, MEMBER_GONE, 0);
+    expect(m, 10, MEMBER_HELLO, 0);
+    membership_welcome(m, 11, 0, 8);
+    expect(m, 11, MEMBER_UP, 0);
+    membership_free(m);
+}
+
+static void takes_a_node_down_whose_pool_stands_still(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    uint64_t now = 0;
+    for (now = 50; now < 300; now += 50) {
+        membership_pong(m, now, 0, 7, 42, 3);
+        expect(m, now, MEMBER_PING, 0);
+        wait_until(m, now);
+    }
+    membership_pong(m, 350, 0, 7, 42, 3);
+    member_action a = expect(m, 350, MEMBER_GONE, 0);
+    assert_non_null(strstr(a.reason, "stands still"));
+    membership_free(m);
+}
+
+static void lets_an_idle_pool_stand_still(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    for (uint64_t now = 50; now < 2000; now += 50) {
+        membership_pong(m, now, 0, 7, 42, 0);
+        expect(m, now, MEMBER_PING, 0);
+        wait_until(m, now);
+    }
+    /* The clock starts when work waits, not when progress was last seen. */
+    membership_pong(m, 2000, 0, 7, 42, 1);
+    expect(m, 2000, MEMBER_PING, 0);
+    wait_until(m, 2000);
+    membership_free(m);
+}
+
+static membership *open_stuck(void) {
+    membership *m = open_up(0, 7);
+    membership_pong(m, 100, 0, 7, 42, 3);
+    membership_pong(m, 250, 0, 7, 42, 3);
+    membership_pong(m, 400, 0, 7, 42, 3);
+    expect(m, 400, MEMBER_GONE, 0);
+    return m;
+}
+
+static void keeps_a_stuck_node_down_until_it_moves(void **state) {
+    membership *m = open_stuck();
+    (void)state;
+
+    expect(m, 450, MEMBER_PING, 0);
+    membership_pong(m, 450, 0, 7, 42, 3);
+    wait_until(m, 450);
+    membership_welcome(m, 460, 0, 7); /* its loop answers, its pool does not */
+    assert_int_equal(membership_state(m, 0), NODE_DOWN);
+    membership_pong(m, 470, 0, 7, 43, 3);
+    expect(m, 470, MEMBER_UP, 0);
+    membership_free(m);
+}
+
+static void greets_a_stuck_node_that_falls_silent(void **state) {
+    membership *m = open_stuck();
+    (void)state;
+
+    expect(m, 600, MEMBER_HELLO, 0);
+    membership_welcome(m, 610, 0, 8);
+    expect(m, 610, MEMBER_UP, 0);
+    membership_free(m);
+}
+
+static void keeps_the_reason_of_a_refusal_and_asks_rarely(void **state) {
+    membership *m = open_members(1);
+    (void)state;
+
+    expect(m, 0, MEMBER_HELLO, 0);
+    membership_refused(m, 5, 0, ERR_WRONG_MODEL);
+    assert_int_equal(membership_state(m, 0), NODE_REFUSED);
+    assert_int_equal(membership_refusal(m, 0), ERR_WRONG_MODEL);
+    assert_int_equal(wait_until(m, 5), 1005);
+    expect(m, 1005, MEMBER_HELLO, 0);
+    assert_int_equal(wait_until(m, 1005), 2005);
+    membership_welcome(m, 1010, 0, 7);
+    expect(m, 1010, MEMBER_UP, 0);
+    assert_int_equal(membership_refusal(m, 0), 0);
+    membership_free(m);
+}
+
+static void takes_a_node_down_that_refuses_later(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    membership_refused(m, 10, 0, ERR_WRONG_PROFILE);
+    member_action a = expect(m, 10, MEMBER_GONE, 0);
+    assert_string_equal(a.reason, err_text(ERR_WRONG_PROFILE));
+    membership_pong(m, 11, 0, 7, 1, 0);
+    assert_int_equal(membership_state(m, 0), NODE_REFUSED);
+    membership_free(m);
+}
+
+static void ignores_a_pong_of_a_node_that_was_not_welcomed(void **state) {
+    membership *m = open_members(1);
+    (void)state;
+
+    expect(m, 0, MEMBER_HELLO, 0);
+    membership_pong(m, 1, 0, 0, 1, 0);
+    assert_int_equal(membership_state(m, 0), NODE_GREETING);
+    wait_until(m, 1);
+    membership_free(m);
+}
+
+static void says_nothing_of_a_node_that_came_and_went_unseen(void **state) {
+    membership *m = open_members(1);
+    (void)state;
+
+    expect(m, 0, MEMBER_HELLO, 0);
+    membership_welcome(m, 1, 0, 7);
+    membership_refused(m, 2, 0, ERR_WRONG_MODEL);
+    wait_until(m, 2);
+    membership_free(m);
+}
+
+static void ignores_a_doubled_welcome(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    membership_welcome(m, 10, 0, 7);
+    assert_int_equal(wait_until(m, 10), 50);
+    membership_free(m);
+}
+
+static void waits_forever_without_nodes(void **state) {
+    membership *m = open_members(0);
+    (void)state;
+
+    assert_true(wait_until(m, 5) == UINT64_MAX);
+    membership_free(m);
+    membership_free(NULL);
+}
+
+static void refuses_intervals_that_cannot_work(void **state) {
+    membership *m;
+    membership_config c = config;
+    (void)state;
+
+    c.hello_ms = 0;
+    assert_int_equal(membership_new(&m, &c), ERR_RANGE);
+    c = config;
+    c.silent_ms = c.ping_ms;
+    assert_int_equal(membership_new(&m, &c), ERR_RANGE);
+    c = config;
+    c.n_nodes = UINT32_MAX;
+    assert_int_equal(membership_new(&m, &c), ERR_RANGE);
+    assert_null(m);
+}
+
+static void names_every_state(void **state) {
+    (void)state;
+    assert_string_equal(node_state_name(NODE_GREETING), "greeting");
+    assert_string_equal(node_state_name(NODE_UP), "up");
+    assert_string_equal(node_state_name(NODE_DOWN), "down");
+    assert_string_equal(node_state_name(NODE_REFUSED), "refused");
+    assert_string_equal(node_state_name((node_state)99), "unknown");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(greets_every_node_until_it_answers),
+        cmocka_unit_test(pings_a_node_that_is_up),
+        cmocka_unit_test(takes_a_silent_node_down_and_greets_it),
+        cmocka_unit_test(wakes_up_to_notice_silence),
+        cmocka_unit_test(brings_a_node_up_again_that_answers_again),
+        cmocka_unit_test(reports_a_restarted_node_as_gone_then_up),
+        cmocka_unit_test(greets_a_node_whose_pong_is_of_another_process),
+        cmocka_unit_test(takes_a_node_down_whose_pool_stands_still),
+        cmocka_unit_test(lets_an_idle_pool_stand_still),
+        cmocka_unit_test(keeps_a_stuck_node_down_until_it_moves),
+        cmocka_unit_test(greets_a_stuck_node_that_falls_silent),
+        cmocka_unit_test(keeps_the_reason_of_a_refusal_and_asks_rarely),
+        cmocka_unit_test(takes_a_node_down_that_refuses_later),
+        cmocka_unit_test(ignores_a_pong_of_a_node_that_was_not_welcomed),
+        cmocka_unit_test(says_nothing_of_a_node_that_came_and_went_unseen),
+        cmocka_unit_test(ignores_a_doubled_welcome),
+        cmocka_unit_test(waits_forever_without_nodes),
+        cmocka_unit_test(refuses_intervals_that_cannot_work),
+        cmocka_unit_test(names_every_state),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
