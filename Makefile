@@ -75,6 +75,7 @@ LIBROSTER := $(B)/libroster.a $(B)/libroster.so
 
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/unit/test_*.c))
 SIM := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/sim/test_*.c))
+MEMORY := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/memory/test_*.c))
 GOLDEN := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/golden/test_*.c))
 CLUSTER := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/cluster/test_*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
@@ -148,7 +149,7 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
 $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBENGINE)
 	$(call link)
 
-test-build: all $(UNIT) $(SIM) $(GOLDEN) $(CLUSTER) $(TOOLS)
+test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS)
 
 test: deps-test
 	@$(MAKE) --no-print-directory test-build

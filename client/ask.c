@@ -27,7 +27,7 @@ void ask_config_init(ask_config *c) {
 size_t ask_options(ask_config *c, option *table) {
     const option rows[] = {
         {"max-tokens", 'n', OPTION_U32, &c->max_tokens, "N",
-         "Most tokens of an answer; 0: as many as the context holds."},
+         "Most tokens of an answer; 0: the coordinator's default."},
         {"temp", 0, OPTION_F32, &c->temperature, "T",
          "Temperature of sampling; 0 always takes the likeliest token."},
         {"top-k", 0, OPTION_U32, &c->top_k, "K",

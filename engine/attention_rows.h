@@ -2,11 +2,11 @@
  *
  * The body of attention_avx2.c and attention_avx512.c, which define the level
  * for vec16.h, the function's name ATTENTION_GROUP, and how many vectors of
- * accumulators each of TILE_HEADS heads keeps in registers, TILE_VECTORS.  Scores have one lane per key, outputs one
- * lane per value dim, so that each lane is one of the reference's chains.  A
- * block's keys and values are taken for TILE_HEADS heads at a time, and come
- * from memory once for the whole group: after the first tile they are in the
- * cache. */
+ * accumulators each of TILE_HEADS heads keeps in registers, TILE_VECTORS.
+ * Scores have one lane per key, outputs one lane per value dim, so that each
+ * lane is one of the reference's chains.  A block's keys and values are taken
+ * for TILE_HEADS heads at a time, and come from memory once for the whole
+ * group: after the first tile they are in the cache. */
 #ifndef ATTENTION_GROUP
 #error "attention_rows.h is the body of attention_avx2.c and _avx512.c"
 #endif
@@ -27,11 +27,11 @@ typedef struct {
     size_t key_dim, value_dim, group;
     const float *q; /* [group][key_dim] */
     float scale;
-    float *out;                           /* [group][value_dim] */
+    float *out;                            /* [group][value_dim] */
     float p[ATTENTION_MAX_GROUP][KV_PAGE]; /* scores, then their exponentials */
-    float m[ATTENTION_MAX_GROUP];         /* largest score so far */
-    float l[ATTENTION_MAX_GROUP];         /* sum of exponentials so far */
-    float c[ATTENTION_MAX_GROUP];         /* this block's factor for l and out */
+    float m[ATTENTION_MAX_GROUP];          /* largest score so far */
+    float l[ATTENTION_MAX_GROUP];          /* sum of exponentials so far */
+    float c[ATTENTION_MAX_GROUP]; /* this block's factor for l and out */
 } attention_state;
 
 V16_INLINE v16 load_lanes(kv_type type, const void *from, size_t at) {
@@ -241,7 +241,8 @@ void ATTENTION_GROUP(const kv_cache *kv, const kv_seq *seq, uint32_t layer,
     }
     for (size_t head = 0; head < group; head++) {
         for (size_t d = 0; d < a.value_dim; d++) {
-            out[head * a.value_dim + d] = out[head * a.value_dim + d] / a.l[head];
+            out[head * a.value_dim + d] =
+                out[head * a.value_dim + d] / a.l[head];
         }
     }
 }

@@ -15,6 +15,7 @@
 #include <assert.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,6 +66,14 @@ static void *load(const char *core_type) {
     return library;
 }
 
+/* Look a function up.  `fn` points to a function pointer: ISO C has no cast
+ * from what dlsym() returns, POSIX says that the bytes may be copied. */
+static bool find(void *library, const char *name, void *fn) {
+    void *symbol = dlsym(library, name);
+    memcpy(fn, &symbol, sizeof(symbol));
+    return symbol != NULL;
+}
+
 int blas_open(char *why, size_t why_size) {
     if (sgemm != NULL) return 0;
 
@@ -77,12 +86,12 @@ int blas_open(char *why, size_t why_size) {
                        reason != NULL ? reason : "no memory");
     }
 
-    sgemm_fn product = (sgemm_fn)dlsym(library, "cblas_sgemm");
-    get_corename_fn get_corename =
-        (get_corename_fn)dlsym(library, "openblas_get_corename");
-    set_num_threads_fn set_num_threads =
-        (set_num_threads_fn)dlsym(library, "openblas_set_num_threads");
-    if (product == NULL || get_corename == NULL || set_num_threads == NULL) {
+    sgemm_fn product;
+    get_corename_fn get_corename;
+    set_num_threads_fn set_num_threads;
+    if (!find(library, "cblas_sgemm", &product) ||
+        !find(library, "openblas_get_corename", &get_corename) ||
+        !find(library, "openblas_set_num_threads", &set_num_threads)) {
         dlclose(library);
         return err_why(why, why_size, ERR_UNSUPPORTED,
                        "%s lacks cblas_sgemm or a function of OpenBLAS",

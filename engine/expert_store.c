@@ -13,7 +13,7 @@
 #include "engine/err.h"
 #include "engine/util.h"
 
-#define STAGING_BYTES ((size_t)16 << 20)
+#define STAGING_BYTES ((size_t)4 << 20)
 
 typedef struct {
     expert_tensors tensors; /* of the borrowed file */

@@ -6,7 +6,8 @@
 #include <stddef.h>
 #include "engine/rope.h"
 
-/* rope_apply() with the rope opened up; table is [n_pairs] cos, [n_pairs] sin. */
+/* rope_apply() with the rope opened up; table is [n_pairs] cos, [n_pairs] sin.
+ */
 typedef void (*rope_turn)(rope_style style, size_t n_pairs, const float *table,
                           size_t n_heads, size_t head_dim, float *x);
 void rope_turn_avx2(rope_style style, size_t n_pairs, const float *table,

@@ -12,7 +12,8 @@
 
 /* Eight neighbouring pairs a step: in lane order a0 b0 a1 b1 ..., the partner
  * of each lane is its neighbour, and the sine counts negative for an a. */
-static void turn_norm(size_t n_pairs, const float *c, const float *s, float *x) {
+static void turn_norm(size_t n_pairs, const float *c, const float *s,
+                      float *x) {
     const size_t step = V16_LANES / 2;
     size_t i = 0;
     for (; i + step <= n_pairs; i += step) {
@@ -26,7 +27,8 @@ static void turn_norm(size_t n_pairs, const float *c, const float *s, float *x) 
     }
 }
 
-static void turn_neox(size_t n_pairs, const float *c, const float *s, float *x) {
+static void turn_neox(size_t n_pairs, const float *c, const float *s,
+                      float *x) {
     float *y = x + n_pairs;
     size_t i = 0;
     for (; i + V16_LANES <= n_pairs; i += V16_LANES) {

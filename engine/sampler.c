@@ -246,14 +246,12 @@ int32_t sampler_pick(sampler *s, const sampler_params *p, uint64_t position,
 
     size_t n = collect(s, logits);
     if (n == 0) return 0;
-    bool in_order =
-        (p->top_k == 0 || p->top_k >= n) && p->top_p >= 1.0f;
+    bool in_order = (p->top_k == 0 || p->top_k >= n) && p->top_p >= 1.0f;
     n = keep_top_k(s->items, n, p->top_k);
     weigh(s->items, n, p->temperature);
     n = keep_top_p(s->items, n, p->top_p);
     if (p->min_p > 0.0f) n = keep_min_p(s->items, n, p->min_p);
 
     if (!in_order) qsort(s->items, n, sizeof(*s->items), by_id);
-    return draw(s->items, n,
-                sampler_uniform(p->seed, p->choice, position));
+    return draw(s->items, n, sampler_uniform(p->seed, p->choice, position));
 }

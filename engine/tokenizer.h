@@ -43,8 +43,8 @@ int tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n,
 gguf_string tokenizer_piece(const tokenizer *t, int32_t id, bool with_special);
 
 int32_t tokenizer_n_vocab(const tokenizer *t);
-int32_t tokenizer_bos(const tokenizer *t);  /* -1: none */
-int32_t tokenizer_eos(const tokenizer *t);  /* -1: none */
+int32_t tokenizer_bos(const tokenizer *t); /* -1: none */
+int32_t tokenizer_eos(const tokenizer *t); /* -1: none */
 bool tokenizer_adds_bos(const tokenizer *t);
 
 /* Does this token end a generation (EOS, EOT, end of message)? */

@@ -73,9 +73,9 @@ struct tokenizer {
     tokenizer_kind kind;
     int32_t n_vocab;
     symbol_table symbols;
-    size_t longest; /* bytes of the longest normal token */
-    uint8_t *flags; /* [n_vocab] TOKEN_* */
-    float *scores;  /* [n_vocab], SPM only */
+    size_t longest;            /* bytes of the longest normal token */
+    uint8_t *flags;            /* [n_vocab] TOKEN_* */
+    float *scores;             /* [n_vocab], SPM only */
     special_list special;      /* control and user-defined */
     special_list user_defined; /* the second kind alone */
     int32_t bos, eos, unknown; /* -1: none */
@@ -138,8 +138,7 @@ typedef struct {
 
 /* ERR_UNSUPPORTED names an unknown pre-tokenizer; ERR_INTERNAL if a pattern
  * does not compile. */
-int pre_open(pre_tokenizer **out, gguf_string name, char *why,
-             size_t why_size);
+int pre_open(pre_tokenizer **out, gguf_string name, char *why, size_t why_size);
 void pre_close(pre_tokenizer *p);
 /* A word that is a token as a whole is taken without merging. */
 bool pre_ignores_merges(const pre_tokenizer *p);
@@ -155,7 +154,8 @@ int pre_split(const pre_tokenizer *p, const char *text, size_t len,
  * of one, -1 if s[0] can begin none.  n > 0. */
 int utf8_length(const char *s, size_t n);
 /* `text` in Unicode's form C; bytes that are no characters stay as they are.
- * *out is NULL if the text is in that form already, else the caller frees it. */
+ * *out is NULL if the text is in that form already, else the caller frees it.
+ */
 int utf8_nfc(const char *text, size_t len, char **out, size_t *out_len);
 
 /* ---- merging (tokenizer_heap.c) ---- */

@@ -124,11 +124,10 @@ static const char *const kimi_k2[] = {
     NULL};
 static const char *const bailing[] = {
     CONTRACTION "|" WORD "|" DIGIT SIGNS("[\\r\\n]*") "|" WS "*[\\r\\n]|" WS
-                "+(?!" NWS ")|" WS "+",
+                                                      "+(?!" NWS ")|" WS "+",
     NULL};
-static const char *const seed_coder[] = {CONTRACTION "|" WORD "|" DIGIT
-                                         "| ?[^" WS "\\p{L}\\p{N}]+" BLANKS,
-                                         NULL};
+static const char *const seed_coder[] = {
+    CONTRACTION "|" WORD "|" DIGIT "| ?[^" WS "\\p{L}\\p{N}]+" BLANKS, NULL};
 static const char *const deepseek_v3[] = {
     DIGITS3, "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{30ff}]+",
     "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?"
@@ -136,22 +135,23 @@ static const char *const deepseek_v3[] = {
     NULL};
 static const char *const deepseek_coder[] = {
     "[\\r\\n]", WS "?\\p{L}+", WS "?\\p{P}+", DEEPSEEK_CJK, DIGIT, NULL};
-static const char *const deepseek_llm[] = {
-    "[\\r\\n]",
-    WS "?[" DEEPSEEK_LETTERS "]+",
-    WS "?[" DEEPSEEK_SIGNS "]+",
-    "(?<!" WS ")" WS "+\\z",
-    DEEPSEEK_CJK,
-    "\\p{N}+",
-    NULL};
+static const char *const deepseek_llm[] = {"[\\r\\n]",
+                                           WS "?[" DEEPSEEK_LETTERS "]+",
+                                           WS "?[" DEEPSEEK_SIGNS "]+",
+                                           "(?<!" WS ")" WS "+\\z",
+                                           DEEPSEEK_CJK,
+                                           "\\p{N}+",
+                                           NULL};
 
 /* ---- which name means which ---- */
 
 enum { IGNORE_MERGES = 1, ADD_BOS = 2, NFC = 4 };
 
 #define ROW(name, patterns, options)                                           \
-    {name, patterns, ((options) & IGNORE_MERGES) != 0,                         \
-     ((options) & ADD_BOS) != 0, ((options) & NFC) != 0}
+    {                                                                          \
+        name, patterns, ((options)&IGNORE_MERGES) != 0,                        \
+            ((options)&ADD_BOS) != 0, ((options)&NFC) != 0                     \
+    }
 
 static const pre_row rows[] = {
     ROW("a.x-4.0", gpt2, 0),
@@ -313,9 +313,9 @@ static int next_match(const splitter *s, const pcre2_code *code,
     int rc = pcre2_match(code, subject, len, from, PCRE2_NO_UTF_CHECK, s->match,
                          s->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-        rc = pcre2_match(code, subject, len, from,
-                         PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match,
-                         s->limits);
+        rc =
+            pcre2_match(code, subject, len, from,
+                        PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match, s->limits);
     return rc;
 }
 
@@ -397,8 +397,8 @@ int pre_split(const pre_tokenizer *p, const char *text, size_t len,
         rc = -ENOMEM;
     } else {
         /* Linear in the text: what the patterns need, and no more. */
-        pcre2_set_match_limit(s.limits, 10000000u + 16u * (uint32_t)size_min(
-                                                             len, 1u << 27));
+        pcre2_set_match_limit(
+            s.limits, 10000000u + 16u * (uint32_t)size_min(len, 1u << 27));
         rc = split_all(p, &s, len);
     }
     pcre2_match_context_free(s.limits);

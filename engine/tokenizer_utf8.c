@@ -140,8 +140,8 @@ static int append_nfc(const char *text, size_t len, char *out, size_t *out_n) {
         goto done;
     }
     for (ptrdiff_t i = 0; i < n; i++)
-        *out_n += (size_t)utf8proc_encode_char(chars[i],
-                                               (uint8_t *)out + *out_n);
+        *out_n +=
+            (size_t)utf8proc_encode_char(chars[i], (uint8_t *)out + *out_n);
 done:
     free(chars);
     return rc;

@@ -261,8 +261,7 @@ static int load_adds(const gguf *g, const char *key, bool fallback, int32_t id,
     if (rc < 0) return rc;
     if (*out && id < 0)
         return err_why(why, why_size, ERR_FORMAT,
-                       "%s is true, but the file does not name the token",
-                       key);
+                       "%s is true, but the file does not name the token", key);
     return 0;
 }
 
@@ -293,14 +292,30 @@ static int load_specials(tokenizer *t, const gguf *g, char *why,
 /* Few files list all of theirs, so they are known by name.  A name counts only
  * for a token that is special, or in a file without kinds. */
 static const char *const end_names[] = {
-    "<|eot_id|>",      "<|eom_id|>",      "<|im_end|>",
-    "<|end|>",         "<|return|>",      "<|call|>",
-    "<|endoftext|>",   "<|end_of_text|>", "<|EOT|>",
-    "<EOT>",           "_<EOT>",          "[EOT]",
-    "[EOS]",           "</s>",            "<eos>",
-    "<end_of_turn>",   "<turn|>",         "<end_of_utterance>",
-    "[e~[",            "<|flush|>",       "<|calls|>",
-    "<|fim_pad|>",     "<|repo_name|>",   "<|file_sep|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|EOT|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "</s>",
+    "<eos>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<end_of_utterance>",
+    "[e~[",
+    "<|flush|>",
+    "<|calls|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
     "<｜end▁of▁sentence｜>",
 };
 
@@ -423,8 +438,7 @@ static size_t first_with(const tokenizer *t, const special_list *list,
                          size_t low, size_t high, size_t depth, int byte) {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        gguf_string s = symbols_bytes(&t->symbols,
-                                      (uint32_t)list->ids[middle]);
+        gguf_string s = symbols_bytes(&t->symbols, (uint32_t)list->ids[middle]);
         if ((uint8_t)s.data[depth] < byte)
             low = middle + 1;
         else

@@ -201,8 +201,7 @@ V16_INLINE v16 v16_swap_pairs(v16 a) {
                  _mm256_permute_ps(a.high, 0xb1)};
 }
 V16_INLINE v16 v16_neg_even(v16 a) {
-    const __m256 sign =
-        _mm256_castsi256_ps(_mm256_set1_epi64x(0x80000000));
+    const __m256 sign = _mm256_castsi256_ps(_mm256_set1_epi64x(0x80000000));
     return (v16){_mm256_xor_ps(a.low, sign), _mm256_xor_ps(a.high, sign)};
 }
 V16_INLINE v16 v16_first_n(size_t n, v16 a, v16 b) {
@@ -221,8 +220,7 @@ V16_INLINE __m256 v16_high(v16 a) {
 V16_INLINE __m256 v16_exp_half(__m256 x) {
     const __m256 round = _mm256_set1_ps(VM_EXPF_ROUND);
     const __m256 one = _mm256_set1_ps(1.0f);
-    __m256 rounded =
-        _mm256_fmadd_ps(x, _mm256_set1_ps(VM_EXPF_LOG2E), round);
+    __m256 rounded = _mm256_fmadd_ps(x, _mm256_set1_ps(VM_EXPF_LOG2E), round);
     __m256 n = _mm256_sub_ps(rounded, round);
     __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-VM_EXPF_LN2_HI), x);
     r = _mm256_fmadd_ps(n, _mm256_set1_ps(-VM_EXPF_LN2_LO), r);

@@ -179,11 +179,23 @@ void vm_sincos(double x, double *sin_out, double *cos_out) {
 
     double s = sin_reduced(r);
     double c = cos_reduced(r);
-    switch ((int64_t)n & 3) {
-    case 0: *sin_out = s, *cos_out = c; break;
-    case 1: *sin_out = c, *cos_out = -s; break;
-    case 2: *sin_out = -s, *cos_out = -c; break;
-    default: *sin_out = -c, *cos_out = s; break;
+    switch ((int64_t)n & 3) { /* the quarter turn that n stands for */
+    case 0:
+        *sin_out = s;
+        *cos_out = c;
+        break;
+    case 1:
+        *sin_out = c;
+        *cos_out = -s;
+        break;
+    case 2:
+        *sin_out = -s;
+        *cos_out = -c;
+        break;
+    default:
+        *sin_out = -c;
+        *cos_out = s;
+        break;
     }
 }
 
@@ -195,7 +207,7 @@ double vm_tanh(double x) {
     if (a > 22.0) return copysign(1.0, x);
 
     double twice = 2.0 * a;
-    double less_one = twice < 0.35 ? twice * expm1_over(twice)
-                                   : vm_exp(twice) - 1.0;
+    double less_one =
+        twice < 0.35 ? twice * expm1_over(twice) : vm_exp(twice) - 1.0;
     return copysign(less_one / (less_one + 2.0), x);
 }

@@ -20,7 +20,8 @@ V16_INLINE v16 silu_mul_lanes(v16 gate, v16 up) {
 static void silu_mul(size_t n, const float *gate, const float *up, float *out) {
     size_t i = 0;
     for (; i + V16_LANES <= n; i += V16_LANES) {
-        v16_store(out + i, silu_mul_lanes(v16_load(gate + i), v16_load(up + i)));
+        v16_store(out + i,
+                  silu_mul_lanes(v16_load(gate + i), v16_load(up + i)));
     }
     if (i == n) return;
     v16 last =

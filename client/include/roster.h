@@ -163,7 +163,7 @@ typedef struct {
     int add_special;   /* the model's BOS before `text`, if no tokens precede */
     int parse_special; /* control tokens written out in `text` become tokens */
     int ignore_end;    /* go on after an end-of-text token */
-    uint32_t max_tokens; /* 0: as many as the context holds */
+    uint32_t max_tokens; /* 0: the coordinator's default */
     uint32_t timeout_ms; /* longest wait for the next token; 0: configured */
     float temperature;   /* 0: always the likeliest token */
     uint32_t top_k;      /* 0: off */
@@ -229,7 +229,8 @@ ROSTER_API int roster_submit(roster_client *client,
 
 /* Wait up to `timeout_ms` (0: not at all) for something to happen, and handle
  * whatever has.  Returns how many messages and deadlines were handled; 0 when
- * the time passed or a signal arrived.  ROSTER_ERR_CLOSED once the connection
+ * the time passed, a signal arrived or the configured interrupt_fd is readable.
+ * ROSTER_ERR_CLOSED once the connection
  * is lost: every generation has ended with that code then, and the client is
  * good for nothing but its accessors. */
 ROSTER_API int roster_process(roster_client *client, int timeout_ms);

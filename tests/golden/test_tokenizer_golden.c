@@ -267,8 +267,7 @@ static void check_decoding(const fixture *f, const json_t *test) {
 
     list_of(json_object_get(test, "ids"), &ids);
     assert_int_equal(
-        tokenizer_decode(f->t, ids.ids, ids.n, false, got, sizeof(got), &n),
-        0);
+        tokenizer_decode(f->t, ids.ids, ids.n, false, got, sizeof(got), &n), 0);
     const json_t *text = json_object_get(test, "text");
     if (f->file->cleaned) {
         check_bytes(f, "text", got, n, json_string_value(text),

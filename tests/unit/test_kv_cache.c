@@ -110,7 +110,8 @@ static void no_page_belongs_to_two_sequences(void **state) {
     kv_cache_free(kv);
 }
 
-static float mark(uint32_t layer, uint32_t position, uint32_t head, uint32_t d) {
+static float mark(uint32_t layer, uint32_t position, uint32_t head,
+                  uint32_t d) {
     return (float)(layer * 1000000 + position * 1000 + head * 100 + d) + 0.25f;
 }
 
@@ -161,9 +162,10 @@ static void keys_lie_transposed_and_values_do_not(void **state) {
 /* Every f32 bit pattern in steps, and each edge of the f16 range. */
 static float nth_float(uint32_t i) {
     static const float edges[] = {
-        0.0f,     -0.0f,          65504.0f,       65519.996f,    65520.0f,
-        -65520.0f, 0x1p-24f,      0x1p-25f,       0x1.000002p-25f, 0x1p-14f,
-        0x1.ffcp-15f, 0x1.ffep-15f, INFINITY, -INFINITY, NAN, 1.00048828125f};
+        0.0f,          -0.0f,        65504.0f, 65519.996f,      65520.0f,
+        -65520.0f,     0x1p-24f,     0x1p-25f, 0x1.000002p-25f, 0x1p-14f,
+        0x1.ffcp-15f,  0x1.ffep-15f, INFINITY, -INFINITY,       NAN,
+        1.00048828125f};
     uint32_t bits = i * 7919u;
     float x;
     if (i < ARRAY_LEN(edges)) return edges[i];

@@ -161,10 +161,8 @@ static void every_level_has_equal_bits(void **state) {
 static void refuses_sizes_and_numbers_without_meaning(void **state) {
     const float bad_factors[4] = {1, 0, 1, 1};
     const float nan_factors[4] = {1, 1, NAN, 1};
-    const rope_config good = {.style = ROPE_NORM,
-                              .n_dims = 8,
-                              .base = 10000.0,
-                              .scale = 1.0};
+    const rope_config good = {
+        .style = ROPE_NORM, .n_dims = 8, .base = 10000.0, .scale = 1.0};
     rope_config bad[10];
     rope *r = (rope *)&good;
     (void)state;

@@ -61,8 +61,8 @@ static void generates_numbers_of_an_independent_implementation(void **state) {
     };
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        float u = sampler_uniform(cases[i].seed, cases[i].choice,
-                                  cases[i].position);
+        float u =
+            sampler_uniform(cases[i].seed, cases[i].choice, cases[i].position);
         assert_true(u == (float)(cases[i].word >> 8) * 0x1p-24f);
         assert_true(u >= 0.0f && u < 1.0f);
     }
@@ -255,10 +255,10 @@ static void agrees_with_sorting_on_large_vocabularies(void **state) {
     for (int round = 0; round < 5; round++) {
         for (int32_t i = 0; i < N; i++) {
             /* Few values, so that there are many ties. */
-            logits[i] = (float)((int)(sampler_uniform((uint64_t)round, 9,
-                                                      (uint64_t)i) *
-                                      300.0f)) /
-                        8.0f;
+            logits[i] =
+                (float)((int)(sampler_uniform((uint64_t)round, 9, (uint64_t)i) *
+                              300.0f)) /
+                8.0f;
             order[i] = i;
         }
         qsort_r(order, N, sizeof(*order), by_logit, logits);

@@ -124,8 +124,7 @@ static void write_vocab(const vocab *v, const char *path) {
                           v->n - v->types_short, v->types);
     gguf_writer_array(w, "tokenizer.ggml.scores", GGUF_F32, v->n, v->scores);
     if (!v->no_merges)
-        gguf_writer_strings(w, "tokenizer.ggml.merges", v->n_merges,
-                            v->merges);
+        gguf_writer_strings(w, "tokenizer.ggml.merges", v->n_merges, v->merges);
     for (size_t i = 0; i < v->n_ids; i++)
         gguf_writer_u32(w, v->ids[i], v->id_values[i]);
     for (size_t i = 0; i < v->n_flags; i++)
@@ -197,9 +196,8 @@ static void check_decoded(const tokenizer *t, const int32_t *ids, size_t n,
                           bool with_special, const char *want) {
     char text[1024];
     size_t len;
-    assert_int_equal(tokenizer_decode(t, ids, n, with_special, text,
-                                      sizeof(text), &len),
-                     0);
+    assert_int_equal(
+        tokenizer_decode(t, ids, n, with_special, text, sizeof(text), &len), 0);
     assert_int_equal(len, strlen(want));
     assert_memory_equal(text, want, len);
 }
@@ -212,8 +210,7 @@ static void comes_back(const tokenizer *t, const char *text, size_t len) {
     assert_non_null(back);
     assert_int_equal(
         tokenizer_encode(t, text, len, false, false, ids, room, &n), 0);
-    assert_int_equal(tokenizer_decode(t, ids, n, false, back, len, &n_back),
-                     0);
+    assert_int_equal(tokenizer_decode(t, ids, n, false, back, len, &n_back), 0);
     assert_int_equal(n_back, len);
     assert_memory_equal(back, text, len);
     free(ids);
@@ -275,7 +272,10 @@ static void merges_within_words_only(void **state) {
     vocab v = bpe_vocab("gpt-2");
     (void)state;
     add(&v, "a\xC4\xA0", NORMAL, 0.0f); /* "a " */
-    add(&v, "\xC4\xA0" "a", NORMAL, 0.0f); /* 257: " a" */
+    add(&v,
+        "\xC4\xA0"
+        "a",
+        NORMAL, 0.0f); /* 257: " a" */
     add_merge(&v, "a \xC4\xA0");
     add_merge(&v, "\xC4\xA0 a");
     tokenizer *t = must_open(&v);
@@ -446,8 +446,8 @@ static void takes_the_longest_special_token_of_a_place(void **state) {
 static void always_finds_user_defined_tokens(void **state) {
     vocab v = bpe_vocab("gpt-2");
     (void)state;
-    add(&v, "<think>", USER, 0.0f);         /* 256 */
-    add(&v, "\xC3\xB5", USER, 0.0f);        /* 257: a letter, not byte F5 */
+    add(&v, "<think>", USER, 0.0f);  /* 256 */
+    add(&v, "\xC3\xB5", USER, 0.0f); /* 257: a letter, not byte F5 */
     tokenizer *t = must_open(&v);
     check(t, "<think>a", IDS(256, 'a'));
     check(t, "\xC3\xB5", IDS(257));
@@ -572,12 +572,15 @@ static void does_without_kinds(void **state) {
 static void joins_the_best_score_first(void **state) {
     vocab v = spm_vocab();
     (void)state;
-    add(&v, "\xE2\x96\x81", NORMAL, -9.0f);  /* 259 */
-    add(&v, "a", NORMAL, -9.0f);             /* 260 */
-    add(&v, "b", NORMAL, -9.0f);             /* 261 */
-    add(&v, "ab", NORMAL, -2.0f);            /* 262 */
-    add(&v, "\xE2\x96\x81" "a", NORMAL, -1.0f); /* 263 */
-    add(&v, "aa", NORMAL, -3.0f);            /* 264 */
+    add(&v, "\xE2\x96\x81", NORMAL, -9.0f); /* 259 */
+    add(&v, "a", NORMAL, -9.0f);            /* 260 */
+    add(&v, "b", NORMAL, -9.0f);            /* 261 */
+    add(&v, "ab", NORMAL, -2.0f);           /* 262 */
+    add(&v,
+        "\xE2\x96\x81"
+        "a",
+        NORMAL, -1.0f);           /* 263 */
+    add(&v, "aa", NORMAL, -3.0f); /* 264 */
     tokenizer *t = must_open(&v);
     check(t, "ab", IDS(263, 261));
     check(t, "bab", IDS(259, 261, 262));
@@ -594,8 +597,8 @@ static void joins_the_best_score_first(void **state) {
 static void puts_no_space_before_a_text_if_told_so(void **state) {
     vocab v = spm_vocab();
     (void)state;
-    add(&v, "\xE2\x96\x81", NORMAL, -9.0f);  /* 259 */
-    add(&v, "a", NORMAL, -9.0f);             /* 260 */
+    add(&v, "\xE2\x96\x81", NORMAL, -9.0f); /* 259 */
+    add(&v, "a", NORMAL, -9.0f);            /* 260 */
     set_flag(&v, "tokenizer.ggml.add_space_prefix", false);
     tokenizer *t = must_open(&v);
     check(t, "a a", IDS(260, 259, 260));
@@ -611,8 +614,8 @@ static void falls_back_to_bytes(void **state) {
     tokenizer *t = must_open(&v);
     check(t, "\xC3\xA9", IDS(259, 3 + 0xC3, 3 + 0xA9));
     /* What looks like a byte's name is text. */
-    check(t, "<0x41>", IDS(259, 3 + '<', 3 + '0', 3 + 'x', 3 + '4', 3 + '1',
-                           3 + '>'));
+    check(t, "<0x41>",
+          IDS(259, 3 + '<', 3 + '0', 3 + 'x', 3 + '4', 3 + '1', 3 + '>'));
     for (int i = 0; i < 256; i++)
         all[i] = (char)i;
     comes_back(t, all, sizeof(all));
@@ -688,18 +691,17 @@ static void says_how_much_room_is_needed(void **state) {
                      ERR_RANGE);
     assert_int_equal(n, 4);
 
-    assert_int_equal(
-        tokenizer_decode(t, (const int32_t[]){'a', 'b', 'c'}, 3, false, text, 2,
-                         &n),
-        ERR_RANGE);
+    assert_int_equal(tokenizer_decode(t, (const int32_t[]){'a', 'b', 'c'}, 3,
+                                      false, text, 2, &n),
+                     ERR_RANGE);
     assert_int_equal(n, 3);
     assert_int_equal(text[2], '\0');
-    assert_int_equal(tokenizer_decode(t, (const int32_t[]){256}, 1, false, text,
-                                      2, &n),
-                     ERR_RANGE);
-    assert_int_equal(tokenizer_decode(t, (const int32_t[]){-1}, 1, false, text,
-                                      2, &n),
-                     ERR_RANGE);
+    assert_int_equal(
+        tokenizer_decode(t, (const int32_t[]){256}, 1, false, text, 2, &n),
+        ERR_RANGE);
+    assert_int_equal(
+        tokenizer_decode(t, (const int32_t[]){-1}, 1, false, text, 2, &n),
+        ERR_RANGE);
     tokenizer_free(t);
 }
 
@@ -786,8 +788,15 @@ static void holds_an_unfinished_character_back(void **state) {
     assert_int_equal(utf8_stream_push(&s, "a\xE4", 2, out), 1);
     assert_int_equal(out[0], 'a');
     assert_int_equal(utf8_stream_push(&s, "\xBD", 1, out), 0);
-    assert_int_equal(utf8_stream_push(&s, "\xA0" "b\xF0\x9F\x99", 5, out), 4);
-    assert_memory_equal(out, "\xE4\xBD\xA0" "b", 4);
+    assert_int_equal(utf8_stream_push(&s,
+                                      "\xA0"
+                                      "b\xF0\x9F\x99",
+                                      5, out),
+                     4);
+    assert_memory_equal(out,
+                        "\xE4\xBD\xA0"
+                        "b",
+                        4);
     assert_int_equal(utf8_stream_push(&s, "\x82", 1, out), 4);
     assert_memory_equal(out, "\xF0\x9F\x99\x82", 4);
     assert_int_equal(utf8_stream_flush(&s, out), 0);
@@ -801,7 +810,10 @@ static void passes_bytes_that_can_become_no_character(void **state) {
     assert_memory_equal(out, "\xFF\x80\xC0", 3);
     assert_int_equal(utf8_stream_push(&s, "\xE4\xBD", 2, out), 0);
     assert_int_equal(utf8_stream_push(&s, "x", 1, out), 3);
-    assert_memory_equal(out, "\xE4\xBD" "x", 3);
+    assert_memory_equal(out,
+                        "\xE4\xBD"
+                        "x",
+                        3);
     assert_int_equal(utf8_stream_push(&s, "\xED\xA0", 2, out), 2);
     assert_int_equal(utf8_stream_push(&s, "\xF0\x9F", 2, out), 0);
     assert_int_equal(utf8_stream_flush(&s, out), 2);

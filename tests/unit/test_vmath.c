@@ -256,7 +256,8 @@ static void rms_norm_matches_double_and_works_in_place(void **state) {
     vm_rms_norm(ARRAY_LEN(x), x, w, 1e-5f, out);
     double r = 1 / sqrt(squares / (double)ARRAY_LEN(x) + 1e-5);
     for (size_t i = 0; i < ARRAY_LEN(x); i++) {
-        assert_true(fabs(out[i] - x[i] * r * w[i]) <= 1e-6 * fabs(x[i] * r) * w[i]);
+        assert_true(fabs(out[i] - x[i] * r * w[i]) <=
+                    1e-6 * fabs(x[i] * r) * w[i]);
     }
     vm_rms_norm(ARRAY_LEN(x), x, w, 1e-5f, x);
     assert_memory_equal(x, out, sizeof(x));
@@ -363,9 +364,17 @@ static void rows_have_equal_bits_at_every_level(void **state) {
 
 /* One special value among ordinary ones, in every lane and in the tail. */
 static void special_values_have_equal_bits_in_every_lane(void **state) {
-    const float specials[] = {NAN,     -NAN,     INFINITY,         -INFINITY,
-                              0.0f,    -0.0f,    0x1p-149f,        -0x1p-127f,
-                              3.4e38f, -3.4e38f, float_from(0x7f800001)};
+    const float specials[] = {NAN,
+                              -NAN,
+                              INFINITY,
+                              -INFINITY,
+                              0.0f,
+                              -0.0f,
+                              0x1p-149f,
+                              -0x1p-127f,
+                              3.4e38f,
+                              -3.4e38f,
+                              float_from(0x7f800001)};
     float x[23], want[23], got[23];
     (void)state;
     for (size_t s = 0; s < ARRAY_LEN(specials); s++) {
