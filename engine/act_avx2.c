@@ -8,7 +8,8 @@
 #include "engine/act_kernels.h"
 
 static float max_of_8(__m256 v) {
-    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    __m128 m =
+        _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));
     m = _mm_max_ss(m, _mm_movehdup_ps(m));
     return _mm_cvtss_f32(m);
@@ -44,7 +45,8 @@ static void encode_block(const float *at, float *scale, int8_t *q) {
     __m256i cd = _mm256_packs_epi32(quantize(x[2], k), quantize(x[3], k));
     /* Packing works within halves; this puts the groups of four in order. */
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    __m256i all = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), order);
+    __m256i all =
+        _mm256_permutevar8x32_epi32(_mm256_packs_epi16(ab, cd), order);
     _mm256_storeu_si256((__m256i *)q, all);
 }
 

@@ -1,11 +1,11 @@
 /* ffn.c - feed-forward networks in two runs of the pool.
  *
  * First run: a task takes some units (32 hidden values, one A8 block) of one
- * job, multiplies gate and up into a buffer on its stack, joins them and encodes
- * its part of each hidden row into the scratch.  Second run: a task takes some
- * output groups of one job and adds the down product's segments.  If a network
- * wants A8 where F32 arrived (gate and up of different formats), a run before
- * these encodes the rows.
+ * job, multiplies gate and up into a buffer on its stack, joins them and
+ * encodes its part of each hidden row into the scratch.  Second run: a task
+ * takes some output groups of one job and adds the down product's segments.  If
+ * a network wants A8 where F32 arrived (gate and up of different formats), a
+ * run before these encodes the rows.
  *
  * Which task computes what, and next to which rows, changes no bit. */
 #include "engine/ffn.h"
@@ -43,10 +43,10 @@ typedef struct {
 
 struct ffn_scratch {
     size_t max_rows, max_jobs, max_ffn_dim, model_dim;
-    network *networks;  /* [max_jobs] */
-    void **hidden;      /* [max_rows], into hidden_data */
+    network *networks; /* [max_jobs] */
+    void **hidden;     /* [max_rows], into hidden_data */
     uint8_t *hidden_data;
-    void **encoded;     /* [max_rows], into encoded_data */
+    void **encoded; /* [max_rows], into encoded_data */
     uint8_t *encoded_data;
 };
 
@@ -361,8 +361,7 @@ typedef enum { PHASE_UP, PHASE_DOWN } phase;
 
 static size_t phase_cost(const network *n, phase ph) {
     const ffn_weights *w = n->job->weights;
-    size_t bytes = ph == PHASE_UP ? w->gate.bytes + w->up.bytes
-                                  : w->down.bytes;
+    size_t bytes = ph == PHASE_UP ? w->gate.bytes + w->up.bytes : w->down.bytes;
     return task_cost(bytes, n->job->n_rows);
 }
 
@@ -379,9 +378,9 @@ static void run_phase(pool *p, run *r, phase ph) {
     for (size_t j = 0; j < r->n_networks; j++) {
         network *n = &nets[j];
         bool up = ph == PHASE_UP;
-        n->n_units = up ? (n->ffn_dim + UNIT - 1) / UNIT
-                        : matrix_padded_rows(&n->job->weights->down) /
-                              WEIGHT_GROUP;
+        n->n_units =
+            up ? (n->ffn_dim + UNIT - 1) / UNIT
+               : matrix_padded_rows(&n->job->weights->down) / WEIGHT_GROUP;
         n->task_units = task_units(target, phase_cost(n, ph), n->n_units,
                                    up ? UP_UNITS : DOWN_GROUPS);
         n->first_task = n_tasks;

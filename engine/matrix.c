@@ -126,8 +126,8 @@ int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
     uint64_t slab = rows * row_bytes(f, cols);
     if (index >= t->bytes / slab) {
         return err_why(why, why_size, ERR_RANGE,
-                       "tensor %.*s: there is no matrix %zu",
-                       (int)t->name.len, t->name.data, index);
+                       "tensor %.*s: there is no matrix %zu", (int)t->name.len,
+                       t->name.data, index);
     }
 
     int rc = prepare(m, f, rows, cols);
@@ -197,8 +197,7 @@ void matrix_mul(pool *p, const matrix *m, act_form form, const void *const *x,
 }
 
 void matrix_mul_many(pool *p, size_t n, const matrix *const *m, act_form form,
-                     const void *const *x, size_t n_x,
-                     float *const *const *y) {
+                     const void *const *x, size_t n_x, float *const *const *y) {
     assert(n <= MATRIX_MUL_MAX);
     if (n == 0 || n_x == 0) return;
 
@@ -214,8 +213,8 @@ void matrix_mul_many(pool *p, size_t n, const matrix *const *m, act_form form,
         weight_mul kernel = weight_kernel(m[i]->format, form);
         assert(kernel != NULL); /* the form is matrix_act()'s */
         size_t groups = group_count(m[i]);
-        size_t task_groups = task_units(target, task_cost(m[i]->bytes, n_x),
-                                        groups, GROUP_STEP);
+        size_t task_groups =
+            task_units(target, task_cost(m[i]->bytes, n_x), groups, GROUP_STEP);
         job.parts[i] = (part){m[i], kernel, y[i], n_tasks, task_groups};
         n_tasks += (groups + task_groups - 1) / task_groups;
     }

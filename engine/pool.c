@@ -45,7 +45,7 @@ typedef struct {
 } worker;
 
 struct pool {
-    _Alignas(LINE) _Atomic uint64_t ticket; /* run << 32 | unclaimed tasks */
+    _Alignas(LINE) _Atomic uint64_t ticket;   /* run << 32 | unclaimed tasks */
     _Alignas(LINE) _Atomic uint32_t finished; /* tasks of the current run */
     _Atomic uint32_t lead_sleeps;
     _Alignas(LINE) _Atomic uint32_t round; /* workers sleep on it */
@@ -106,10 +106,9 @@ static bool claim(pool *p, uint32_t *task) {
     uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
     do {
         if ((uint32_t)ticket == 0) return false;
-    } while (!atomic_compare_exchange_weak_explicit(&p->ticket, &ticket,
-                                                    ticket - 1,
-                                                    memory_order_acq_rel,
-                                                    memory_order_acquire));
+    } while (!atomic_compare_exchange_weak_explicit(
+        &p->ticket, &ticket, ticket - 1, memory_order_acq_rel,
+        memory_order_acquire));
     *task = p->n_tasks - (uint32_t)ticket;
     return true;
 }
@@ -269,8 +268,8 @@ void pool_run(pool *p, uint32_t n_tasks, pool_task fn, void *ctx) {
 uint64_t pool_progress(const pool *p) {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < p->n_threads; i++) {
-        sum += atomic_load_explicit(&p->workers[i].progress,
-                                    memory_order_relaxed);
+        sum +=
+            atomic_load_explicit(&p->workers[i].progress, memory_order_relaxed);
     }
     return sum;
 }

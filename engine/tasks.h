@@ -12,9 +12,11 @@
 
 /* Activation rows whose arithmetic hides behind one read of the weights. */
 #define TASK_FREE_ROWS 8
-/* Handing a task to another thread costs about what computing this much does. */
+/* Handing a task to another thread costs about what computing this much does.
+ */
 #define TASK_MIN_COST ((size_t)64 << 10)
-/* Enough that threads finish at about the same time, whatever each one's speed. */
+/* Enough that threads finish at about the same time, whatever each one's speed.
+ */
 #define TASKS_PER_THREAD 8
 
 static inline size_t task_cost(size_t bytes, size_t n_x) {

@@ -10,11 +10,11 @@
  * groups are single classes, and a run that may fail is entered at its begin
  * only.
  *
- * The patterns are those of the published tokenizers, with one exception: for
- * llama4, minimax-m2, tekken and kimi-k2 the golden ids at hand come from an
- * implementation that knows letter case in ASCII alone and takes no combining
- * marks into words, and they are followed to the letter.  CASED_WORDS with
- * UPPER and LOWER, as in gpt-4o, is what those models publish. */
+ * The patterns give every golden id at hand: the published tokenizer's where
+ * that is known, else llama.cpp's.  The second have two traits that the models'
+ * own tokenizers do not: llama4, minimax-m2, tekken and kimi-k2 know letter
+ * case in ASCII alone and take no combining marks into words (CASED_WORDS with
+ * UPPER and LOWER, as in gpt-4o, does both), and qwen35 is not normalized. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <assert.h>
 #include <errno.h>
@@ -44,7 +44,8 @@ struct pre_tokenizer {
 /* clang-format off */
 #define WS  "\\p{WSpace}"
 #define NWS "\\P{WSpace}"
-#define CONTRACTION "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+#define CONTRACTION                                                            \
+    "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 #define BLANKS "|" WS "*[\\r\\n]+|" WS "+(?!" NWS ")|" WS "+"
 #define SIGNS(tail) "| ?[^" WS "\\p{L}\\p{N}]+" tail
 
@@ -69,7 +70,7 @@ struct pre_tokenizer {
 #define DIGITS3 "\\p{N}{1,3}"
 #define DIGIT "\\p{N}"
 
-/* Latin, Greek, Cyrillic and other letters with case, as DeepSeek lists them. */
+/* Latin, Greek, Cyrillic and other letters with case, by DeepSeek's list. */
 #define DEEPSEEK_LETTERS                                                       \
     "A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}"              \
     "\\x{1bc}-\\x{1bf}\\x{1c4}-\\x{293}\\x{295}-\\x{2af}\\x{370}-\\x{373}"     \
@@ -97,7 +98,8 @@ struct pre_tokenizer {
 #define DEEPSEEK_SIGNS                                                         \
     "!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}"          \
     "\\x{3000}-\\x{3002}"
-#define DEEPSEEK_CJK "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+#define DEEPSEEK_CJK                                                           \
+    "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
 /* clang-format on */
 
 static const char *const gpt2[] = {GPT2, NULL};

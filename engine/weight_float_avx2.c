@@ -75,7 +75,7 @@ TILE_INLINE void mul_tile(kind k, size_t n_groups, size_t n_x, const tile *t) {
     TILE(id, k, 4, 1)                                                          \
     void weight_##id##_mul_avx2(WEIGHT_MUL_ARGS) {                             \
         static const tile_set set = {                                          \
-            .rows = {1, 2, 4}, \
+            .rows = {1, 2, 4},                                                 \
             .mul = {{id##_1x1, id##_1x2, id##_1x4, NULL},                      \
                     {id##_2x1, id##_2x2, NULL, NULL},                          \
                     {id##_4x1, NULL, NULL, NULL}},                             \

@@ -58,7 +58,7 @@ TILE_INLINE void mul_tile(kind k, size_t n_groups, size_t n_x, const tile *t) {
         mul_tile(k, g, n, t);                                                  \
     }
 
-/* Up to 16 sums in registers: FMA needs 8 in flight.  The panel is 16 KiB of a
+/* Up to 16 sums in registers: FMA needs 8 in flight.  The panel is 8 KiB of a
  * group. */
 #define FLOAT_KERNEL(id, k)                                                    \
     TILE(id, k, 1, 1)                                                          \
@@ -74,7 +74,7 @@ TILE_INLINE void mul_tile(kind k, size_t n_groups, size_t n_x, const tile *t) {
     TILE(id, k, 4, 4)                                                          \
     void weight_##id##_mul_avx512(WEIGHT_MUL_ARGS) {                           \
         static const tile_set set = {                                          \
-            .rows = {1, 2, 4, 8}, \
+            .rows = {1, 2, 4, 8},                                              \
             .mul = {{id##_1x1, id##_1x2, id##_1x4, id##_1x8},                  \
                     {id##_2x1, id##_2x2, id##_2x4, id##_2x8},                  \
                     {id##_4x1, id##_4x2, id##_4x4, NULL}},                     \

@@ -58,7 +58,8 @@ typedef struct {
     int8_t values[Q8_0_LEN][WEIGHT_GROUP];
 } open_block;
 
-static void unpack_block(size_t cols, const uint8_t *group, size_t b, open_block *out) {
+static void unpack_block(size_t cols, const uint8_t *group, size_t b,
+                         open_block *out) {
     const uint8_t *scales = group + b * Q8_0_PACKED_SCALES;
     const uint8_t *values =
         group + q8_0_values_offset(cols) + b * Q8_0_PACKED_VALUES;

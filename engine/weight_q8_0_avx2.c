@@ -87,9 +87,9 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
             __m256 w_scale = load_scales(scales + h * 16);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 __m256 x_scale = _mm256_set1_ps(act_scales(t->x[i])[b]);
-                acc[h][i] = _mm256_fmadd_ps(_mm256_mul_ps(w_scale, x_scale),
-                                            _mm256_cvtepi32_ps(sum[i]),
-                                            acc[h][i]);
+                acc[h][i] =
+                    _mm256_fmadd_ps(_mm256_mul_ps(w_scale, x_scale),
+                                    _mm256_cvtepi32_ps(sum[i]), acc[h][i]);
             }
         }
     }

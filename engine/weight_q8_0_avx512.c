@@ -51,8 +51,8 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     const size_t block0 = t->col0 / Q8_0_LEN;
     const size_t n_blocks = (t->col1 - t->col0) / Q8_0_LEN;
     const uint8_t *scales = t->weights + block0 * Q8_0_PACKED_SCALES;
-    const uint8_t *weights = t->weights + q8_0_values_offset(t->cols) +
-                             block0 * Q8_0_PACKED_VALUES;
+    const uint8_t *weights =
+        t->weights + q8_0_values_offset(t->cols) + block0 * Q8_0_PACKED_VALUES;
 
     load_sums(n_groups, n_x, t, acc);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
@@ -83,9 +83,9 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
             __m512 w_scale = load_scales(scales + g * group_bytes);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 __m512 x_scale = _mm512_set1_ps(t->prep[i][b].scale);
-                acc[g][i] = _mm512_fmadd_ps(_mm512_mul_ps(w_scale, x_scale),
-                                            _mm512_cvtepi32_ps(sum[g][i]),
-                                            acc[g][i]);
+                acc[g][i] =
+                    _mm512_fmadd_ps(_mm512_mul_ps(w_scale, x_scale),
+                                    _mm512_cvtepi32_ps(sum[g][i]), acc[g][i]);
             }
         }
         scales += Q8_0_PACKED_SCALES;
@@ -95,7 +95,8 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
 }
 
 /* The sum of each of 8 pairs' two blocks of 32 values, 16 sums: v[i] holds 8
- * partial sums of block 2i in its lower and of block 2i + 1 in its upper half. */
+ * partial sums of block 2i in its lower and of block 2i + 1 in its upper half.
+ */
 static __m512i fold_16(const __m512i v[8]) {
     __m512i four[4], two[2];
     for (int i = 0; i < 4; i++) {
@@ -108,12 +109,11 @@ static __m512i fold_16(const __m512i v[8]) {
         two[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b),
                                   _mm512_unpackhi_epi64(a, b));
     }
-    __m512i all =
-        _mm512_add_epi32(_mm512_shuffle_i32x4(two[0], two[1], 0x88),
-                         _mm512_shuffle_i32x4(two[0], two[1], 0xdd));
+    __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(two[0], two[1], 0x88),
+                                   _mm512_shuffle_i32x4(two[0], two[1], 0xdd));
     /* Now each quarter holds one half of v[0] to v[3] or of v[4] to v[7]. */
-    const __m512i order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9,
-                                            13, 10, 14, 11, 15);
+    const __m512i order =
+        _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
     return _mm512_permutexvar_epi32(order, all);
 }
 
@@ -177,10 +177,10 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
         __m512i chunk[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
             scale[g] = load_scales(scales + g * group_bytes);
-            chunk[g] = _mm512_xor_si512(
-                _mm512_loadu_si512(weights + g * group_bytes +
-                                   col * WEIGHT_GROUP),
-                _mm512_set1_epi8(-128));
+            chunk[g] =
+                _mm512_xor_si512(_mm512_loadu_si512(weights + g * group_bytes +
+                                                    col * WEIGHT_GROUP),
+                                 _mm512_set1_epi8(-128));
         }
         TILE_UNROLL for (unsigned j = 0; j < 4; j++) {
             __m512 w[TILE_GROUPS];
@@ -205,7 +205,8 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
         mul_tile_##form(g, n, t);                                              \
     }
 
-/* Each sum of A8 takes two registers, an integer and a float one. */
+/* Each sum of A8 takes two registers, an integer and a float one; 12 chains of
+ * vpdpbusd keep both of its ports busy, 8 do not. */
 TILE(a8, 1, 1)
 TILE(a8, 1, 2)
 TILE(a8, 1, 4)

@@ -4,8 +4,8 @@
  * weight rows times 1 to 8 activation rows over a panel of columns.
  * Several activation rows share each load of weights; several groups share each
  * load of activations and, for a single row, keep enough independent sums in
- * flight to hide the FMA's latency.  A panel of two groups fits the first-level
- * cache, where it meets one activation row after the other.
+ * flight to hide the FMA's latency.  A panel of two groups fits half the
+ * first-level cache, where it meets one activation row after the other.
  *
  * Which tiles there are changes no bit: a sum is one lane of one tile, and goes
  * from panel to panel through y. */
@@ -32,8 +32,8 @@ typedef struct {
 typedef struct {
     const uint8_t *weights; /* first group, whole */
     size_t group_bytes;
-    size_t cols, col0, col1; /* the matrix's width; the panel */
-    const void *const *x;    /* whole rows */
+    size_t cols, col0, col1;              /* the matrix's width; the panel */
+    const void *const *x;                 /* whole rows */
     const tile_prep (*prep)[TILE_BLOCKS]; /* [row][block of the panel] */
     float *const *y;
     size_t lane0; /* of y, for the first group's first row */

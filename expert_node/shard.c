@@ -65,13 +65,12 @@ static int add_share(holdings *wanted, const char *text, char *why,
 /* *wanted is initialized by it; its bits may name dense layers, too. */
 static int plan_holdings(const model_config *c, const shard_plan *plan,
                          holdings *wanted, char *why, size_t why_size) {
-    if (c->n_experts == 0) {
-        return err_why(why, why_size, ERR_UNSUPPORTED,
-                       "%s is a dense model: it has no experts to hold",
-                       c->name);
-    }
     int rc = holdings_init(wanted, c->n_layers, c->n_experts);
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
+    if (c->n_experts == 0) {
+        log_warn("%s is a dense model: this node has nothing to hold", c->name);
+        return 0;
+    }
     if (plan->experts != NULL && plan->experts->count > 0) {
         return add_specs(wanted, plan->experts, why, why_size);
     }

@@ -54,7 +54,9 @@ static int check_logits(const evaluation *e, const message *m, const frames *f,
                        "the coordinator sent rows of %u logits, not %u",
                        m->logits.n_vocab, e->call.client->n_vocab);
     }
-    if (f->count != (e->routing ? PARTS : PART_LOGITS + 1)) {
+    /* A dense model has no routing to send. */
+    bool routed = e->routing && m->logits.moe_layers.count > 0;
+    if (f->count != (routed ? PARTS : PART_LOGITS + 1)) {
         return err_why(why, why_size, ERR_MALFORMED,
                        "the coordinator sent %zu payloads of logits %s routing",
                        f->count - 1, e->routing ? "with" : "without");

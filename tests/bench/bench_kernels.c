@@ -3,10 +3,10 @@
  *   bench_kernels [MIB [THREADS]]
  *
  * For one activation row, GB/s of packed weights read, beside the machine's
- * plain read bandwidth over as many bytes; for 4, 16 and 128 rows, multiply-adds
- * (G/s).  Matrices of 4096 columns and MIB (default 256) in the given format, so
- * that no cache holds them; prompts use a sixteenth of it.  The best of a few
- * runs counts. */
+ * plain read bandwidth over as many bytes; for 4, 16 and 128 rows,
+ * multiply-adds (G/s).  Matrices of 4096 columns and MIB (default 256) in the
+ * given format, so that no cache holds them; prompts use a sixteenth of it. The
+ * best of a few runs counts. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

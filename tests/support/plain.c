@@ -109,7 +109,8 @@ static float weight_at(uint32_t type, const uint8_t *stored, size_t i) {
     default:
         assert(type == WEIGHT_Q8_0);
         memcpy(&half, stored + i / 32 * 34, sizeof(half));
-        return f16_to_f32(half) * (float)(int8_t)stored[i / 32 * 34 + 2 + i % 32];
+        return f16_to_f32(half) *
+               (float)(int8_t)stored[i / 32 * 34 + 2 + i % 32];
     }
 }
 

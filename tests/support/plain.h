@@ -1,8 +1,8 @@
 /* plain.h - products and networks as plain loops over stored weights.
  *
  * Written from the numerics contract (engine/weight.h, act.h, ffn.h) and apart
- * from the code under test: nothing is packed, cut or spread.  Slow and meant to
- * be. */
+ * from the code under test: nothing is packed, cut or spread.  Slow and meant
+ * to be. */
 #ifndef TESTS_SUPPORT_PLAIN_H
 #define TESTS_SUPPORT_PLAIN_H
 

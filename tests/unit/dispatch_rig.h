@@ -47,7 +47,7 @@ static inline dispatch_config rig_config(void) {
 static inline rig rig_open(const dispatch_config *c, const char *const *held) {
     rig r = {.now = 1000000};
     holdings sets[RIG_NODES];
-    const holdings *nodes[RIG_NODES];
+    const holdings *nodes[RIG_NODES] = {NULL};
     uint32_t n = 0;
 
     for (; n < RIG_NODES && held[n] != NULL; n++) {

@@ -11,7 +11,7 @@
 #include "engine/cpu.h"
 #include "tests/support/plain.h"
 
-#define N 320 /* values of a row */
+#define N 320                      /* values of a row */
 #define A8_FLOATS (N / 32 + N / 4) /* an A8 row of N values, as floats */
 
 static void rows_have_the_size_of_their_form(void **state) {
@@ -34,7 +34,8 @@ static void f32_rows_are_copies(void **state) {
 
 static void rounds_half_to_even(void **state) {
     /* amax is 127, so a value is its own quotient */
-    float x[32] = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, 0.49f};
+    float x[32] = {127.0f, 0.5f,  1.5f,   2.5f, -0.5f,
+                   -1.5f,  -2.5f, 126.5f, 0.49f};
     const int8_t want[32] = {127, 0, 2, 2, 0, -2, -2, 126, 0};
     float row[9];
     (void)state;

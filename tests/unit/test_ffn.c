@@ -20,7 +20,8 @@ static void *must(void *p) {
     return p;
 }
 
-/* ---- a network in both shapes: stored for the reference, packed to run ---- */
+/* ---- a network in both shapes: stored for the reference, packed to run ----
+ */
 
 typedef struct {
     plain_matrix gate, up, down;
@@ -43,11 +44,9 @@ static plain_matrix random_matrix(uint64_t *seed, uint32_t type, size_t rows,
 static network make_network(uint64_t *seed, const uint32_t types[3],
                             size_t model_dim, size_t ffn_dim) {
     network n = {0};
-    n.gate =
-        random_matrix(seed, types[0], ffn_dim, model_dim, &n.packed.gate);
+    n.gate = random_matrix(seed, types[0], ffn_dim, model_dim, &n.packed.gate);
     n.up = random_matrix(seed, types[1], ffn_dim, model_dim, &n.packed.up);
-    n.down =
-        random_matrix(seed, types[2], model_dim, ffn_dim, &n.packed.down);
+    n.down = random_matrix(seed, types[2], model_dim, ffn_dim, &n.packed.down);
     return n;
 }
 
@@ -182,9 +181,8 @@ static void follows_the_contract_bit_for_bit(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         network n = make_network(&seed, shapes[i].types, shapes[i].model_dim,
                                  shapes[i].ffn_dim);
-        assert_int_equal(
-            ffn_segments(n.packed.down.format, shapes[i].ffn_dim),
-            shapes[i].segments);
+        assert_int_equal(ffn_segments(n.packed.down.format, shapes[i].ffn_dim),
+                         shapes[i].segments);
         bench b = open_bench(2, 5, 1, shapes[i].ffn_dim, shapes[i].model_dim);
         for (int exact = 0; exact < 2; exact++) {
             act_form form = form_for(&n, exact);
@@ -285,9 +283,9 @@ static network slice_of(const network *n, size_t from, size_t width,
     assert_int_equal(matrix_pack(&s.packed.gate, f, width, model_dim,
                                  gate + from * up_stride),
                      0);
-    assert_int_equal(matrix_pack(&s.packed.up, f, width, model_dim,
-                                 up + from * up_stride),
-                     0);
+    assert_int_equal(
+        matrix_pack(&s.packed.up, f, width, model_dim, up + from * up_stride),
+        0);
     uint8_t *down = must(malloc(model_dim * slice_stride));
     for (size_t r = 0; r < model_dim; r++) {
         memcpy(down + r * slice_stride,

@@ -66,9 +66,9 @@ static void check_rows(const matrix *m, uint32_t type, act_form form,
     size_t stride = plain_stored_bytes(type, m->cols);
     for (size_t t = 0; t < r->n; t++) {
         for (size_t row = 0; row < m->rows; row++) {
-            float want = plain_dot(type, form, m->cols, 0, m->cols,
-                                   (const uint8_t *)stored + row * stride,
-                                   r->x[t]);
+            float want =
+                plain_dot(type, form, m->cols, 0, m->cols,
+                          (const uint8_t *)stored + row * stride, r->x[t]);
             assert_memory_equal(&r->y[t][row], &want, sizeof(want));
         }
     }
@@ -85,8 +85,8 @@ static void gives_the_plain_product(void **state) {
         uint32_t type;
         size_t rows, cols, n_x;
     } cases[] = {
-        {WEIGHT_F32, 50, 60, 3},    {WEIGHT_F16, 17, 101, 1},
-        {WEIGHT_BF16, 64, 128, 9},  {WEIGHT_Q8_0, 300, 512, 5},
+        {WEIGHT_F32, 50, 60, 3},     {WEIGHT_F16, 17, 101, 1},
+        {WEIGHT_BF16, 64, 128, 9},   {WEIGHT_Q8_0, 300, 512, 5},
         {WEIGHT_Q8_0, 1, 32, MAX_X}, {WEIGHT_Q8_0, 700, 1056, 1},
     };
     uint64_t seed = 1;
@@ -129,7 +129,8 @@ static void threads_levels_and_batch_change_no_bit(void **state) {
     (void)state;
 
     assert_int_equal(
-        matrix_pack(&m, weight_format_find(WEIGHT_Q8_0), 1000, 1024, stored), 0);
+        matrix_pack(&m, weight_format_find(WEIGHT_Q8_0), 1000, 1024, stored),
+        0);
     for (int exact = 0; exact < 2; exact++) {
         act_form form = matrix_act(&m, exact);
         rows r = make_rows(&seed, &m, form, 11);
@@ -319,10 +320,12 @@ static void refuses_shapes_that_do_not_fit(void **state) {
                      .bytes = 51};
     (void)state;
 
-    assert_int_equal(matrix_load(&m, NULL, &t, 0, why, sizeof(why)), ERR_FORMAT);
+    assert_int_equal(matrix_load(&m, NULL, &t, 0, why, sizeof(why)),
+                     ERR_FORMAT);
     assert_non_null(strstr(why, "q8_0"));
     t.dims[0] = 0;
-    assert_int_equal(matrix_load(&m, NULL, &t, 0, why, sizeof(why)), ERR_FORMAT);
+    assert_int_equal(matrix_load(&m, NULL, &t, 0, why, sizeof(why)),
+                     ERR_FORMAT);
 
     const weight_format *f32 = weight_format_find(WEIGHT_F32);
     const weight_format *q8_0 = weight_format_find(WEIGHT_Q8_0);

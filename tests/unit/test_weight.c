@@ -94,9 +94,9 @@ static void every_half_has_its_value_and_comes_back(void **state) {
         if (exponent == 31) {
             assert_true(mantissa ? isnan(x) : isinf(x));
         } else {
-            float want = exponent == 0 ? ldexpf((float)mantissa, -24)
-                                       : ldexpf((float)(1024 + mantissa),
-                                                exponent - 25);
+            float want = exponent == 0
+                             ? ldexpf((float)mantissa, -24)
+                             : ldexpf((float)(1024 + mantissa), exponent - 25);
             assert_true(fabsf(x) == want);
         }
         assert_int_equal(signbit(x) != 0, h >> 15);
@@ -193,8 +193,8 @@ static void pack(const product *p, const weight_format *f, data *d) {
         for (size_t r = 0; r < 16 && 16 * g + r < p->rows; r++) {
             rows[r] = d->stored + (16 * g + r) * stride;
         }
-        f->pack(p->cols, rows, (uint8_t *)d->packed +
-                                   g * f->group_bytes(p->cols));
+        f->pack(p->cols, rows,
+                (uint8_t *)d->packed + g * f->group_bytes(p->cols));
     }
 }
 
@@ -241,9 +241,8 @@ static void compare(const product *p, const data *d, size_t t, int level) {
         fail_msg("%s, form %d, kind %d, %s: %zu x %zu, columns %zu to %zu, "
                  "row %zu of %zu activations: %a, not %a",
                  weight_type_name(p->type), p->form, p->kind,
-                 cpu_name((cpu_level)level), p->rows, p->cols, p->col0,
-                 p->col1, 16 * p->group0 + r, p->n_x, (double)got,
-                 (double)want);
+                 cpu_name((cpu_level)level), p->rows, p->cols, p->col0, p->col1,
+                 16 * p->group0 + r, p->n_x, (double)got, (double)want);
     }
 }
 
@@ -317,7 +316,7 @@ static void multiplies_any_number_of_weight_rows(void **state) {
 }
 
 static void multiplies_any_width(void **state) {
-    static const size_t cols[] = {1,   2,   3,   5,   15,  16,   17,   60, 100,
+    static const size_t cols[] = {1,   2,   3,   5,   15,   16,   17,   60, 100,
                                   255, 257, 600, 992, 1024, 1056, 2080, 32};
     uint64_t seed = 12;
     (void)state;
@@ -336,10 +335,10 @@ static void multiplies_parts_of_the_columns_and_groups(void **state) {
         product p = whole(1 + plain_random(&seed) % 130, n * step,
                           1 + plain_random(&seed) % 9);
         p.col0 = plain_random(&seed) % n * step;
-        p.col1 = p.col0 + (1 + plain_random(&seed) % (n - p.col0 / step)) * step;
+        p.col1 =
+            p.col0 + (1 + plain_random(&seed) % (n - p.col0 / step)) * step;
         p.group0 = plain_random(&seed) % p.group1;
-        p.group1 =
-            p.group0 + 1 + plain_random(&seed) % (p.group1 - p.group0);
+        p.group1 = p.group0 + 1 + plain_random(&seed) % (p.group1 - p.group0);
         check_all(p, &seed);
     }
 }
