@@ -71,14 +71,17 @@ void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id);
 
 /* Rows came back.  The request's pairs in its order are in *pairs, *n of them;
  * take[i] (room for max_pairs) says whether row i is wanted: false if the pair
- * was answered before.  ERR_NOT_HERE for a request that is not in flight to
- * this node (late, doubled or forged): nothing is wanted. */
+ * was answered before.  *pairs is valid until the next dispatch_next().
+ * ERR_NOT_HERE for a request that is not in flight to this node (doubled or
+ * forged) or belongs to an earlier layer, whose credit is returned: nothing is
+ * wanted. */
 int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
                   uint64_t request_id, const uint32_t **pairs, uint32_t *n,
                   bool *take);
 
 /* What a request in flight to this node asked for, before its rows are looked
- * at (to check a reply's size).  ERR_NOT_HERE as above. */
+ * at (to check a reply's size); also for one of an earlier layer, which must
+ * still be handed to dispatch_rows().  ERR_NOT_HERE: not in flight. */
 int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
                       uint32_t *layer, uint32_t *n_pairs);
 
@@ -87,6 +90,8 @@ int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
 void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
                       uint64_t request_id, int code);
 
+/* The pairs of the LOCAL action, which stay valid until all are done; at once or
+ * in parts.  Until then there is no other LOCAL and no DONE. */
 void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
                          uint32_t n_pairs, bool ok);
 

@@ -2,7 +2,7 @@
  * in a thread of its own.
  *
  * A script runs in that thread: it takes messages, and answers them well or
- * badly.  What goes wrong there is kept, and asserted by peer_join() in the
+ * badly.  What goes wrong there is kept, and asserted by peer_close() in the
  * test's thread, where assertions work. */
 #ifndef TESTS_SCRIPTED_PEER_H
 #define TESTS_SCRIPTED_PEER_H
@@ -168,8 +168,13 @@ static void peer_start(peer *p, struct link *link, peer_script script) {
     assert_int_equal(pthread_create(&p->thread, NULL, peer_run, p), 0);
 }
 
+/* Wait for the end of the script. */
 static void peer_join(peer *p) {
     pthread_join(p->thread, NULL);
+}
+
+/* After peer_join(), and after the client's end was closed. */
+static void peer_close(peer *p) {
     frames_fini(&p->in);
     message_arena_free(p->arena);
     link_close(p->link);

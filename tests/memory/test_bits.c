@@ -1,0 +1,272 @@
+/* test_bits.c - the numerics contract from end to end: a token's logits are the
+ * same bits whatever the rack, the placement, the replica, the batch, the
+ * prompt's chunks, the threads and the CPU level.
+ *
+ * Every shuffle draws all of these from its seed, runs several sequences through
+ * the real forward pass, exchange and node workers, and compares each row with
+ * the logits of one process, one thread, one whole prompt at the scalar level.
+ * tests/planted/arrival_order_sum.patch is a bug that this must catch. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/cpu.h"
+#include "tests/support/fixture.h"
+#include "tests/support/memory_rack.h"
+#include "tests/support/model_gen.h"
+
+#define MAX_TOKENS 200
+#define SEQUENCES 3
+#define MAX_ROWS 64
+
+/* ---- a small generator of our own: the same draws everywhere ---- */
+
+static uint64_t random_state;
+
+static uint32_t draw(uint32_t below) {
+    random_state += 0x9e3779b97f4a7c15u; /* splitmix64 */
+    uint64_t z = random_state;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ (z >> 31)) >> 32) % below;
+}
+
+/* ---- the model, its sequences and what they must give ---- */
+
+typedef struct {
+    memory_model *model;
+    uint32_t n_tokens[SEQUENCES];
+    uint32_t tokens[SEQUENCES][MAX_TOKENS];
+    float *expected[SEQUENCES]; /* [n_tokens][n_vocab] */
+    kv_type kv;
+    bool exact;
+} subject;
+
+typedef struct {
+    kv_seq kv;
+    uint32_t done;
+} progress;
+
+/* Compare, or with `learn` keep, the logits of an item's rows.  Returns the
+ * number of rows that differ. */
+static int check_rows(subject *s, memory_rack *r, uint32_t seq,
+                      uint32_t first_row, uint32_t from, uint32_t n,
+                      bool learn) {
+    uint32_t n_vocab = s->model->config.n_vocab;
+    int differ = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t row = first_row + i;
+        const float *logits;
+        forward_logits(memory_rack_forward(r), &row, 1, &logits);
+        float *expected = s->expected[seq] + (size_t)(from + i) * n_vocab;
+        if (learn) {
+            memcpy(expected, logits, n_vocab * sizeof(float));
+        } else if (memcmp(expected, logits, n_vocab * sizeof(float)) != 0) {
+            differ++;
+        }
+    }
+    return differ;
+}
+
+/* Feed all sequences, each in chunks of its own, in batches of any mix. */
+static int run_sequences(subject *s, memory_rack *r, bool learn) {
+    progress p[SEQUENCES] = {{{0}, 0}};
+    int differ = 0;
+    for (;;) {
+        forward_item items[SEQUENCES];
+        uint32_t owner[SEQUENCES], n_items = 0, room = MAX_ROWS;
+        bool left = false;
+        for (uint32_t q = 0; q < SEQUENCES; q++) {
+            uint32_t rest = s->n_tokens[q] - p[q].done;
+            if (rest == 0) continue;
+            left = true;
+            if (!learn && draw(3) == 0) continue; /* not in this batch */
+            uint32_t n = learn ? rest : 1 + draw(rest < 20 ? rest : 20);
+            if (n > room) n = room;
+            if (n == 0 || (learn && n_items > 0)) continue;
+            assert_int_equal(
+                kv_reserve(memory_rack_kv(r), &p[q].kv, p[q].done + n), 0);
+            owner[n_items] = q;
+            items[n_items++] = (forward_item){.tokens = s->tokens[q] + p[q].done,
+                                              .n_rows = n,
+                                              .first = p[q].done,
+                                              .kv = &p[q].kv};
+            room -= n;
+        }
+        if (!left) break;
+        if (n_items == 0) continue;
+        assert_int_equal(
+            forward_run(memory_rack_forward(r), items, n_items, 0), 0);
+        uint32_t row = 0;
+        for (uint32_t i = 0; i < n_items; i++) {
+            assert_false(items[i].lost);
+            uint32_t q = owner[i];
+            differ += check_rows(s, r, q, row, p[q].done, items[i].n_rows,
+                                 learn);
+            row += items[i].n_rows;
+            p[q].done += items[i].n_rows;
+        }
+    }
+    for (uint32_t q = 0; q < SEQUENCES; q++) {
+        kv_release(memory_rack_kv(r), &p[q].kv);
+    }
+    return differ;
+}
+
+static void open_subject(subject *s, const model_shape *shape,
+                         const char *name, uint32_t most_tokens) {
+    char why[256] = "";
+    const char *path = fixture_path(name);
+    if (model_gen(shape, path, why, sizeof(why)) < 0) fail_msg("%s", why);
+    s->model = memory_model_open(path);
+    random_state = shape->seed;
+    for (uint32_t q = 0; q < SEQUENCES; q++) {
+        s->n_tokens[q] = most_tokens / (q + 1);
+        for (uint32_t t = 0; t < s->n_tokens[q]; t++) {
+            s->tokens[q][t] = draw(shape->n_vocab);
+        }
+        s->expected[q] =
+            calloc((size_t)s->n_tokens[q] * shape->n_vocab, sizeof(float));
+        assert_non_null(s->expected[q]);
+    }
+}
+
+static void close_subject(subject *s) {
+    for (uint32_t q = 0; q < SEQUENCES; q++) {
+        free(s->expected[q]);
+    }
+    memory_model_close(s->model);
+}
+
+/* One process, one thread, whole prompts, scalar kernels. */
+static void learn_expected(subject *s) {
+    assert_int_equal(cpu_force(CPU_SCALAR), 0);
+    memory_rack_config c = {.threads = 1,
+                            .exact = s->exact,
+                            .local = true,
+                            .kv = s->kv,
+                            .max_rows = MAX_ROWS,
+                            .piece_bytes = 1 << 20,
+                            .credit_bytes = 16 << 20};
+    memory_rack *r = memory_rack_open(s->model, &c);
+    assert_int_equal(run_sequences(s, r, true), 0);
+    memory_rack_close(r);
+}
+
+/* Every expert on at least one node or, now and then, on none: then it is
+ * computed by the coordinator. */
+static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes) {
+    const model_config *m = &s->model->config;
+    for (uint32_t i = 0; i < n_nodes; i++) {
+        assert_int_equal(holdings_init(&held[i], m->n_layers, m->n_experts),
+                         0);
+    }
+    for (uint32_t l = 0; l < m->n_layers && n_nodes > 0; l++) {
+        for (uint32_t e = 0; e < m->n_experts; e++) {
+            if (draw(16) == 0) continue;
+            uint32_t copies = 1 + draw(n_nodes);
+            for (uint32_t i = 0; i < copies; i++) {
+                holdings_add(&held[draw(n_nodes)], l, e);
+            }
+        }
+    }
+}
+
+static int shuffle(subject *s, uint64_t seed) {
+    random_state = seed * 1000003;
+    uint32_t n_nodes = draw(4);
+    holdings held[MEMORY_RACK_NODES];
+    draw_holdings(s, held, n_nodes);
+    cpu_level level = (cpu_level)draw((uint32_t)cpu_best() + 1);
+    assert_int_equal(cpu_force(level), 0);
+    memory_rack_config c = {
+        .n_nodes = n_nodes,
+        .held = held,
+        .threads = 1 + draw(3),
+        .exact = s->exact,
+        .local = true,
+        .kv = s->kv,
+        .max_rows = MAX_ROWS,
+        .piece_bytes = (uint64_t)1 << (12 + draw(9)),
+        .credit_bytes = (uint64_t)1 << (16 + draw(9)),
+    };
+    memory_rack *r = memory_rack_open(s->model, &c);
+    int differ = run_sequences(s, r, false);
+    memory_rack_close(r);
+    for (uint32_t i = 0; i < n_nodes; i++) {
+        holdings_fini(&held[i]);
+    }
+    if (differ > 0) {
+        print_message("seed %llu: %d rows differ (%u nodes, %u threads, %s)\n",
+                      (unsigned long long)seed, differ, n_nodes, c.threads,
+                      cpu_name(level));
+    }
+    return differ;
+}
+
+static uint32_t shuffles(uint32_t usual) {
+    const char *text = getenv("ROSTER_SHUFFLES");
+    if (text != NULL) return (uint32_t)atoi(text);
+    return getenv("ROSTER_TEST_QUICK") != NULL ? usual / 8 : usual;
+}
+
+static void run_shuffles(const model_shape *shape, const char *name,
+                         uint32_t most_tokens, uint32_t n, kv_type kv,
+                         bool exact) {
+    subject s = {.kv = kv, .exact = exact};
+    open_subject(&s, shape, name, most_tokens);
+    learn_expected(&s);
+    int differ = 0;
+    for (uint64_t seed = 1; seed <= n; seed++) {
+        differ += shuffle(&s, seed);
+    }
+    close_subject(&s);
+    assert_int_equal(differ, 0);
+}
+
+static void small_model_has_the_same_bits_everywhere(void **state) {
+    (void)state;
+    model_shape shape = model_shape_small();
+    shape.n_experts = 8;
+    run_shuffles(&shape, "small.gguf", 90, shuffles(200), KV_F16, false);
+}
+
+static void exact_mode_has_the_same_bits_everywhere(void **state) {
+    (void)state;
+    model_shape shape = model_shape_small();
+    run_shuffles(&shape, "exact.gguf", 70, shuffles(40), KV_F32, true);
+}
+
+static void float_weights_have_the_same_bits_everywhere(void **state) {
+    (void)state;
+    model_shape shape = model_shape_small();
+    shape.arch = "qwen3moe";
+    shape.type = WEIGHT_BF16;
+    run_shuffles(&shape, "bf16.gguf", 70, shuffles(40), KV_F32, false);
+}
+
+static void wide_model_has_the_same_bits_everywhere(void **state) {
+    (void)state;
+    model_shape shape = model_shape_small();
+    shape.width = 1024;
+    shape.n_heads = 16;
+    shape.n_kv_heads = 4;
+    shape.head_dim = 64;
+    shape.expert_width = 2048;
+    shape.n_experts = 8;
+    run_shuffles(&shape, "wide.gguf", 24, shuffles(24), KV_F16, false);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(small_model_has_the_same_bits_everywhere),
+        cmocka_unit_test(exact_mode_has_the_same_bits_everywhere),
+        cmocka_unit_test(float_weights_have_the_same_bits_everywhere),
+        cmocka_unit_test(wide_model_has_the_same_bits_everywhere),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

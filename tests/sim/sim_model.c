@@ -1,0 +1,115 @@
+/* sim_model.c - a model of four floats a token: just large enough that a wrong
+ * expert, a lost or doubled row, another order of additions or a wrong cache entry
+ * changes the tokens. */
+#include "tests/sim/sim.h"
+
+#include <string.h>
+
+#define VOCAB 1000
+
+static uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* In (-1, 1), from a number. */
+static float unit(uint64_t z) {
+    return (float)(int32_t)(mix(z) >> 32) * 0x1p-31f;
+}
+
+static uint64_t hash_row(const float *x) {
+    uint64_t hash = 1469598103934665603u;
+    for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof(bits));
+        hash = mix(hash ^ bits);
+    }
+    return hash;
+}
+
+void sim_embed(uint32_t token, uint32_t position, float *x) {
+    for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+        x[i] = unit(((uint64_t)token << 32 | position << 8 | i) + 1);
+    }
+}
+
+static void squash(float *x) {
+    for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+        float size = x[i] < 0 ? -x[i] : x[i];
+        x[i] = x[i] / (1.0f + size);
+    }
+}
+
+void sim_attend(float (*kv)[SIM_WIDTH], uint32_t position, const float *x,
+                float *h) {
+    memcpy(kv[position], x, SIM_WIDTH * sizeof(float));
+    memcpy(h, x, SIM_WIDTH * sizeof(float));
+    for (uint32_t p = 0; p <= position; p++) {
+        for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+            h[i] = 0.75f * h[i] + 0.5f * kv[p][(i + 1) % SIM_WIDTH];
+        }
+    }
+    squash(h);
+}
+
+void sim_route(uint32_t layer, const float *h, sim_routing *out) {
+    uint64_t hash = mix(hash_row(h) + layer);
+    for (uint32_t i = 0; i < SIM_USED; i++) {
+        bool taken;
+        do {
+            hash = mix(hash + 1);
+            out->experts[i] = (uint32_t)(hash % SIM_EXPERTS);
+            taken = false;
+            for (uint32_t j = 0; j < i; j++) {
+                taken |= out->experts[j] == out->experts[i];
+            }
+        } while (taken);
+        out->weights[i] = 0.25f + unit(hash) * 0.2f;
+    }
+}
+
+void sim_expert(uint32_t layer, uint32_t expert, const float *h, float *y) {
+    uint64_t key = 1000u + layer * SIM_EXPERTS + expert;
+    for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+        float a = unit(key * 16 + i), b = unit(key * 16 + 8 + i);
+        y[i] = a * h[i] + b * h[(i + 1) % SIM_WIDTH] + 0.1f * b;
+    }
+}
+
+void sim_combine(const float *h, const sim_routing *r,
+                 const float (*outputs)[SIM_WIDTH], float *x) {
+    for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+        float sum = h[i];
+        for (uint32_t k = 0; k < SIM_USED; k++) {
+            sum += r->weights[k] * outputs[k][i];
+        }
+        x[i] = sum;
+    }
+    squash(x);
+}
+
+uint32_t sim_token(const float *x) {
+    return (uint32_t)(hash_row(x) % VOCAB);
+}
+
+void sim_reference(const uint32_t *prompt, uint32_t n_prompt, uint32_t n_new,
+                   uint32_t *out) {
+    static float kv[SIM_LAYERS][SIM_POSITIONS][SIM_WIDTH];
+    memcpy(out, prompt, n_prompt * sizeof(*out));
+
+    for (uint32_t p = 0; p + 1 < n_prompt + n_new; p++) {
+        float x[SIM_WIDTH], h[SIM_WIDTH], y[SIM_USED][SIM_WIDTH];
+        sim_embed(out[p], p, x);
+        for (uint32_t layer = 0; layer < SIM_LAYERS; layer++) {
+            sim_routing r;
+            sim_attend(kv[layer], p, x, h);
+            sim_route(layer, h, &r);
+            for (uint32_t k = 0; k < SIM_USED; k++) {
+                sim_expert(layer, r.experts[k], h, y[k]);
+            }
+            sim_combine(h, &r, (const float(*)[SIM_WIDTH])y, x);
+        }
+        if (p + 1 >= n_prompt) out[p + 1] = sim_token(x);
+    }
+}

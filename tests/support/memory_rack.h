@@ -1,0 +1,40 @@
+/* memory_rack.h - a whole rack in one process: the real exchange, forward pass
+ * and node workers, joined by memory links instead of sockets. */
+#ifndef TESTS_SUPPORT_MEMORY_RACK_H
+#define TESTS_SUPPORT_MEMORY_RACK_H
+
+#include "coordinator/forward.h"
+
+#define MEMORY_RACK_NODES 8
+
+/* A model, loaded once for many racks. */
+typedef struct {
+    gguf *file;
+    model_config config;
+    weights *weights;
+    expert_store *store; /* all experts, shared by all nodes */
+} memory_model;
+
+/* Anything that goes wrong ends the test program. */
+memory_model *memory_model_open(const char *path);
+void memory_model_close(memory_model *m);
+
+typedef struct {
+    uint32_t n_nodes;
+    const holdings *held; /* [n_nodes] */
+    uint32_t threads;
+    bool exact, local;
+    kv_type kv;
+    uint32_t max_rows;
+    uint64_t piece_bytes, credit_bytes;
+} memory_rack_config;
+
+typedef struct memory_rack memory_rack;
+memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c);
+void memory_rack_close(memory_rack *r);
+
+forward *memory_rack_forward(memory_rack *r);
+exchange *memory_rack_exchange(memory_rack *r);
+kv_cache *memory_rack_kv(memory_rack *r);
+
+#endif
