@@ -3,8 +3,8 @@
  * A node holds what it was given; a coordinator, when it has the file, what it
  * computes itself.  Loading reads only the expert's own bytes (pread), checks
  * them against the manifest and packs them.  One thread loads and drops; get is
- * safe from the thread that computes as long as that is the same one, or nothing
- * is dropped meanwhile. */
+ * safe from the thread that computes as long as that is the same one, or
+ * nothing is dropped meanwhile. */
 #ifndef ENGINE_EXPERT_STORE_H
 #define ENGINE_EXPERT_STORE_H
 

@@ -13,7 +13,7 @@
 
 typedef struct account account;
 
-account *account_new(void); /* NULL: no memory; the caller holds it */
+account *account_new(void);       /* NULL: no memory; the caller holds it */
 void account_release(account *a); /* lives on until its last reply is gone */
 
 /* Append a part of `bytes` bytes to `f`, uninitialized and 64-byte aligned, and

@@ -62,8 +62,8 @@ int batch_check(const batch_rules *rules, frames *request, const message *m,
                        "rows are %u wide, the model is %u", m->batch.width,
                        rules->width);
     }
-    act_form form = expert_store_form(rules->store, m->batch.layer,
-                                      rules->exact);
+    act_form form =
+        expert_store_form(rules->store, m->batch.layer, rules->exact);
     if (m->batch.form != (uint32_t)form) {
         return err_why(why, why_size, ERR_MALFORMED,
                        "rows have form %u, layer %u takes form %u",

@@ -42,8 +42,8 @@ typedef struct {
 void batch_init(batch *b);
 void batch_fini(batch *b);
 
-/* Is this a batch that this node can compute?  0, or ERR_NOT_HERE, ERR_MALFORMED
- * with a sentence that names the number at fault. */
+/* Is this a batch that this node can compute?  0, or ERR_NOT_HERE,
+ * ERR_MALFORMED with a sentence that names the number at fault. */
 int batch_check(const batch_rules *rules, frames *request, const message *m,
                 char *why, size_t why_size);
 

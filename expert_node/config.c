@@ -45,7 +45,8 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
          "Allow listening beyond the loopback interface.  Nothing is encrypted "
          "and nobody is asked for a key."},
         {"max-queue", 0, OPTION_SIZE, &c->max_queue, "SIZE",
-         "Most reply bytes of work that waits, is computed or is not yet taken; "
+         "Most reply bytes of work that waits, is computed or is not yet "
+         "taken; "
          "what exceeds it is refused at once."},
         {"log-level", 0, OPTION_STRING, &raw->log_level, "LEVEL",
          "debug, info, warn or error."},

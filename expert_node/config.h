@@ -10,11 +10,11 @@
 #include "proto/message.h"
 
 typedef struct {
-    options *parsed;   /* owns all text below */
-    const char *model; /* path of the file */
-    endpoint control;  /* port 0: any */
+    options *parsed;    /* owns all text below */
+    const char *model;  /* path of the file */
+    endpoint control;   /* port 0: any */
     uint32_t data_port; /* 0: control's + 1, or any if control's is any */
-    const char *share; /* "I/N" or "I/NxR"; NULL: not given */
+    const char *share;  /* "I/N" or "I/NxR"; NULL: not given */
     option_list experts;
     const char *name, *cluster;
     uint32_t threads;

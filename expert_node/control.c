@@ -71,8 +71,8 @@ static int put_answer(frames *f, const message *m) {
     answer.address_bytes = f->address_bytes;
     memcpy(answer.address, f->address, f->address_bytes);
 
-    int rc = frames_add(&answer, 0) == NULL ? -ENOMEM
-                                             : message_seal(&answer, m);
+    int rc =
+        frames_add(&answer, 0) == NULL ? -ENOMEM : message_seal(&answer, m);
     if (rc < 0) {
         frames_fini(&answer);
         return rc;
@@ -131,8 +131,8 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
     m.welcome.role = ROLE_NODE;
     m.welcome.name = config->name;
     m.welcome.has_profile = true;
-    m.welcome.profile = (message_profile){p.version, p.activation, p.rows,
-                                          p.kv,      p.mla,        p.blas};
+    m.welcome.profile =
+        (message_profile){p.version, p.activation, p.rows, p.kv, p.mla, p.blas};
     m.welcome.data_port = config->data_port;
     m.welcome.n_layers = config->held->n_layers;
     m.welcome.n_experts = config->held->n_experts;
@@ -255,7 +255,8 @@ void control_answer(control *c, frames *f) {
 
     if (why[0] == '\0') err_why(why, sizeof(why), rc, "%s", err_text(rc));
     refusals_log(&c->refusals, now_us(), "a control message", f, rc, why);
-    if (m.kind == MESSAGE_ERROR || message_error(f, &c->self, &m, rc, why) < 0) {
+    if (m.kind == MESSAGE_ERROR ||
+        message_error(f, &c->self, &m, rc, why) < 0) {
         frames_fini(f); /* errors are not answered, or there is no memory */
     }
 }

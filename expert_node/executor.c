@@ -44,7 +44,7 @@ struct executor {
     const void **x;
     float **y;
     float **reply_rows; /* where y belongs */
-    float *spill; /* [piece_most, padded]: only for widths with padding */
+    float *spill;       /* [piece_most, padded]: only for widths with padding */
 };
 
 /* What one pair may take in memory while it is computed: its hidden row, its
@@ -79,8 +79,8 @@ int executor_new(executor **out, const executor_config *c) {
         goto fail;
     }
     if (e->padded != e->width) {
-        e->spill = aligned_alloc_zero(e->piece_most * e->padded *
-                                      sizeof(float));
+        e->spill =
+            aligned_alloc_zero(e->piece_most * e->padded * sizeof(float));
         if (e->spill == NULL) goto fail;
     }
     rc = ffn_scratch_new(&e->scratch, e->piece_most, e->piece_most,
@@ -157,8 +157,7 @@ static void add_pairs(executor *e, const batch *b, const group *g, size_t at,
         e->x[at + i] = b->rows + b->pair_rows[pair] * b->row_bytes;
         float *row = b->outputs + (size_t)pair * e->width;
         e->reply_rows[at + i] = row;
-        e->y[at + i] =
-            e->spill != NULL ? e->spill + (at + i) * e->padded : row;
+        e->y[at + i] = e->spill != NULL ? e->spill + (at + i) * e->padded : row;
     }
 }
 
@@ -203,8 +202,7 @@ static void adapt(executor *e, size_t pairs, uint64_t us) {
     if (us > 2 * PIECE_US && e->piece_pairs / 2 >= PIECE_LEAST) {
         e->piece_pairs /= 2;
     } else if (us < PIECE_US / 2 && pairs == e->piece_pairs) {
-        e->piece_pairs =
-            (uint32_t)size_min(2 * e->piece_pairs, e->piece_most);
+        e->piece_pairs = (uint32_t)size_min(2 * e->piece_pairs, e->piece_most);
     }
 }
 

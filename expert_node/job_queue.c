@@ -1,15 +1,15 @@
 /* job_queue.c - see job_queue.h.
  *
- * Waiting jobs stand in one array in the order of arrival; with a few hundred at
- * most, walking it costs less than keeping anything cleverer in order.
+ * Waiting jobs stand in one array in the order of arrival; with a few hundred
+ * at most, walking it costs less than keeping anything cleverer in order.
  *
  * Every take() has a leader, which fixes the layer:
  *   - the oldest job, once JOB_PATIENCE takes led by younger ones passed it by;
  *   - else the oldest small job;
  *   - else the oldest job.
  * A small leader takes along small jobs only: a decoding token must not wait
- * until somebody's prompt is computed.  A large leader takes along whatever fits,
- * small ones first. */
+ * until somebody's prompt is computed.  A large leader takes along whatever
+ * fits, small ones first. */
 #include "expert_node/job_queue.h"
 
 #include <assert.h>
@@ -65,8 +65,7 @@ int job_queue_push(job_queue *q, const job *j) {
         if (other->request_id == j->request_id) return -EALREADY;
         of_peer++;
     }
-    if (q->count == q->limits.max_jobs ||
-        of_peer >= q->limits.max_peer_jobs ||
+    if (q->count == q->limits.max_jobs || of_peer >= q->limits.max_peer_jobs ||
         q->reply_bytes > q->limits.max_reply_bytes ||
         j->reply_bytes > q->limits.max_reply_bytes - q->reply_bytes) {
         return ERR_OVERLOADED;

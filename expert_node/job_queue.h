@@ -3,9 +3,10 @@
  * Batches from all coordinators wait here, bounded in number and in bytes of
  * reply.  One take() returns batches of one layer, merged so that an expert's
  * weights are read once; small batches (decoding) go before large ones
- * (prompts), and none waits behind more than JOB_PATIENCE younger ones.  What has
- * passed its deadline is dropped: its coordinator has asked elsewhere.  Events
- * and the time go in, batches come out; no socket, no clock, no thread. */
+ * (prompts), and none waits behind more than JOB_PATIENCE younger ones.  What
+ * has passed its deadline is dropped: its coordinator has asked elsewhere.
+ * Events and the time go in, batches come out; no socket, no clock, no thread.
+ */
 #ifndef EXPERT_NODE_JOB_QUEUE_H
 #define EXPERT_NODE_JOB_QUEUE_H
 
@@ -46,8 +47,7 @@ int job_queue_push(job_queue *q, const job *j);
 /* Move up to `capacity` batches of one layer to `out`; 0 if none waits that is
  * in time.  Their reply bytes count against the limit until
  * job_queue_finish(). */
-size_t job_queue_take(job_queue *q, uint64_t now_us, job *out,
-                      size_t capacity);
+size_t job_queue_take(job_queue *q, uint64_t now_us, job *out, size_t capacity);
 /* Hand out batches whose deadline has passed, so that they can be dropped; they
  * are finished with. */
 size_t job_queue_expired(job_queue *q, uint64_t now_us, job *out,
@@ -56,8 +56,7 @@ void job_queue_finish(job_queue *q, const job *j);
 
 /* Forget what a peer (a coordinator that restarted) has waiting: handed out and
  * finished with. */
-size_t job_queue_forget(job_queue *q, uint64_t peer, job *out,
-                        size_t capacity);
+size_t job_queue_forget(job_queue *q, uint64_t peer, job *out, size_t capacity);
 
 uint32_t job_queue_waiting(const job_queue *q);
 uint64_t job_queue_reply_bytes(const job_queue *q);

@@ -15,8 +15,8 @@
 #define EXIT_USAGE 2
 #define WHY_SIZE 1024
 
-/* A node's memory is its experts: the allocator keeps few arenas and gives large
- * blocks back at once, instead of holding on to what loading needed. */
+/* A node's memory is its experts: the allocator keeps few arenas and gives
+ * large blocks back at once, instead of holding on to what loading needed. */
 static void bound_memory(void) {
     mallopt(M_ARENA_MAX, 2);
     mallopt(M_MMAP_THRESHOLD, 4 << 20);

@@ -1,8 +1,9 @@
 /* peers.h - the coordinators that send batches to this node.
  *
  * A peer is a connection (the address that the ROUTER socket gives it) and the
- * boot id of the process behind it.  The table is bounded: a connection that has
- * nothing outstanding makes room for a new one, the longest silent one first. */
+ * boot id of the process behind it.  The table is bounded: a connection that
+ * has nothing outstanding makes room for a new one, the longest silent one
+ * first. */
 #ifndef EXPERT_NODE_PEERS_H
 #define EXPERT_NODE_PEERS_H
 

@@ -1,9 +1,9 @@
 /* refusals.h - counts refusals and logs them, but never in a flood.
  *
  * A peer can make a node refuse thousands of messages a second.  Every refusal
- * is counted and answered; of each code a few lines a period are logged, and the
- * next period says how many were left out.  Belongs to one thread; the total may
- * be read by any. */
+ * is counted and answered; of each code a few lines a period are logged, and
+ * the next period says how many were left out.  Belongs to one thread; the
+ * total may be read by any. */
 #ifndef EXPERT_NODE_REFUSALS_H
 #define EXPERT_NODE_REFUSALS_H
 

@@ -90,8 +90,9 @@ static void show_progress(progress *p, uint64_t bytes) {
     bool last = p->n_done == p->n_wanted;
     if (p->terminal) {
         if (!last && now - p->said_us < 100000) return;
-        fprintf(stderr, "\rloading experts: %" PRIu64 " of %" PRIu64
-                        ", %" PRIu64 " MiB%s",
+        fprintf(stderr,
+                "\rloading experts: %" PRIu64 " of %" PRIu64 ", %" PRIu64
+                " MiB%s",
                 p->n_done, p->n_wanted, bytes >> 20, last ? "\n" : "");
     } else {
         if (last || now - p->said_us < LOG_EVERY_US) return;
@@ -134,8 +135,7 @@ static int load_experts(shard *s, const holdings *wanted, char *why,
              p.n_done,
              (uint64_t)(s->model.n_layers - s->model.first_moe_layer) *
                  s->model.n_experts,
-             s->model.name,
-             (double)expert_store_bytes(s->store) / (1 << 20),
+             s->model.name, (double)expert_store_bytes(s->store) / (1 << 20),
              (double)(now_us() - p.began_us) / 1e6);
     return 0;
 }

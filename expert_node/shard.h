@@ -31,8 +31,7 @@ typedef struct {
 
 /* Progress goes to stderr if that is a terminal.  On failure *out is NULL and
  * `why` names the file, the tensor or the option at fault. */
-int shard_open(shard **out, const shard_plan *plan, char *why,
-               size_t why_size);
+int shard_open(shard **out, const shard_plan *plan, char *why, size_t why_size);
 void shard_close(shard *s);
 
 #endif

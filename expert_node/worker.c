@@ -1,8 +1,8 @@
 /* worker.c - see worker.h.
  *
- * One turn: take in what the link has, send what waits, compute what is first in
- * the queue.  While a long merge is computed the link is looked at between its
- * pieces.  With nothing to do the thread spins for a moment, since the next
+ * One turn: take in what the link has, send what waits, compute what is first
+ * in the queue.  While a long merge is computed the link is looked at between
+ * its pieces.  With nothing to do the thread spins for a moment, since the next
  * layer of the same token is likely to be microseconds away, then sleeps in
  * poll() on the link and on an eventfd that worker_stop() writes. */
 #include "expert_node/worker.h"
@@ -25,15 +25,15 @@
 #include "expert_node/peers.h"
 #include "expert_node/refusals.h"
 
-#define MERGE_MOST 64        /* batches computed together */
-#define MERGE_PAIRS 1024     /* their pairs */
+#define MERGE_MOST 64    /* batches computed together */
+#define MERGE_PAIRS 1024 /* their pairs */
 #define PEER_JOBS (WORKER_MAX_JOBS / 4)
-#define PEER_SHARE 8         /* of max_reply_bytes, for one coordinator */
-#define RECEIVE_MOST 256     /* messages in one look at the link */
+#define PEER_SHARE 8     /* of max_reply_bytes, for one coordinator */
+#define RECEIVE_MOST 256 /* messages in one look at the link */
 #define SPIN_US 50
-#define RETRY_MS 5           /* while replies wait for their peers */
-#define LOOK_MS 1000         /* else: a wake-up lost is a second lost */
-#define LINGER_MS 200        /* for the last replies to leave */
+#define RETRY_MS 5    /* while replies wait for their peers */
+#define LOOK_MS 1000  /* else: a wake-up lost is a second lost */
+#define LINGER_MS 200 /* for the last replies to leave */
 #define ERROR_KEPT_US (10 * 1000000u)
 #define WHY_SIZE 256
 
@@ -453,9 +453,9 @@ static void wind_up(worker *w) {
         }
     }
     uint64_t until = now_ms() + LINGER_MS;
-    while ((peers_reply_bytes(&w->peers) > 0 ||
-            outbox_waiting(w->outbox) > 0) &&
-           now_ms() < until) {
+    while (
+        (peers_reply_bytes(&w->peers) > 0 || outbox_waiting(w->outbox) > 0) &&
+        now_ms() < until) {
         outbox_flush(w->outbox, w->link, now_us());
         poll(NULL, 0, 1);
     }
@@ -481,7 +481,8 @@ int worker_run(worker *w) {
 void worker_stop(worker *w) {
     atomic_store(&w->stopping, true);
     const uint64_t one = 1;
-    if (write(w->stop_fd, &one, sizeof(one)) < 0) return; /* it is set already */
+    if (write(w->stop_fd, &one, sizeof(one)) < 0)
+        return; /* it is set already */
 }
 
 void worker_read_counts(const worker *w, worker_counts *out) {

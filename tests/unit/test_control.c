@@ -98,8 +98,8 @@ static message hello(void) {
     m.hello.role = ROLE_COORDINATOR;
     m.hello.name = "c1";
     m.hello.has_profile = true;
-    m.hello.profile = (message_profile){PROFILE_VERSION, "a8",       "f32",
-                                        "f16",           "absorbed", "x"};
+    m.hello.profile =
+        (message_profile){PROFILE_VERSION, "a8", "f32", "f16", "absorbed", "x"};
     return m;
 }
 
@@ -297,8 +297,7 @@ static void answers_bytes_that_are_no_message(void **state) {
     uint8_t *junk = frames_add(&r.f, 100);
     memset(junk, 0xff, 100);
     control_answer(r.control, &r.f);
-    assert_int_equal(
-        message_open(&r.f, r.arena, &r.m, why, sizeof(why)), 0);
+    assert_int_equal(message_open(&r.f, r.arena, &r.m, why, sizeof(why)), 0);
     assert_int_equal(r.m.kind, MESSAGE_ERROR);
     rig_close(&r);
 }

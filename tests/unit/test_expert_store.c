@@ -209,9 +209,9 @@ static void loads_without_checksums_when_there_are_none(void **state) {
     model_shape shape = model_shape_small();
     rig_open(&r, &shape, "small.gguf");
     expert_store_free(r.store);
-    assert_int_equal(expert_store_new(&r.store, r.file, &r.model, NULL, why,
-                                      sizeof(why)),
-                     0);
+    assert_int_equal(
+        expert_store_new(&r.store, r.file, &r.model, NULL, why, sizeof(why)),
+        0);
     assert_int_equal(expert_store_load(r.store, 0, 1, why, sizeof(why)), 0);
     assert_loaded(&r, 0, 1);
     rig_close(&r);

@@ -84,9 +84,8 @@ static void merges_batches_of_one_layer_from_several_peers(void **state) {
 
 static void merges_no_more_pairs_than_the_limit(void **state) {
     (void)state;
-    job_queue *q = make(&(job_limits){.max_jobs = 64,
-                                      .max_reply_bytes = 1 << 20,
-                                      .max_merge_pairs = 100});
+    job_queue *q = make(&(job_limits){
+        .max_jobs = 64, .max_reply_bytes = 1 << 20, .max_merge_pairs = 100});
     push(q, 1, 10, 0, 60);
     push(q, 1, 11, 0, 50);
     push(q, 1, 12, 0, 40);
