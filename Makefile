@@ -34,6 +34,7 @@ MAKEFLAGS += --no-builtin-rules
 
 SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 SANITIZE_tsan := -fsanitize=thread -fno-omit-frame-pointer
+SANITIZE_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
 SANITIZE := $(SANITIZE_$(VARIANT))
 
 # -ffp-contract=off and no fast-math: the numerics contract (docs/architecture.md).
@@ -82,7 +83,7 @@ BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
 
 .PHONY: all deps deps-test run test test-build asan tsan install uninstall \
-	format format-check clean sim bench fuzz check-deps
+	format format-check clean sim bench fuzz fuzz-run
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -158,11 +159,36 @@ test: deps-test
 asan:
 	@$(MAKE) --no-print-directory deps-test
 	@$(MAKE) --no-print-directory VARIANT=asan test-build
-	@tests/run.py --build build/asan
+	@ROSTER_TEST_QUICK=1 tests/run.py --build build/asan
 tsan:
 	@$(MAKE) --no-print-directory deps-test
 	@$(MAKE) --no-print-directory VARIANT=tsan test-build
-	@tests/run.py --build build/tsan --only unit,sim,memory
+	@ROSTER_TEST_QUICK=1 tests/run.py --build build/tsan --only unit,sim,memory
+
+# Every fuzz target for FUZZ_SECONDS, with what earlier runs found kept in
+# build/fuzz/corpus.  A finding stops it.
+FUZZ_SECONDS ?= 20
+FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzz:
+	@deploy/deps.sh build test fuzz
+	@$(MAKE) --no-print-directory VARIANT=fuzz CC=clang WERROR= fuzz-run
+fuzz-run: $(FUZZ)
+	@for target in $(FUZZ); do \
+		corpus=$(B)/corpus/$$(basename $$target); mkdir -p $$corpus; \
+		echo "  FUZZ $$target"; \
+		$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
+			-artifact_prefix=$$corpus- $$corpus 2>$$corpus.log \
+			|| { tail -n 40 $$corpus.log; exit 1; }; \
+		grep -E "number_of_executed_units" $$corpus.log; \
+	done
+$(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TEST_LIBS)
+	$(call link,-fsanitize=fuzzer)
+
+bench: all $(BENCH)
+	@for program in $(BENCH); do $$program; done
+
+sim: $(SIM)
+	@SIM_SEEDS=$(or $(SEEDS),10000) $(SIM)
 
 deps:
 	@deploy/deps.sh build

@@ -36,7 +36,7 @@ size_t ask_options(ask_config *c, option *table) {
          "Sample among the likeliest tokens that sum up to P; 1: off."},
         {"min-p", 0, OPTION_F32, &c->min_p, "P",
          "Drop tokens less likely than P times the likeliest; 0: off."},
-        {"seed", 0, OPTION_U64, &c->seed, "S",
+        {"seed", 0, OPTION_STRING, &c->seed_text, "S",
          "Seed of sampling; the same seed and request give the same text. "
          "Without it a new one is drawn (--stats shows it)."},
         {"ignore-end", 0, OPTION_FLAG, &c->ignore_end, NULL,
@@ -57,7 +57,18 @@ size_t ask_options(ask_config *c, option *table) {
 }
 
 int ask_check(ask_config *c, const options *o, char *why, size_t why_size) {
-    c->has_seed = options_given(o, "seed");
+    if (c->seed_text != NULL) {
+        char *end = NULL;
+        errno = 0;
+        c->seed = strtoull(c->seed_text, &end, 10);
+        c->has_seed = true;
+        if (c->seed_text[0] < '0' || c->seed_text[0] > '9' || *end != '\0' ||
+            errno != 0) {
+            return err_why(why, why_size, ERR_USAGE,
+                           "--seed: '%s' is not a whole number below 2^64",
+                           c->seed_text);
+        }
+    }
     return session_check(&c->session, o, why, why_size);
 }
 

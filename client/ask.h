@@ -12,6 +12,7 @@ typedef struct {
     session_config session;
     uint32_t max_tokens, top_k;
     float temperature, top_p, min_p;
+    const char *seed_text; /* as given; NULL: not */
     uint64_t seed;
     bool has_seed, echo, stats, ignore_end, parse_special;
 } ask_config;
@@ -23,7 +24,7 @@ void ask_config_init(ask_config *c);
 #define ASK_OPTIONS (SESSION_OPTIONS + 10)
 size_t ask_options(ask_config *c, option *table);
 
-/* After parsing: check, and note what was given.  ERR_USAGE. */
+/* After parsing: check and convert.  ERR_USAGE with a sentence. */
 int ask_check(ask_config *c, const options *o, char *why, size_t why_size);
 
 /* The tokens said so far, by both sides; zeroed is empty. */

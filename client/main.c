@@ -32,8 +32,8 @@ static void print_help(FILE *out) {
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);
     fputs("\n`roster COMMAND --help` explains one. Exit status: 0 the whole "
-          "result was\ndelivered, 1 a failure (the last line on stderr says "
-          "what and where), 2 wrong usage.\n",
+          "result was\ndelivered; 1 a failure, whose last line on stderr says "
+          "what and where; 2 usage.\n",
           out);
 }
 

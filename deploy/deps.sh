@@ -3,6 +3,7 @@
 #
 #   deps.sh build          what `make` and `make run` need
 #   deps.sh build test     what `make test` needs beside them
+#   deps.sh build test fuzz    and `make fuzz`
 #
 # Nothing is installed twice; sudo is used when the caller is not root.
 set -eu
@@ -15,6 +16,7 @@ for group in "$@"; do
         libcurl4-openssl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev" ;;
     test) packages="$packages libcmocka-dev python3
         patch git procps iproute2" ;;
+    fuzz) packages="$packages clang libclang-rt-14-dev" ;;
     *) echo "deps.sh: unknown group '$group'" >&2; exit 2 ;;
     esac
 done

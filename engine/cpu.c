@@ -1,6 +1,9 @@
 /* cpu.c - CPUID once, the environment once. */
 #include "engine/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,11 +12,19 @@
 static const char *const names[CPU_LEVELS] = {"scalar", "avx2", "avx512"};
 static int forced = -1; /* set before threads start, or by tests */
 
+#if defined(__x86_64__)
+/* Not every compiler's __builtin_cpu_supports() knows this name. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 cpu_level cpu_best(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") &&
-                __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+                __builtin_cpu_supports("fma") && has_f16c();
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                   __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") &&

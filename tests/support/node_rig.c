@@ -40,7 +40,7 @@ static void load_model(node_rig *r, const model_shape *shape) {
 
 /* A worker that does not run yet; tests may change r->config before. */
 void node_rig_make(node_rig *r, const model_shape *shape) {
-    *r = (rig){0};
+    *r = (node_rig){0};
     load_model(r, shape);
     r->config = (worker_config){
         .store = r->store,

@@ -8,14 +8,12 @@ dies with the test that started it, however that ends.
 Nothing here waits for a time to pass: wait_until() looks until a deadline, and
 deadlines are generous, more so under a sanitizer.
 """
-import array
 import contextlib
 import ctypes
 import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -414,20 +412,11 @@ class RackTest(unittest.TestCase):
         self.addCleanup(self._show_logs)
         self.addCleanup(self.rack.finish)  # first: cleanups run backwards
 
-    def run(self, result=None):
-        self._result = result
-        self._bad_before = self._bad() if result is not None else 0
-        return super().run(result)
-
-    def _bad(self):
-        return len(self._result.failures) + len(self._result.errors)
-
     def _show_logs(self):
-        errors = getattr(self._outcome, "errors", ())  # not yet in the result
-        if (self._bad() > self._bad_before or not self._outcome.success or
-                any(e for _, e in errors)):
-            print("\n".join(["==== logs of " + self.id()] +
-                            list(self.rack.logs())), file=sys.stderr)
+        logs = [] if self._outcome.success else list(self.rack.logs())
+        if logs:
+            print("\n".join(["==== logs of " + self.id()] + logs),
+                  file=sys.stderr)
 
     def assert_fails(self, result, *words, status=1):
         """It failed, and its last line says what: all these words."""
@@ -462,8 +451,3 @@ def share_count(index, n_nodes, replicas, layers=LAYERS, experts=EXPERTS):
     """How many experts `--share index/n_nodes x replicas` gives a node."""
     return sum(1 for l in range(layers) for e in range(experts)
                for r in range(replicas) if (e + l + r) % n_nodes == index)
-
-
-def main():
-    """Run the script's tests; the logs of failures go to stderr."""
-    unittest.main(argv=sys.argv[:1] + sys.argv[1:])

@@ -1,0 +1,269 @@
+"""Faults do not hang and change no token: nodes, clients and coordinators are
+killed and stopped at every place of a batch's way.
+
+What a takeover by a replica must show is asserted with --no-local-experts, so
+that nobody else can have computed the experts.
+"""
+import signal
+import time
+import unittest
+
+import rack
+from rack import RackTest
+
+PROMPT = "Once upon a time"
+LONG = 440  # tokens; a story that is still told while something happens
+BEFORE_ANSWER = ("node.receive", "node.compute", "node.reply",
+                 "link.send.half")
+MID_STORY = 60  # visits: 6 layers a token
+
+
+class NodeFaults(RackTest):
+    def fault_free(self, *arguments, **how):
+        """The text that a coordinator alone tells."""
+        alone = self.rack.coordinator()
+        text = self.rack.generate(alone, *arguments, **how)
+        self.assertEqual(0, alone.terminate())
+        return text
+
+    def check_hit(self, node, action):
+        if action == "kill":
+            node.expects = (-signal.SIGKILL,)
+            node.wait()
+            self.assertEqual(-signal.SIGKILL, node.status)
+        else:
+            rack.wait_until(node.stopped, "the failpoint stops the node")
+
+    def replica_takes_over(self, place, action, n_nodes, victim):
+        story = self.fault_free(PROMPT)
+        spec = "%s=%s@%d" % (place, action, MID_STORY)
+        nodes = self.rack.nodes(n_nodes, replicas=2,
+                                envs={victim: {"ROSTER_FAILPOINTS": spec}})
+        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        # Nodes are chosen by their speed: tell stories until it is hit.
+        for _ in range(20):
+            self.assertEqual(story, self.rack.generate(asked, PROMPT))
+            if nodes[victim].ended() or nodes[victim].stopped():
+                break
+        self.check_hit(nodes[victim], action)
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+        dispatch = self.rack.status(asked)["dispatch"]
+        if place in BEFORE_ANSWER:
+            self.assertGreater(dispatch["takeover_pairs"], 0)
+        self.assertEqual(0, dispatch["takeover_local"])
+        self.assertEqual(0, dispatch["local_pairs"])
+        self.assertEqual(0, dispatch["lost_pairs"])
+
+    def coordinator_takes_over(self, action):
+        story = self.fault_free(PROMPT)
+        spec = "node.compute=%s@%d" % (action, MID_STORY)
+        nodes = self.rack.nodes(2, envs={1: {"ROSTER_FAILPOINTS": spec}})
+        asked = self.rack.coordinator(nodes)
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+        self.check_hit(nodes[1], action)
+        dispatch = self.rack.status(asked)["dispatch"]
+        self.assertGreater(dispatch["takeover_local"], 0)
+        self.assertEqual(0, dispatch["lost_pairs"])
+
+    def nobody_takes_over(self, action):
+        seconds = 3 * rack.SLOWER
+        spec = "node.compute=%s@%d" % (action, MID_STORY)
+        nodes = self.rack.nodes(2, envs={0: {"ROSTER_FAILPOINTS": spec}})
+        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        story = self.rack.generating(asked, PROMPT, "--timeout",
+                                     "%ds" % seconds)
+        self.check_hit(nodes[0], action)
+        hit = time.monotonic()
+        result = story.result()
+        self.assertLess(time.monotonic() - hit, seconds + 1.5 * rack.SLOWER)
+        self.assert_fails(result, "roster generate: ", "layer", "expert")
+        # The coordinator serves on, and says what is missing.
+        status = self.rack.status(asked)
+        self.assertEqual(1, status["requests"]["failed"])
+        self.assertGreater(status["coverage"]["unheld"], 0)
+
+    def test_a_restarted_node_is_used_again(self):
+        nodes = self.rack.nodes(2, replicas=2)
+        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        story = self.rack.generate(asked, PROMPT)
+        for node in list(nodes):
+            node.kill()
+            self.rack.wait_node(asked, node, "down")
+            self.assertEqual(story, self.rack.generate(asked, PROMPT))
+            again = self.rack.node("--share", "0/1", listen=node.endpoint)
+            self.assertEqual(node.endpoint, again.endpoint)
+            self.rack.wait_node(asked, again, "up")
+        # Both are new: every batch from here on is theirs.
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+        self.rack.wait_status(asked, lambda s: sum(
+            n["batches"] for n in s["nodes"]) >= rack.LAYERS * 64,
+            "the new nodes count their batches")
+
+    def test_a_restarted_node_serves_what_only_it_holds(self):
+        nodes = self.rack.nodes(2)
+        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        story = self.rack.generate(asked, PROMPT)
+        nodes[0].kill()
+        self.rack.wait_node(asked, nodes[0], "down")
+        waiting = self.rack.generating(asked, PROMPT)
+        self.rack.wait_status(asked, lambda s: s["requests"]["active"] == 1,
+                              "the story has begun")
+        again = self.rack.node("--share", "0/2", listen=nodes[0].endpoint)
+        result = waiting.result()
+        self.assertEqual((0, story), (result.status, result.text), result.err)
+        self.rack.wait_node(asked, again, "up")
+        self.assertGreater(self.rack.node_status(asked, again)["batches"], 0)
+
+    def test_a_node_that_goes_on_is_used_again(self):
+        nodes = self.rack.nodes(2)
+        asked = self.rack.coordinator(nodes)
+        story = self.rack.generate(asked, PROMPT)
+        nodes[1].stop()
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+        self.rack.wait_node(asked, nodes[1], "down")
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+
+        nodes[1].go_on()
+        self.rack.wait_node(asked, nodes[1], "up")
+        before = self.rack.node_status(asked, nodes[1])["batches"]
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+        self.rack.wait_status(asked, lambda s: all(
+            n["batches"] > before for n in s["nodes"]
+            if n["endpoint"] == nodes[1].endpoint), "it computes again")
+        self.assertEqual(0, self.rack.status(asked)["dispatch"]["lost_pairs"])
+
+    def test_a_short_stop_in_mid_reply_changes_nothing(self):
+        """What was half sent when it stopped arrives cut off, afterwards."""
+        spec = {0: {"ROSTER_FAILPOINTS": "link.send.half=stop@%d" % MID_STORY}}
+        nodes = self.rack.nodes(2, envs=spec)
+        asked = self.rack.coordinator(nodes)
+        story = self.rack.generating(asked, PROMPT)
+        self.check_hit(nodes[0], "stop")
+        nodes[0].go_on()
+        result = story.result()
+        self.assertEqual(0, result.status, result.err)
+        self.assertEqual(result.text, self.rack.generate(asked, PROMPT))
+        self.assertEqual(result.text, self.fault_free(PROMPT))
+
+    def test_nodes_that_fail_every_tenth_batch_change_nothing(self):
+        story = self.fault_free(PROMPT)
+        envs = {0: {"ROSTER_FAILPOINTS": "node.receive=fail@100"},
+                1: {"ROSTER_FAILPOINTS": "node.reply=fail@150"}}
+        asked = self.rack.coordinator(self.rack.nodes(3, envs=envs))
+        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+        self.assertGreater(
+            self.rack.status(asked)["dispatch"]["takeover_local"], 0)
+
+
+def add(name, function, *arguments):
+    setattr(NodeFaults, "test_" + name, lambda self: function(self, *arguments))
+
+
+for number, place in enumerate(BEFORE_ANSWER + ("link.send.sent",)):
+    for action in ("kill", "stop"):
+        if rack.QUICK and (number % 2 == 0) == (action == "kill"):
+            continue
+        for n, of in ((0, 2), (1, 3)) if not rack.QUICK else ((0, 2),):
+            add("replica_takes_over_%s_%s_%d_nodes" %
+                (action, place.replace(".", "_"), of),
+                NodeFaults.replica_takes_over, place, action, of, n)
+for action in ("kill", "stop"):
+    add("coordinator_takes_over_" + action, NodeFaults.coordinator_takes_over,
+        action)
+    add("nobody_takes_over_" + action, NodeFaults.nobody_takes_over, action)
+
+
+class ClientFaults(RackTest):
+    def setUp(self):
+        super().setUp()
+        self.nodes = self.rack.nodes(2)
+        self.asked = self.rack.coordinator(self.nodes)
+        self.story = self.rack.generate(self.asked, PROMPT)
+
+    def long_story(self, coordinator=None):
+        """Being streamed."""
+        told = self.rack.generating(coordinator or self.asked, "The big dog",
+                                    "--ignore-end", n=LONG)
+        told.wait_output()
+        return told
+
+    def test_a_stopped_client_does_not_stop_others(self):
+        slow = self.long_story()
+        slow.stop()
+        self.assertEqual(self.story, self.rack.generate(self.asked, PROMPT))
+        slow.go_on()
+        result = slow.result()
+        alone = self.rack.generate(self.asked, "The big dog", "--ignore-end",
+                                   n=LONG)
+        if result.status == 0:
+            self.assertEqual(alone, result.text)
+        else:  # it was stopped for longer than heartbeats wait
+            self.assertTrue(alone.startswith(result.text))
+            self.assertTrue(result.last.startswith("roster generate: "))
+
+    def test_a_client_that_stays_stopped_is_forgotten(self):
+        slow = self.long_story()
+        slow.stop()
+        self.assertEqual(self.story, self.rack.generate(self.asked, PROMPT))
+        self.rack.wait_status(self.asked,
+                              lambda s: s["requests"]["active"] == 0,
+                              "nothing runs for the stopped client")
+        slow.kill()
+
+    def test_a_killed_clients_request_is_cancelled(self):
+        gone, stays = self.long_story(), self.long_story()
+        gone.kill()
+        status = self.rack.wait_status(
+            self.asked, lambda s: s["requests"]["cancelled"] == 1,
+            "its request is cancelled")
+        self.assertEqual(0, status["requests"]["failed"])
+        result = stays.result()
+        self.assertEqual(0, result.status, result.err)
+        self.assertEqual(result.text, self.long_story().result().text)
+        self.assertEqual(self.story, self.rack.generate(self.asked, PROMPT))
+
+    def test_an_interrupted_client_cancels_and_says_so(self):
+        for number, word in ((signal.SIGINT, "interrupted"),
+                             (signal.SIGTERM, "interrupted")):
+            told = self.long_story()
+            told.signal(number)
+            self.assert_fails(told.result(), word)
+        self.rack.wait_status(self.asked,
+                              lambda s: s["requests"]["cancelled"] == 2,
+                              "both requests are cancelled")
+
+    def test_a_stopped_coordinator_does_not_stop_another(self):
+        other = self.rack.coordinator(self.nodes)
+        here, there = self.long_story(), self.long_story(other)
+        self.asked.stop()
+        result = there.result()
+        self.assertEqual(0, result.status, result.err)
+        self.assertEqual(self.story, self.rack.generate(other, PROMPT))
+        self.asked.go_on()
+        ended = here.result()
+        if ended.status == 0:
+            self.assertEqual(result.text, ended.text)
+        else:
+            self.assertTrue(result.text.startswith(ended.text))
+
+    def test_a_killed_coordinator_does_not_stop_another(self):
+        other = self.rack.coordinator(self.nodes)
+        here, there = self.long_story(), self.long_story(other)
+        self.asked.kill()
+        lost, told = here.result(), there.result()
+        self.assert_fails(lost, "roster generate: ", self.asked.endpoint)
+        self.assertEqual(0, told.status, told.err)
+        self.assertTrue(told.text.startswith(lost.text))
+        self.assertEqual(self.story, self.rack.generate(other, PROMPT))
+
+    def test_a_client_says_that_nobody_listens(self):
+        self.assertEqual(0, self.asked.terminate())
+        began = time.monotonic()
+        result = self.rack.generating(self.asked, PROMPT, "--timeout",
+                                      "2s").result()
+        self.assert_fails(result, self.asked.endpoint)
+        self.assertLess(time.monotonic() - began, 15 * rack.SLOWER)
+
+
+if __name__ == "__main__":
+    unittest.main()
