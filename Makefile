@@ -26,7 +26,7 @@ CC ?= gcc
 WERROR ?= -Werror
 OPT ?= -O2
 
-ifeq ($(filter -j%,$(MAKEFLAGS)),)
+ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(shell nproc)
 endif
 MAKEFLAGS += --no-builtin-rules
@@ -88,6 +88,7 @@ TOOLS := $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.
 .DELETE_ON_ERROR:
 
 all: $(PROGRAMS) $(LIBROSTER)
+	@:
 
 # ---- compiling ----
 QUIET := @
@@ -151,6 +152,7 @@ $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBENGINE)
 	$(call link)
 
 test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS)
+	@:
 
 test: deps-test
 	@$(MAKE) --no-print-directory test-build
