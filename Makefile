@@ -60,7 +60,7 @@ libroster_SRC := $(wildcard client/lib/*.c)
 client_SRC := $(wildcard client/*.c)
 support_SRC := $(wildcard tests/support/*.c)
 # what libroster takes along from the engine: nothing that computes
-libroster_ENGINE := engine/err.c engine/util.c
+libroster_ENGINE := engine/err.c engine/util.c engine/failpoint.c
 
 obj = $(patsubst %.c,$(B)/obj/%.o,$(1))
 PROTO_OBJ := $(call obj,$(proto_SRC)) $(PROTO_GEN).o
@@ -122,13 +122,15 @@ $(LIBCOORDINATOR): $(call obj,$(coordinator_SRC)); $(archive)
 $(LIBNODE): $(call obj,$(expert_node_SRC)); $(archive)
 $(LIBSUPPORT): $(call obj,$(support_SRC)); $(archive)
 
-LIBROSTER_OBJ := $(call obj,$(libroster_SRC) $(libroster_ENGINE)) $(PROTO_OBJ)
+# nor what needs the daemons' event loop
+LIBROSTER_OBJ := $(call obj,$(libroster_SRC) $(libroster_ENGINE) \
+	$(filter-out proto/zmq_watch.c,$(proto_SRC))) $(PROTO_GEN).o
 $(B)/libroster.a: $(LIBROSTER_OBJ)
 	@echo "  AR $@"
 	$(archive)
 $(B)/libroster.so: $(LIBROSTER_OBJ) client/lib/libroster.map
 	@echo "  LD $@"
-	$(QUIET)$(CC) -shared $(LDFLAGS_ALL) -Wl,-soname,libroster.so.$(SOVERSION) \
+	$(QUIET)$(CC) -shared $(LDFLAGS_ALL) $(if $(SANITIZE),,-Wl,-z,defs) -Wl,-soname,libroster.so.$(SOVERSION) \
 		-Wl,--version-script=client/lib/libroster.map -o $@ $(LIBROSTER_OBJ) \
 		-lzmq -lprotobuf-c -lxxhash -lpthread
 	$(QUIET)ln -sf libroster.so $(B)/libroster.so.$(SOVERSION)
@@ -145,7 +147,7 @@ $(B)/roster: $(call obj,$(client_SRC)) $(B)/libroster.a $(LIBENGINE)
 	$(call link)
 
 # ---- tests ----
-TEST_LIBS := $(LIBSUPPORT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBENGINE)
+TEST_LIBS := $(LIBSUPPORT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
 $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,-lcmocka)
 $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBENGINE)

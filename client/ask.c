@@ -2,6 +2,7 @@
 #include "client/ask.h"
 
 #include <errno.h>
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,18 +57,36 @@ size_t ask_options(ask_config *c, option *table) {
            session_options(&c->session, table + ARRAY_LEN(rows));
 }
 
+/* The seed has no default to show in --help, hence a text. */
+static int read_seed(ask_config *c, char *why, size_t why_size) {
+    const char *text = c->seed_text;
+    char *end = NULL;
+
+    if (text == NULL) return 0;
+    errno = 0;
+    c->seed = strtoull(text, &end, 10);
+    c->has_seed = true;
+    if (text[0] >= '0' && text[0] <= '9' && *end == '\0' && errno == 0)
+        return 0;
+    return err_why(why, why_size, ERR_USAGE,
+                   "--seed: '%s' is not a whole number below 2^64", text);
+}
+
+static bool is_share(float p) {
+    return p >= 0 && p <= 1; /* false for what is no number */
+}
+
 int ask_check(ask_config *c, const options *o, char *why, size_t why_size) {
-    if (c->seed_text != NULL) {
-        char *end = NULL;
-        errno = 0;
-        c->seed = strtoull(c->seed_text, &end, 10);
-        c->has_seed = true;
-        if (c->seed_text[0] < '0' || c->seed_text[0] > '9' || *end != '\0' ||
-            errno != 0) {
-            return err_why(why, why_size, ERR_USAGE,
-                           "--seed: '%s' is not a whole number below 2^64",
-                           c->seed_text);
-        }
+    int rc = read_seed(c, why, why_size);
+    if (rc < 0) return rc;
+    if (!(c->temperature >= 0 && c->temperature <= FLT_MAX)) {
+        return err_why(why, why_size, ERR_USAGE, "--temp %g is not 0 or above",
+                       (double)c->temperature);
+    }
+    if (!is_share(c->top_p) || !is_share(c->min_p)) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--top-p %g and --min-p %g must be from 0 to 1",
+                       (double)c->top_p, (double)c->min_p);
     }
     return session_check(&c->session, o, why, why_size);
 }
@@ -175,8 +194,7 @@ int ask(session *s, const ask_config *c, ask_history *h, const char *text,
     roster_generation *g;
 
     fill_request(&request, c, h, text, text_bytes);
-    int rc =
-        roster_submit(s->client, &request, on_token, NULL, &sc, &g);
+    int rc = roster_submit(s->client, &request, on_token, NULL, &sc, &g);
     if (rc < 0) {
         return session_explain(s, rc, roster_client_error(s->client), why,
                                why_size);

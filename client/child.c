@@ -119,11 +119,9 @@ static void *read_output(void *opaque) {
 
     while (fds[0].fd >= 0 || fds[1].fd >= 0) {
         if (poll(fds, ARRAY_LEN(fds), -1) < 0) continue; /* interrupted */
-        if (fds[1].revents != 0 &&
-            !read_lines(c, c->err, &err, on_stderr_line))
+        if (fds[1].revents != 0 && !read_lines(c, c->err, &err, on_stderr_line))
             fds[1].fd = -1;
-        if (fds[0].revents != 0 &&
-            !read_lines(c, c->out, &out, on_stdout_line))
+        if (fds[0].revents != 0 && !read_lines(c, c->out, &out, on_stdout_line))
             fds[0].fd = -1;
         /* Only after the pipes were looked at: last words are kept. */
         if (fds[2].revents != 0 && fds[0].revents == 0 && fds[1].revents == 0)
@@ -289,8 +287,7 @@ static void stop_thread(child *c) {
  * to the end.  Killing before reaping: until then the number is its own. */
 static void bury(child *c) {
     kill(-c->pid, SIGKILL);
-    while (waitpid(c->pid, &c->status, 0) < 0 && errno == EINTR) {
-    }
+    while (waitpid(c->pid, &c->status, 0) < 0 && errno == EINTR) {}
     c->reaped = true;
     stop_thread(c);
 }
@@ -310,9 +307,12 @@ bool child_ended(child *c, char *how, size_t how_size) {
         snprintf(status, sizeof(status), "ended with status %d",
                  WEXITSTATUS(c->status));
     }
-    bool silent = c->last[0] == '\0'; /* the thread has ended: no lock */
+    /* What it said before somebody killed it may not be why.  No lock: the
+     * thread has ended. */
+    const char *between =
+        WIFSIGNALED(c->status) ? "; its last line was: " : ": ";
     err_why(how, how_size, 0, "%s %s%s%s", c->name, status,
-            silent ? "" : ": ", c->last);
+            c->last[0] != '\0' ? between : "", c->last);
     return true;
 }
 

@@ -4,8 +4,8 @@
  * Ctrl-C reaches us alone and everything it might start ends with it.  It reads
  * /dev/null and dies when we die, however that happens.  A thread per child
  * reads its output, so that it never blocks on a full pipe: the first line of
- * stdout is its report ("ready ENDPOINT"); of stderr the last line is kept, to be
- * told when it fails.
+ * stdout is its report ("ready ENDPOINT"); of stderr the last line is kept, to
+ * be told when it fails.
  *
  * Start children from the main thread only: the kernel ends them when the
  * thread that started them ends. */

@@ -145,7 +145,8 @@ static int answer(chat *c, const char *text, size_t len, char *why,
     if (rc < 0 && goes_on(c, rc, why)) rc = 0;
     /* On a terminal the answer has ended its line itself. */
     if (rc == 0 && !isatty(STDOUT_FILENO)) rc = cli_write("\n", 1);
-    if (rc < 0 && why[0] == '\0') err_why(why, why_size, rc, "%s", err_text(rc));
+    if (rc < 0 && why[0] == '\0')
+        err_why(why, why_size, rc, "%s", err_text(rc));
     return rc;
 }
 

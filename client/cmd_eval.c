@@ -1,6 +1,7 @@
 /* cmd_eval.c - `roster eval`: logits of a fixed token list, for tests and
  * comparisons.  Logits are written as they come, so memory does not grow with
  * the list; both files are put in place only when everything has come. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,8 +46,8 @@ static int parse(eval_config *c, options **o, int argc, char **argv) {
         {"timeout", 0, OPTION_MS, &c->session.timeout_ms, "TIME",
          "Longest wait for the next rows."},
     };
-    size_t n = OWN_OPTIONS + local_rack_options(&c->session.rack,
-                                                table + OWN_OPTIONS);
+    size_t n =
+        OWN_OPTIONS + local_rack_options(&c->session.rack, table + OWN_OPTIONS);
     const option_set set = {
         .program = NAME,
         .usage = "MODEL --tokens IDS --logits FILE [options]",
@@ -81,7 +82,7 @@ typedef struct {
     session *session;
     output logits, routing_file;
     routing routing;
-    int error;
+    int error; /* ours, in take_rows(); told in `why` */
     char *why;
     size_t why_size;
 } evaluation;
@@ -93,8 +94,11 @@ static int take_rows(void *opaque, const roster_rows *rows) {
     evaluation *e = opaque;
 
     size_t n = (size_t)rows->n_rows * rows->n_vocab;
-    if (fwrite(rows->logits, sizeof(float), n, e->logits.file) != n)
-        return 1; /* output_commit() finds the error again, and says it */
+    if (fwrite(rows->logits, sizeof(float), n, e->logits.file) != n) {
+        e->error = errno != 0 ? -errno : -EIO;
+        return err_why(e->why, e->why_size, e->error, "cannot write %s: %s",
+                       e->config->logits_path, err_text(e->error));
+    }
     if (e->config->routing_path == NULL) return 0;
     e->error = routing_add(&e->routing, e->config->n_tokens, rows, e->why,
                            e->why_size);
@@ -112,8 +116,7 @@ static int evaluate(evaluation *e) {
     request.routing = c->routing_path != NULL;
     request.timeout_ms = c->session.timeout_ms;
     int rc = roster_eval(e->session->client, &request, take_rows, e, NULL);
-    if (e->error < 0) return e->error; /* why is filled */
-    if (rc == ERR_CANCELLED) return 0; /* a failed write: see take_rows() */
+    if (e->error < 0) return e->error;
     if (rc == 0) return 0;
     return session_explain(e->session, rc,
                            roster_client_error(e->session->client), e->why,

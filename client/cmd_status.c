@@ -75,7 +75,12 @@ int cmd_status(int argc, char **argv) {
 
     int status = cli_parse(&o, &set, argc, argv, 0, 0, &args, &n_args);
     if (status != CLI_RUN) return status;
-    int rc = show(&c, raw, why, sizeof(why));
+    if (session_check_endpoint(c.endpoint, why, sizeof(why)) < 0) {
+        status = cli_usage(NAME, "%s", why);
+    } else {
+        int rc = show(&c, raw, why, sizeof(why));
+        status = rc < 0 ? cli_fail(NAME, "%s", why) : CLI_OK;
+    }
     options_free(o);
-    return rc < 0 ? cli_fail(NAME, "%s", why) : CLI_OK;
+    return status;
 }

@@ -57,9 +57,9 @@ static int encode(const tokenizer *t, const tokenize_config *c,
     if (*ids == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
     int rc = tokenizer_encode(t, text, bytes, c->add_special, c->parse_special,
                               *ids, capacity, n);
-    return rc < 0 ? err_why(why, why_size, rc, "cannot tokenize: %s",
-                            err_text(rc))
-                  : 0;
+    return rc < 0
+               ? err_why(why, why_size, rc, "cannot tokenize: %s", err_text(rc))
+               : 0;
 }
 
 static int print_ids(const int32_t *ids, size_t n, char *why, size_t why_size) {
@@ -134,7 +134,8 @@ static int to_int32(const tokenizer *t, const uint32_t *ids, size_t n,
         if (ids[i] >= n_vocab) {
             return err_why(why, why_size, ERR_RANGE,
                            "token id %u (number %zu) is outside the vocabulary "
-                           "of %u", ids[i], i + 1, n_vocab);
+                           "of %u",
+                           ids[i], i + 1, n_vocab);
         }
         out[i] = (int32_t)ids[i];
     }
@@ -151,8 +152,7 @@ static int decode(const tokenizer *t, const int32_t *ids, size_t n,
     if (rc == ERR_RANGE && need > 0) rc = 0; /* the size was the question */
     *text = rc == 0 ? malloc(need + 1) : NULL;
     if (rc == 0 && *text == NULL) rc = -ENOMEM;
-    if (rc == 0)
-        rc = tokenizer_decode(t, ids, n, special, *text, need, bytes);
+    if (rc == 0) rc = tokenizer_decode(t, ids, n, special, *text, need, bytes);
     return rc < 0 ? err_why(why, why_size, rc, "cannot detokenize: %s",
                             err_text(rc))
                   : 0;
@@ -175,9 +175,8 @@ static int detokenize(bool special, const char *model, char *why,
     }
     if (rc == 0) {
         checked = calloc(n + 1, sizeof(*checked));
-        rc = checked != NULL
-                 ? to_int32(t, ids, n, checked, why, why_size)
-                 : err_why(why, why_size, -ENOMEM, "no memory");
+        rc = checked != NULL ? to_int32(t, ids, n, checked, why, why_size)
+                             : err_why(why, why_size, -ENOMEM, "no memory");
     }
     if (rc == 0 && n > 0)
         rc = decode(t, checked, n, special, &text, &bytes, why, why_size);

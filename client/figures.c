@@ -67,5 +67,6 @@ void figures_print(FILE *out, const roster_stats *s,
             percent(s->bytes_per_token, s->bytes_resident));
     print_shares(out, s);
     fprintf(out, "%-11s %s, seed %" PRIu64 "\n", "end",
-            finish_text(roster_generation_finish(g)), roster_generation_seed(g));
+            finish_text(roster_generation_finish(g)),
+            roster_generation_seed(g));
 }

@@ -134,7 +134,8 @@ static int find_program(const local_rack_config *c, const char *name, char *out,
     if (find_in_path(out, size, name)) return 0;
     return err_why(why, why_size, -ENOENT,
                    "cannot find the program %s, neither beside this one nor in "
-                   "PATH", name);
+                   "PATH",
+                   name);
 }
 
 /* ---- command lines ---- */
@@ -233,8 +234,8 @@ static int wait_ready(local_rack *r, size_t index, uint64_t deadline_ms,
                        "%s said '%s' instead of 'ready ENDPOINT'",
                        child_name(c), line);
     }
-    snprintf(r->endpoints[index], ENDPOINT_BYTES, "%.*s",
-             (int)strcspn(at, " "), at);
+    snprintf(r->endpoints[index], ENDPOINT_BYTES, "%.*s", (int)strcspn(at, " "),
+             at);
     return 0;
 }
 
@@ -328,8 +329,8 @@ void local_rack_explain(const local_rack *r, char *how, size_t how_size) {
     for (size_t i = 0; i < r->n_children && at < how_size; i++) {
         char one[1024];
         if (!child_ended(r->children[i], one, sizeof(one))) continue;
-        int n = snprintf(how + at, how_size - at, "%s%s", at > 0 ? "; " : "",
-                         one);
+        int n =
+            snprintf(how + at, how_size - at, "%s%s", at > 0 ? "; " : "", one);
         if (n > 0) at += (size_t)n;
     }
 }

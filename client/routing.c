@@ -43,7 +43,8 @@ int routing_add(routing *r, size_t n_tokens, const roster_rows *rows, char *why,
     if (!same_shape(r, rows)) {
         return err_why(why, why_size, ERR_MALFORMED,
                        "the routing of position %u has another shape than "
-                       "before", rows->first);
+                       "before",
+                       rows->first);
     }
     size_t piece = (size_t)rows->n_rows * r->k;
     for (uint32_t i = 0; i < r->n_layers && piece > 0; i++) {

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "client/signals.h"
@@ -40,6 +41,15 @@ size_t session_options(session_config *c, option *table) {
            local_rack_options(&c->rack, table + ARRAY_LEN(rows));
 }
 
+int session_check_endpoint(const char *given, char *why, size_t why_size) {
+    const char *fallback = getenv("ROSTER_ENDPOINT");
+
+    if (given != NULL || (fallback != NULL && fallback[0] != '\0')) return 0;
+    return err_why(why, why_size, ERR_USAGE,
+                   "no coordinator is named: give --endpoint, or set "
+                   "ROSTER_ENDPOINT");
+}
+
 int session_check(const session_config *c, const options *o, char *why,
                   size_t why_size) {
     if (c->rack.model != NULL) {
@@ -50,7 +60,7 @@ int session_check(const session_config *c, const options *o, char *why,
         return local_rack_check(&c->rack, why, why_size);
     }
     static const char *const for_racks[] = {
-        "nodes",   "replicas",         "experts",       "exact", "kv",
+        "nodes",   "replicas",         "experts",       "exact",  "kv",
         "threads", "no-local-experts", "start-timeout", "verbose"};
     _Static_assert(ARRAY_LEN(for_racks) == LOCAL_RACK_OPTIONS, "all of them");
     for (size_t i = 0; i < ARRAY_LEN(for_racks); i++) {
@@ -58,7 +68,7 @@ int session_check(const session_config *c, const options *o, char *why,
         return err_why(why, why_size, ERR_USAGE,
                        "--%s is for a rack that --model starts", for_racks[i]);
     }
-    return 0;
+    return session_check_endpoint(c->endpoint, why, why_size);
 }
 
 /* ---- opening ---- */
@@ -149,14 +159,14 @@ int session_explain(session *s, int rc, const char *sentence, char *why,
     }
     if (s->rack != NULL) {
         struct pollfd fd = {
-            .fd = child_fd(local_rack_child(
-                s->rack, local_rack_n_children(s->rack) - 1)),
+            .fd = child_fd(
+                local_rack_child(s->rack, local_rack_n_children(s->rack) - 1)),
             .events = POLLIN,
         };
         /* Give a coordinator that is just dying the time to do so. */
         (void)poll(&fd, 1, SETTLE_MS);
         local_rack_explain(s->rack, how, sizeof(how));
     }
-    return err_why(why, why_size, rc, "%s%s%s%s", sentence,
-                   how[0] ? " (" : "", how, how[0] ? ")" : "");
+    return err_why(why, why_size, rc, "%s%s%s%s", sentence, how[0] ? " (" : "",
+                   how, how[0] ? ")" : "");
 }

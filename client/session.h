@@ -14,7 +14,7 @@ typedef struct {
     const char *endpoint; /* NULL: ROSTER_ENDPOINT, unless a model is given */
     const char *cluster;
     bool insecure;
-    uint32_t timeout_ms; /* of requests; 0: the default */
+    uint32_t timeout_ms;    /* of requests; 0: the default */
     local_rack_config rack; /* started if rack.model is set */
 } session_config;
 
@@ -24,6 +24,9 @@ void session_config_init(session_config *c);
  * --timeout, and those of the rack; at most SESSION_OPTIONS. */
 #define SESSION_OPTIONS (LOCAL_RACK_OPTIONS + 5)
 size_t session_options(session_config *c, option *table);
+
+/* Is there an endpoint, here or in the environment?  ERR_USAGE. */
+int session_check_endpoint(const char *given, char *why, size_t why_size);
 
 /* Either an endpoint or a model, and options of a rack only with a model. */
 int session_check(const session_config *c, const options *o, char *why,

@@ -6,7 +6,8 @@
 #ifndef CLIENT_SIGNALS_H
 #define CLIENT_SIGNALS_H
 
-/* Before any thread is started; once per process.  The descriptor, or -errno. */
+/* Before any thread is started; once per process.  The descriptor, or -errno.
+ */
 int signals_open(void);
 
 /* The next signal that has arrived; 0: none. */

@@ -15,8 +15,7 @@ static const char *cell(const json_t *value, char *out, size_t size) {
     if (json_is_string(value)) {
         snprintf(out, size, "%s", json_string_value(value));
     } else if (json_is_integer(value)) {
-        snprintf(out, size, "%" JSON_INTEGER_FORMAT,
-                 json_integer_value(value));
+        snprintf(out, size, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     } else if (json_is_real(value)) {
         snprintf(out, size, "%.1f", json_real_value(value));
     } else if (json_is_boolean(value)) {
@@ -65,11 +64,11 @@ static void print_profile(FILE *out, const json_t *root) {
 }
 
 static void print_head(FILE *out, const json_t *root) {
-    static const char *const keys[] = {"cluster", "model", "fingerprint",
-                                       "epoch", "context", "tokens_generated",
-                                       "takeovers"};
-    static const char *const labels[] = {"cluster", "model", "fingerprint",
-                                         "epoch", "context", "generated",
+    static const char *const keys[] = {
+        "cluster",          "model",    "fingerprint", "epoch", "context",
+        "tokens_generated", "takeovers"};
+    static const char *const labels[] = {"cluster",  "model",   "fingerprint",
+                                         "epoch",    "context", "generated",
                                          "takeovers"};
     for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         char text[160];

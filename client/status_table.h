@@ -10,7 +10,6 @@
 #include <stdio.h>
 
 /* ERR_MALFORMED, with a sentence, if it is no JSON object. */
-int status_table_print(FILE *out, const char *json, char *why,
-                       size_t why_size);
+int status_table_print(FILE *out, const char *json, char *why, size_t why_size);
 
 #endif

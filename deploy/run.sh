@@ -14,8 +14,7 @@ cd "$(dirname "$0")/.."
 
 echo "Starting a coordinator and two expert nodes for $model ..." >&2
 if [ -t 0 ]; then
-    echo "After the story: write how the next one begins; Ctrl-C stops an" >&2
-    echo "answer, Ctrl-D ends." >&2
+    echo "After it: write how it goes on; Ctrl-C stops an answer, Ctrl-D ends." >&2
 fi
 echo >&2
 

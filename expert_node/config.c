@@ -8,7 +8,8 @@
 #include "engine/pool.h"
 #include "engine/util.h"
 
-#define QUEUE_DEFAULT ((uint64_t)256 << 20)
+#define QUEUE_DEFAULT                                                          \
+    ((uint64_t)64 << 20) /* four coordinators at full credit */
 #define QUEUE_LEAST ((uint64_t)64 << 10)
 
 /* The texts that are converted after parsing. */

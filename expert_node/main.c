@@ -19,8 +19,8 @@
  * large blocks back at once, instead of holding on to what loading needed. */
 static void bound_memory(void) {
     mallopt(M_ARENA_MAX, 2);
-    mallopt(M_MMAP_THRESHOLD, 4 << 20);
-    mallopt(M_TRIM_THRESHOLD, 8 << 20);
+    mallopt(M_MMAP_THRESHOLD, 512 << 10);
+    mallopt(M_TRIM_THRESHOLD, 4 << 20);
 }
 
 /* CPU level and failpoints, which come from the environment alone. */

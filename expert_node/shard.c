@@ -17,8 +17,8 @@
 /* ---- what to hold ---- */
 
 /* One spec from the items of --experts.  On the command line each item is a
- * whole spec; environment and file cut at the commas within one, which is seen
- * from items without a colon of their own. */
+ * whole spec; environment and file cut at the commas within one, which shows in
+ * a first part that has no colon of its own. */
 static char *join_specs(const option_list *items) {
     size_t room = 1;
     for (size_t i = 0; i < items->count; i++)
@@ -27,12 +27,14 @@ static char *join_specs(const option_list *items) {
     if (spec == NULL) return NULL;
 
     char *at = spec;
-    bool complete = false; /* the spec in hand has its colon */
+    bool complete = false; /* the part in hand has its colon */
     for (size_t i = 0; i < items->count; i++) {
-        bool colon = strchr(items->items[i], ':') != NULL;
-        if (i > 0) *at++ = complete && colon ? ';' : ',';
-        at = stpcpy(at, items->items[i]);
-        complete = complete || colon;
+        const char *item = items->items[i], *last = strrchr(item, ';');
+        bool begins = item[strcspn(item, ":;")] == ':';
+        if (i > 0) *at++ = complete && begins ? ';' : ',';
+        at = stpcpy(at, item);
+        complete = strchr(last != NULL ? last : item, ':') != NULL ||
+                   (last == NULL && complete);
     }
     return spec;
 }

@@ -28,7 +28,7 @@
 #define MERGE_MOST 64    /* batches computed together */
 #define MERGE_PAIRS 1024 /* their pairs */
 #define PEER_JOBS (WORKER_MAX_JOBS / 4)
-#define PEER_SHARE 8     /* of max_reply_bytes, for one coordinator */
+#define PEER_SHARE 4     /* a coordinator may have one part in so many */
 #define RECEIVE_MOST 256 /* messages in one look at the link */
 #define SPIN_US 50
 #define RETRY_MS 5    /* while replies wait for their peers */

@@ -19,7 +19,8 @@
  *
  * Errors.  Functions that can fail return 0 or a negative code: one of
  * roster_error, or -errno for a failure of the system.  roster_strerror() gives
- * its general text; roster_client_error() what happened, with names and numbers.
+ * its general text; roster_client_error() what happened, with names and
+ * numbers.
  *
  * Threads.  Handles share nothing with each other.  A client, and everything
  * that was made with it, belongs to one thread at a time; it may be handed to
@@ -64,12 +65,12 @@ extern "C" {
  * that are not listed (those above -10001) are -errno. */
 typedef enum {
     ROSTER_OK = 0,
-    ROSTER_ERR_FORMAT = -10001,        /* a damaged file */
-    ROSTER_ERR_UNSUPPORTED = -10002,   /* the peer or library cannot do this */
-    ROSTER_ERR_RANGE = -10003,         /* a value is out of range */
-    ROSTER_ERR_USAGE = -10004,         /* a call or setting that makes no sense */
-    ROSTER_ERR_NOT_HERE = -10005,      /* a node does not hold the expert */
-    ROSTER_ERR_WRONG_MODEL = -10006,   /* the peer serves another model */
+    ROSTER_ERR_FORMAT = -10001,      /* a damaged file */
+    ROSTER_ERR_UNSUPPORTED = -10002, /* the peer or library cannot do this */
+    ROSTER_ERR_RANGE = -10003,       /* a value is out of range */
+    ROSTER_ERR_USAGE = -10004,       /* a call or setting that makes no sense */
+    ROSTER_ERR_NOT_HERE = -10005,    /* a node does not hold the expert */
+    ROSTER_ERR_WRONG_MODEL = -10006, /* the peer serves another model */
     ROSTER_ERR_WRONG_PROFILE = -10007, /* another numerics profile */
     ROSTER_ERR_WRONG_VERSION = -10008, /* another protocol version */
     ROSTER_ERR_WRONG_CLUSTER = -10009, /* another cluster */
@@ -153,7 +154,8 @@ ROSTER_API uint32_t roster_client_n_context(const roster_client *client);
 
 /* What to generate.  roster_request_init() makes every member its default,
  * which is zero, and notes in `size` which members the caller knows, so that a
- * later library can add some.  The texts and arrays are copied.  The prompt is `tokens` followed by `text`; one of them must be there. */
+ * later library can add some.  The texts and arrays are copied.  The prompt is
+ * `tokens` followed by `text`; one of them must be there. */
 typedef struct {
     size_t size;
     const char *text; /* UTF-8, or any bytes */
@@ -243,8 +245,8 @@ ROSTER_API int roster_poll_fd(const roster_client *client);
 ROSTER_API int roster_poll_timeout(const roster_client *client);
 
 /* Ask the coordinator to stop.  The generation ends as ROSTER_FINISH_CANCELLED,
- * at the latest after `grace_ms`; no more tokens are delivered.  Nothing happens
- * to one that has ended. */
+ * at the latest after `grace_ms`; no more tokens are delivered.  Nothing
+ * happens to one that has ended. */
 ROSTER_API int roster_cancel(roster_generation *generation);
 
 /* Release; one that runs is cancelled first, and its callbacks no longer run.

@@ -4,7 +4,8 @@
  * refuses to send then.  So while calls wait and nothing is heard, a ping is
  * sent once a second: refused, the connection is lost and every call ends at
  * once instead of at its deadline.  An answer from another boot id means that
- * the coordinator was restarted and knows nothing of our calls: lost as well. */
+ * the coordinator was restarted and knows nothing of our calls: lost as well.
+ */
 #include "client/lib/client.h"
 
 #include <assert.h>
@@ -19,7 +20,8 @@
 #include "engine/util.h"
 
 #define PROBE_MS 1000u
-#define TURN_MESSAGES 256 /* handled in one go, so that callers get their turn */
+#define TURN_MESSAGES                                                          \
+    256 /* handled in one go, so that callers get their turn */
 #define TURN_MS 1000
 
 int client_fail(roster_client *c, int code, const char *fmt, ...) {
@@ -73,7 +75,8 @@ static void heard_call(call *c) {
     const roster_config *config = &c->client->config;
 
     /* A call that is being cancelled keeps its deadline. */
-    if (!c->cancelling) set_deadline(c, (uint64_t)c->timeout_ms + config->grace_ms);
+    if (!c->cancelling)
+        set_deadline(c, (uint64_t)c->timeout_ms + config->grace_ms);
 }
 
 int call_start(call *c, const call_kind *kind, roster_client *client,
@@ -191,8 +194,8 @@ static void on_unreadable(roster_client *c, uint64_t id, int code,
                           const char *what) {
     char why[ROSTER_WHY_BYTES];
 
-    err_why(why, sizeof(why), code,
-            "%s sent a message that cannot be used: %s", c->endpoint, what);
+    err_why(why, sizeof(why), code, "%s sent a message that cannot be used: %s",
+            c->endpoint, what);
     call *to = find_call(c, id);
     if (to != NULL) {
         abort_call(to, code, why);

@@ -64,19 +64,19 @@ struct roster_client {
     call *calls;
     size_t n_calls;
 
-    int callbacks; /* of the user's, now running */
+    int callbacks;                  /* of the user's, now running */
     roster_generation *generations; /* all that the user holds */
     roster_generation *dead; /* destroyed inside a callback: freed after it */
 
-    char *status; /* latest roster_status() */
+    char *status;                  /* latest roster_status() */
     struct evaluation *evaluation; /* latest roster_eval(), for its figures */
     char why[ROSTER_WHY_BYTES];
 };
 
 /* A client over a link that exists already (taken over, also on failure), for
  * tests over memory: roster_client_create() without the socket. */
-int client_create_over(roster_client **out, struct link *l, const roster_config *config,
-                       char *why, size_t why_size);
+int client_create_over(roster_client **out, struct link *l,
+                       const roster_config *config, char *why, size_t why_size);
 
 /* Note a failure as the client's latest and return its code. */
 int client_fail(roster_client *c, int code, const char *fmt, ...)
@@ -123,6 +123,6 @@ void evaluation_free(struct evaluation *e);
  * ours of `own` bytes; members it does not know are zero.  ERR_USAGE if `size`
  * was not set, ERR_UNSUPPORTED if it sets members that we do not know. */
 int client_input_copy(void *to, size_t own, const void *from, char *why,
-               size_t why_size);
+                      size_t why_size);
 
 #endif

@@ -11,7 +11,12 @@
 
 #define MAX_TIMEOUT_MS (24u * 3600u * 1000u)
 
-typedef enum { SETTING_TEXT, SETTING_MS, SETTING_FD, SETTING_BOOL } setting_kind;
+typedef enum {
+    SETTING_TEXT,
+    SETTING_MS,
+    SETTING_FD,
+    SETTING_BOOL
+} setting_kind;
 
 typedef struct {
     const char *key;
@@ -21,9 +26,12 @@ typedef struct {
 } setting;
 
 #define TEXT(name)                                                             \
-    {#name, SETTING_TEXT, offsetof(roster_config, name),                       \
-     sizeof(((roster_config *)0)->name)}
-#define VALUE(name, kind) {#name, kind, offsetof(roster_config, name), 0}
+    {                                                                          \
+#name, SETTING_TEXT, offsetof(roster_config, name),                    \
+            sizeof(((roster_config *)0)->name)                                 \
+    }
+#define VALUE(name, kind)                                                      \
+    { #name, kind, offsetof(roster_config, name), 0 }
 
 static const setting settings[] = {
     TEXT(endpoint),
@@ -146,7 +154,7 @@ int roster_config_set(roster_config *config, const char *key, const char *value,
 }
 
 int client_config_endpoint(const roster_config *c, const char **out, char *why,
-                    size_t why_size) {
+                           size_t why_size) {
     *out = c->endpoint;
     if (c->endpoint[0] != '\0') return 0;
 

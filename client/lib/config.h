@@ -25,6 +25,6 @@ void client_config_defaults(roster_config *c);
 /* The endpoint set, or the environment's; ERR_USAGE if there is neither.
  * Borrowed. */
 int client_config_endpoint(const roster_config *c, const char **out, char *why,
-                    size_t why_size);
+                           size_t why_size);
 
 #endif

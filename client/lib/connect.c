@@ -58,7 +58,7 @@ static int send_hello(roster_client *c, uint64_t until, char *why,
         }
         if (now_ms() >= until) {
             return err_why(why, why_size, ERR_DEADLINE,
-                           "nobody listens at %s (tried for %u ms)",
+                           "no coordinator answers at %s (tried for %u ms)",
                            c->endpoint, c->config.connect_timeout_ms);
         }
         rc = wait_link(c, why, why_size);
@@ -69,10 +69,9 @@ static int send_hello(roster_client *c, uint64_t until, char *why,
 static int take_welcome(roster_client *c, const message *m, char *why,
                         size_t why_size) {
     if (m->kind == MESSAGE_ERROR) {
-        return err_why(why, why_size, m->error.code, "%s refused: %s",
-                       c->endpoint,
-                       m->error.text[0] ? m->error.text
-                                        : err_text(m->error.code));
+        return err_why(
+            why, why_size, m->error.code, "%s refused: %s", c->endpoint,
+            m->error.text[0] ? m->error.text : err_text(m->error.code));
     }
     if (m->kind != MESSAGE_WELCOME) {
         return err_why(why, why_size, ERR_MALFORMED,
@@ -80,10 +79,9 @@ static int take_welcome(roster_client *c, const message *m, char *why,
                        message_kind_name(m->kind));
     }
     if (m->welcome.role != ROLE_COORDINATOR) {
-        return err_why(why, why_size, ERR_USAGE, "%s is no coordinator%s",
-                       c->endpoint,
-                       m->welcome.role == ROLE_NODE ? " but an expert node"
-                                                    : "");
+        return err_why(
+            why, why_size, ERR_USAGE, "%s is no coordinator%s", c->endpoint,
+            m->welcome.role == ROLE_NODE ? " but an expert node" : "");
     }
     if (c->config.cluster[0] != '\0' &&
         strcmp(c->config.cluster, m->cluster) != 0) {
@@ -121,8 +119,10 @@ static int receive_welcome(roster_client *c, uint64_t until, char *why,
     char what[ROSTER_WHY_BYTES] = "";
     if (rc == 0) rc = message_open(&f, c->arena, &m, what, sizeof(what));
     if (rc < 0) {
-        err_why(why, why_size, rc, "%s sent a greeting that cannot be used: "
-                "%s", c->endpoint, what[0] ? what : err_text(rc));
+        err_why(why, why_size, rc,
+                "%s sent a greeting that cannot be used: "
+                "%s",
+                c->endpoint, what[0] ? what : err_text(rc));
     } else {
         rc = take_welcome(c, &m, why, why_size);
     }
@@ -174,8 +174,9 @@ int roster_client_create(roster_client **out, const roster_config *config,
     return 0;
 }
 
-int client_create_over(roster_client **out, struct link *l, const roster_config *config,
-                       char *why, size_t why_size) {
+int client_create_over(roster_client **out, struct link *l,
+                       const roster_config *config, char *why,
+                       size_t why_size) {
     *out = NULL;
     roster_client *c;
     int rc = new_client(&c, config);

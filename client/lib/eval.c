@@ -159,7 +159,8 @@ int roster_eval(roster_client *client, const roster_eval_request *request,
     if (rc < 0) return rc;
 
     roster_eval_request r;
-    rc = client_input_copy(&r, sizeof(r), request, client->why, sizeof(client->why));
+    rc = client_input_copy(&r, sizeof(r), request, client->why,
+                           sizeof(client->why));
     if (rc == 0) rc = check_eval(client, &r);
     if (rc < 0) return rc;
 

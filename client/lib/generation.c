@@ -54,12 +54,11 @@ static int on_accepted(roster_generation *g, const message *m, char *why,
 
     if (g->accepted) return out_of_turn(m, why, why_size);
     int rc = client_buffer_add(&g->prompt, prompt->items,
-                        prompt->count * sizeof(*prompt->items));
+                               prompt->count * sizeof(*prompt->items));
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
     g->accepted = true;
     g->seed = m->accepted.sampling.seed;
-    if (m->accepted.timeout_ms > 0)
-        g->call.timeout_ms = m->accepted.timeout_ms;
+    if (m->accepted.timeout_ms > 0) g->call.timeout_ms = m->accepted.timeout_ms;
     return 0;
 }
 
@@ -187,7 +186,8 @@ static int check_request(roster_client *c, const roster_request *r) {
         return client_fail(c, ERR_RANGE, "temperature %g is not 0 or above",
                            (double)r->temperature);
     }
-    if (!(r->top_p >= 0 && r->top_p <= 1) || !(r->min_p >= 0 && r->min_p <= 1)) {
+    if (!(r->top_p >= 0 && r->top_p <= 1) ||
+        !(r->min_p >= 0 && r->min_p <= 1)) {
         return client_fail(c, ERR_RANGE,
                            "top_p %g and min_p %g must be from 0 to 1",
                            (double)r->top_p, (double)r->min_p);
@@ -225,7 +225,8 @@ int roster_submit(roster_client *client, const roster_request *request,
         return client_fail(client, ERR_USAGE, "roster_submit() without out");
 
     roster_request r;
-    rc = client_input_copy(&r, sizeof(r), request, client->why, sizeof(client->why));
+    rc = client_input_copy(&r, sizeof(r), request, client->why,
+                           sizeof(client->why));
     if (rc == 0) rc = check_request(client, &r);
     if (rc < 0) return rc;
 

@@ -9,7 +9,7 @@
 #define INPUT_MAX 4096 /* no struct of ours will ever be as large */
 
 int client_input_copy(void *to, size_t own, const void *from, char *why,
-               size_t why_size) {
+                      size_t why_size) {
     size_t size = 0;
 
     memset(to, 0, own);
@@ -23,7 +23,8 @@ int client_input_copy(void *to, size_t own, const void *from, char *why,
         if (bytes[i] == 0) continue;
         return err_why(why, why_size, ERR_UNSUPPORTED,
                        "the request uses members that this library (%s) does "
-                       "not know", roster_version());
+                       "not know",
+                       roster_version());
     }
     memcpy(to, from, size_min(size, own));
     return 0;

@@ -26,7 +26,7 @@
 #define SIM_COORDINATORS 2
 #define SIM_NODES 4 /* at most */
 #define SIM_PROCESSES (SIM_COORDINATORS + SIM_NODES)
-#define SIM_REQUESTS 16
+#define SIM_REQUESTS 24
 #define SIM_FAULTS 8
 
 #define SIM_LAYERS 3
@@ -70,6 +70,7 @@ typedef struct {
     char why[256]; /* the first thing that must not happen */
     uint64_t hash; /* of the whole trace */
     uint32_t finished, failed, cancelled;
+    uint32_t unavailable; /* of those that failed */
     uint64_t hedges, takeovers, local, refusals, late_rows, lost_pairs;
     uint64_t events;
 } sim_result;
@@ -160,6 +161,8 @@ void sim_expert(uint32_t layer, uint32_t expert, const float *h, float *y);
 /* In the router's order. */
 void sim_combine(const float *h, const sim_routing *r,
                  const float (*outputs)[SIM_WIDTH], float *x);
+/* x / (1 + |x|) */
+void sim_squash(float *x);
 uint32_t sim_token(const float *x);
 /* What a run without any fault generates. */
 void sim_reference(const uint32_t *prompt, uint32_t n_prompt, uint32_t n_new,
@@ -192,6 +195,8 @@ typedef struct {
     int refuse;       /* every batch, with this code */
 } sim_node;
 
+/* Choose what it holds: its share, and now and then a share more. */
+void sim_node_hold(sim *s, uint32_t node);
 void sim_node_start(sim *s, uint32_t node);
 void sim_node_stop(sim *s, uint32_t node);
 void sim_node_unstick(sim *s, uint32_t node);
@@ -217,6 +222,7 @@ typedef struct {
     uint32_t position;
     bool lost;
     float x[SIM_WIDTH], h[SIM_WIDTH];
+    float arrived[SIM_WIDTH]; /* PLANT_ARRIVAL_ORDER */
     sim_routing routing;
 } sim_row;
 
@@ -224,10 +230,13 @@ typedef struct {
     uint32_t node;
     uint64_t id, sent_us;
     uint32_t layer_number, n_pairs;
+    bool answered;
     uint32_t pairs[SIM_PIECE];
 } sim_asked;
 
 #define SIM_ASKED 512
+#define SIM_INBOX 256
+#define SIM_COMMANDS 64
 
 typedef struct {
     dispatch *machine;
@@ -252,13 +261,13 @@ typedef struct {
     uint32_t live[SIM_BATCH], n_live; /* rows of this layer */
     uint32_t layer, layer_number;
     float outputs[SIM_PAIRS][SIM_WIDTH];
-    float arrived[SIM_BATCH][SIM_WIDTH]; /* PLANT_ARRIVAL_ORDER, _DOUBLE */
+    bool pinned[SIM_PAIRS]; /* PLANT_LATE_LAYER */
     uint32_t here[SIM_PAIRS], n_here;
     bool here_fails;
-    sim_message *inbox[256]; /* while it computes */
+    sim_message *inbox[SIM_INBOX]; /* while it computes */
     uint32_t n_inbox;
     uint64_t step_timer, wake_timer, loop_timer; /* the newest counts */
-    uint64_t commands[64]; /* of clients: id * 4 + what */
+    uint64_t commands[SIM_COMMANDS]; /* of clients: id * 4 + what */
     uint32_t n_commands;
 
     /* our own account of what is owed to us */

@@ -34,7 +34,7 @@ void sim_embed(uint32_t token, uint32_t position, float *x) {
     }
 }
 
-static void squash(float *x) {
+void sim_squash(float *x) {
     for (uint32_t i = 0; i < SIM_WIDTH; i++) {
         float size = x[i] < 0 ? -x[i] : x[i];
         x[i] = x[i] / (1.0f + size);
@@ -50,7 +50,7 @@ void sim_attend(float (*kv)[SIM_WIDTH], uint32_t position, const float *x,
             h[i] = 0.75f * h[i] + 0.5f * kv[p][(i + 1) % SIM_WIDTH];
         }
     }
-    squash(h);
+    sim_squash(h);
 }
 
 void sim_route(uint32_t layer, const float *h, sim_routing *out) {
@@ -86,7 +86,7 @@ void sim_combine(const float *h, const sim_routing *r,
         }
         x[i] = sum;
     }
-    squash(x);
+    sim_squash(x);
 }
 
 uint32_t sim_token(const float *x) {

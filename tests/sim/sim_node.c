@@ -17,6 +17,18 @@ static const job_limits limits = {
     .max_merge_pairs = 12,
 };
 
+void sim_node_hold(sim *s, uint32_t node) {
+    sim_node *n = &s->nodes[node];
+    uint32_t replicas = s->replicas;
+    if (replicas < s->n_nodes && sim_chance(s, 30)) replicas++;
+
+    holdings_fini(&n->held);
+    if (holdings_init(&n->held, SIM_LAYERS, SIM_EXPERTS) < 0 ||
+        holdings_add_share(&n->held, node, s->n_nodes, replicas) < 0) {
+        abort();
+    }
+}
+
 void sim_node_start(sim *s, uint32_t node) {
     sim_node *n = &s->nodes[node];
     if (job_queue_new(&n->queue, &limits) < 0) abort();

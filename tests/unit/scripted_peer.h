@@ -27,18 +27,18 @@ struct peer {
     pthread_t thread;
     peer_script script;
     uint64_t boot_id;
-    frames in;  /* the message taken last */
-    message m;  /* the same, opened; borrows from in and arena */
+    frames in; /* the message taken last */
+    message m; /* the same, opened; borrows from in and arena */
     char failed[200];
 };
 
-static void peer_fail(peer *p, const char *what) {
+static inline void peer_fail(peer *p, const char *what) {
     if (p->failed[0] == '\0')
         snprintf(p->failed, sizeof(p->failed), "%s", what);
 }
 
 /* The next message that is no ping must be of this kind. */
-static bool peer_take(peer *p, message_kind kind) {
+static inline bool peer_take(peer *p, message_kind kind) {
     uint64_t until = now_ms() + PEER_WAIT_MS;
     char why[200] = "";
 
@@ -70,7 +70,7 @@ static bool peer_take(peer *p, message_kind kind) {
 }
 
 /* A header that answers the message taken last. */
-static message peer_answer(const peer *p, message_kind kind) {
+static inline message peer_answer(const peer *p, message_kind kind) {
     message m;
     memset(&m, 0, sizeof(m));
     m.kind = kind;
@@ -81,14 +81,14 @@ static message peer_answer(const peer *p, message_kind kind) {
     return m;
 }
 
-static void peer_send_frames(peer *p, frames *f) {
+static inline void peer_send_frames(peer *p, frames *f) {
     memcpy(f->address, p->in.address, p->in.address_bytes);
     f->address_bytes = p->in.address_bytes;
     if (link_send(p->link, f) < 0) peer_fail(p, "a reply could not be sent");
     frames_fini(f);
 }
 
-static void peer_send(peer *p, const message *m) {
+static inline void peer_send(peer *p, const message *m) {
     frames f;
     frames_init(&f);
     if (frames_add(&f, 0) == NULL || message_seal(&f, m) < 0)
@@ -97,7 +97,7 @@ static void peer_send(peer *p, const message *m) {
 }
 
 /* Take HELLO and answer it as the coordinator of a model of PEER_VOCAB ids. */
-static void peer_welcome(peer *p) {
+static inline void peer_welcome(peer *p) {
     if (!peer_take(p, MESSAGE_HELLO)) return;
     message m = peer_answer(p, MESSAGE_WELCOME);
     m.welcome.role = ROLE_COORDINATOR;
@@ -110,7 +110,7 @@ static void peer_welcome(peer *p) {
     peer_send(p, &m);
 }
 
-static void peer_accept(peer *p) {
+static inline void peer_accept(peer *p) {
     static const uint32_t prompt[] = {1, 5, 3};
     message m = peer_answer(p, MESSAGE_ACCEPTED);
     m.accepted.sampling.seed = 77;
@@ -120,7 +120,8 @@ static void peer_accept(peer *p) {
     peer_send(p, &m);
 }
 
-static void peer_token(peer *p, uint32_t index, uint32_t id, const char *text) {
+static inline void peer_token(peer *p, uint32_t index, uint32_t id,
+                              const char *text) {
     message m = peer_answer(p, MESSAGE_TOKEN);
     m.token.index = index;
     m.token.id = id;
@@ -129,7 +130,8 @@ static void peer_token(peer *p, uint32_t index, uint32_t id, const char *text) {
     peer_send(p, &m);
 }
 
-static void peer_finish(peer *p, finish_reason reason, const char *rest) {
+static inline void peer_finish(peer *p, finish_reason reason,
+                               const char *rest) {
     static const message_share shares[] = {{"node-1", 30}, {"local", 10}};
     message m = peer_answer(p, MESSAGE_FINISHED);
     m.finished.reason = reason;
@@ -144,21 +146,21 @@ static void peer_finish(peer *p, finish_reason reason, const char *rest) {
     peer_send(p, &m);
 }
 
-static void peer_error(peer *p, int code, const char *text) {
+static inline void peer_error(peer *p, int code, const char *text) {
     message m = peer_answer(p, MESSAGE_ERROR);
     m.error.code = code;
     m.error.text = text;
     peer_send(p, &m);
 }
 
-static void *peer_run(void *opaque) {
+static inline void *peer_run(void *opaque) {
     peer *p = opaque;
     p->script(p);
     return NULL;
 }
 
 /* Run `script` at the server's end of `link`, which it takes over. */
-static void peer_start(peer *p, struct link *link, peer_script script) {
+static inline void peer_start(peer *p, struct link *link, peer_script script) {
     memset(p, 0, sizeof(*p));
     p->link = link;
     p->script = script;
@@ -169,12 +171,12 @@ static void peer_start(peer *p, struct link *link, peer_script script) {
 }
 
 /* Wait for the end of the script. */
-static void peer_join(peer *p) {
+static inline void peer_join(peer *p) {
     pthread_join(p->thread, NULL);
 }
 
 /* After peer_join(), and after the client's end was closed. */
-static void peer_close(peer *p) {
+static inline void peer_close(peer *p) {
     frames_fini(&p->in);
     message_arena_free(p->arena);
     link_close(p->link);

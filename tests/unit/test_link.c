@@ -21,15 +21,18 @@
 
 /* ---- both forms, one set of tests ---- */
 
+/* One for all tests: ending it waits for sockets, which a failed test leaves.
+ */
+static void *zmq;
+
 typedef struct {
     bool memory;
-    void *zmq;
     struct link *server;
 } fixture;
 
-static link_config config_of(const fixture *x) {
+static link_config config(void) {
     return (link_config){
-        .zmq = x->zmq, .max_part_bytes = PART_MAX, .queue_messages = QUEUE};
+        .zmq = zmq, .max_part_bytes = PART_MAX, .queue_messages = QUEUE};
 }
 
 static struct link *new_client(fixture *x) {
@@ -39,7 +42,7 @@ static struct link *new_client(fixture *x) {
         assert_int_equal(link_memory(&client, &x->server, QUEUE), 0);
         return client;
     }
-    link_config c = config_of(x);
+    link_config c = config();
     if (x->server == NULL) {
         assert_int_equal(
             link_bind(&x->server, &c, "tcp://127.0.0.1:*", why, sizeof(why)),
@@ -55,7 +58,6 @@ static fixture *open_fixture(bool memory) {
     fixture *x = calloc(1, sizeof(*x));
     assert_non_null(x);
     x->memory = memory;
-    x->zmq = memory ? NULL : zmq_ctx_new();
     return x;
 }
 
@@ -72,7 +74,6 @@ static int open_zmq(void **state) {
 static int close_fixture(void **state) {
     fixture *x = *state;
     link_close(x->server);
-    if (x->zmq != NULL) zmq_ctx_term(x->zmq);
     free(x);
     return 0;
 }
@@ -445,7 +446,7 @@ static void refuses_a_channel_without_room(void **state) {
 
 /* A socket that knows nothing of our limits. */
 static void *stranger(fixture *x) {
-    void *sock = zmq_socket(x->zmq, ZMQ_DEALER);
+    void *sock = zmq_socket(zmq, ZMQ_DEALER);
     assert_non_null(sock);
     int linger = 0;
     zmq_setsockopt(sock, ZMQ_LINGER, &linger, sizeof(linger));
@@ -474,7 +475,7 @@ static void drops_a_message_with_too_many_parts(void **state) {
 static void drops_a_message_with_too_long_an_address(void **state) {
     fixture *x = *state;
     struct link *client = new_client(x);
-    void *sock = zmq_socket(x->zmq, ZMQ_DEALER);
+    void *sock = zmq_socket(zmq, ZMQ_DEALER);
     char name[FRAMES_ADDRESS + 1];
     memset(name, 'n', sizeof(name));
     zmq_setsockopt(sock, ZMQ_ROUTING_ID, name, sizeof(name));
@@ -517,7 +518,7 @@ static void connects_before_the_server_is_there(void **state) {
     link_close(x->server);
     x->server = NULL;
 
-    link_config c = config_of(x);
+    link_config c = config();
     assert_int_equal(link_connect(&client, &c, where, why, sizeof(why)), 0);
     frames f;
     make(&f, 1, 1, 1);
@@ -537,7 +538,7 @@ static void connects_before_the_server_is_there(void **state) {
 static void binds_no_endpoint_twice(void **state) {
     fixture *x = *state;
     struct link *client = new_client(x), *second = (struct link *)1;
-    link_config c = config_of(x);
+    link_config c = config();
     char why[256];
     assert_int_equal(
         link_bind(&second, &c, link_endpoint(x->server), why, sizeof(why)),
@@ -548,9 +549,9 @@ static void binds_no_endpoint_twice(void **state) {
 }
 
 static void leaves_loopback_only_when_allowed(void **state) {
-    fixture *x = *state;
+    (void)state;
     struct link *l;
-    link_config c = config_of(x);
+    link_config c = config();
     char why[256];
     const char *outside[] = {"tcp://*:0", "tcp://0.0.0.0:0", "tcp://[::]:0"};
     for (size_t i = 0; i < ARRAY_LEN(outside); i++) {
@@ -572,9 +573,9 @@ static void leaves_loopback_only_when_allowed(void **state) {
 }
 
 static void knows_localhost_and_refuses_what_it_cannot_read(void **state) {
-    fixture *x = *state;
+    (void)state;
     struct link *l;
-    link_config c = config_of(x);
+    link_config c = config();
     char why[256];
     assert_int_equal(link_bind(&l, &c, "localhost:0", why, sizeof(why)), 0);
     assert_int_equal(strncmp(link_endpoint(l), "tcp://127.0.0.1:", 16), 0);
@@ -592,7 +593,7 @@ static void knows_localhost_and_refuses_what_it_cannot_read(void **state) {
 static void works_within_the_process(void **state) {
     fixture *x = *state;
     struct link *client;
-    link_config c = config_of(x);
+    link_config c = config();
     char why[256];
     assert_int_equal(
         link_bind(&x->server, &c, "inproc://here", why, sizeof(why)), 0);
@@ -639,5 +640,8 @@ int main(void) {
     setenv("ROSTER_FAILPOINTS", "link.send.half=fail", 1);
     if (failpoint_setup(NULL, 0) < 0) return EXIT_FAILURE;
     failpoints_armed = false; /* one test arms them */
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    zmq = zmq_ctx_new();
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (failed == 0) zmq_ctx_term(zmq);
+    return failed;
 }

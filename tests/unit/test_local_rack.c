@@ -194,8 +194,8 @@ static void settings_that_contradict_are_refused(void **state) {
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         char why[512] = "";
-        assert_int_equal(
-            local_rack_check(&cases[i].config, why, sizeof(why)), ERR_USAGE);
+        assert_int_equal(local_rack_check(&cases[i].config, why, sizeof(why)),
+                         ERR_USAGE);
         assert_non_null(strstr(why, cases[i].names));
     }
 }
@@ -271,9 +271,9 @@ static void a_signal_ends_the_wait_for_a_slow_start(void **state) {
     write_program(&r, NODE, "exec sleep 1000");
     int stop = eventfd(1, EFD_CLOEXEC);
     assert_true(stop >= 0);
-    assert_int_equal(local_rack_open(&r.rack, &r.config, stop, r.why,
-                                     sizeof(r.why)),
-                     ERR_CANCELLED);
+    assert_int_equal(
+        local_rack_open(&r.rack, &r.config, stop, r.why, sizeof(r.why)),
+        ERR_CANCELLED);
     close(stop);
     rig_fini(&r);
 }
