@@ -150,7 +150,7 @@ $(B)/roster: $(call obj,$(client_SRC)) $(B)/libroster.a $(LIBENGINE)
 TEST_LIBS := $(LIBSUPPORT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
 $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,-lcmocka)
-$(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBENGINE)
+$(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBPROTO) $(LIBENGINE)
 	$(call link)
 
 test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS)

@@ -85,8 +85,9 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
 int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
                       uint32_t *layer, uint32_t *n_pairs);
 
-/* A typed refusal.  The pairs go elsewhere; ERR_OVERLOADED only rests the node,
- * other codes also take it out of use for these experts for a while. */
+/* A typed refusal.  The pairs go elsewhere; ERR_OVERLOADED and ERR_DEADLINE only
+ * rest the node, other codes make it the last choice for these experts for a
+ * while. */
 void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
                       uint64_t request_id, int code);
 

@@ -24,7 +24,7 @@
 /* Up to here a rest is waited for, although the pairs could be computed here:
  * it is shorter than reading their weights from a file. */
 #define DISPATCH_REST_SHORT_US 8000
-/* A node that refused an expert is not asked for it for so long. */
+/* A node that refused an expert is the last to be asked for it for so long. */
 #define DISPATCH_REFUSED_US 1000000
 #define DISPATCH_REFUSALS 1024 /* remembered; a power of two */
 /* A suspect node gets one request on trial from .. to: a single lost message

@@ -91,15 +91,24 @@ static bool trial_due(const dispatch_peer *peer, uint64_t now_us) {
 typedef struct {
     uint32_t node;    /* DISPATCH_NONE: nobody */
     uint32_t suspect; /* the best of those that answer late; or NONE */
+    uint32_t refuser; /* the best of those that refused it lately; or NONE */
     bool soon;        /* somebody could be asked after a short rest */
     bool later;       /* somebody could be asked after a rest or an answer */
 } choice;
 
+static void prefer(uint32_t *best, uint64_t *best_us, uint32_t node,
+                   uint64_t us) {
+    if (us >= *best_us) return;
+    *best_us = us;
+    *best = node;
+}
+
 /* The best holder for `count` waiting pairs like *p. */
 static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
                      uint32_t count) {
-    choice c = {DISPATCH_NONE, DISPATCH_NONE, false, false};
-    uint64_t best_us = UINT64_MAX, best_suspect_us = UINT64_MAX;
+    choice c = {DISPATCH_NONE, DISPATCH_NONE, DISPATCH_NONE, false, false};
+    uint64_t best_us = UINT64_MAX, suspect_us = UINT64_MAX;
+    uint64_t refuser_us = UINT64_MAX;
     uint32_t n;
     const uint16_t *holders =
         placement_nodes(d->where, d->layer, p->expert, &n);
@@ -109,9 +118,6 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
         assert(node < d->config.max_nodes);
         dispatch_peer *peer = &d->peers[node];
         if (!peer->up || ((p->asked | p->refused) >> i & 1)) continue;
-        if (dispatch_refusal_holds(d, node, d->layer, p->expert, now_us)) {
-            continue;
-        }
         if (now_us < peer->rest_until_us) {
             c.later = true;
             if (peer->rest_us <= DISPATCH_REST_SHORT_US) c.soon = true;
@@ -124,14 +130,12 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
             continue;
         }
         uint64_t us = predicted_us(peer, now_us, count);
-        bool good = !peer->suspect || trial_due(peer, now_us);
-        if (good && us < best_us) {
-            best_us = us;
-            c.node = node;
-        }
-        if (!good && us < best_suspect_us) {
-            best_suspect_us = us;
-            c.suspect = node;
+        if (dispatch_refusal_holds(d, node, d->layer, p->expert, now_us)) {
+            prefer(&c.refuser, &refuser_us, node, us);
+        } else if (peer->suspect && !trial_due(peer, now_us)) {
+            prefer(&c.suspect, &suspect_us, node, us);
+        } else {
+            prefer(&c.node, &best_us, node, us);
         }
     }
     return c;
@@ -179,7 +183,8 @@ static void queue_run(dispatch *d, uint32_t node, uint32_t i, uint32_t end,
 
 /* Preferably a node that answers in time, at once or after a short rest; then
  * here; then a node that does not answer in time; then wait for answers or for
- * a rest to end; else it is lost. */
+ * a rest to end; then a node that refused in an earlier layer; else it is
+ * lost. */
 static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
                       uint32_t count) {
     const dispatch_pair *p = &d->pairs[d->order[i]];
@@ -192,6 +197,9 @@ static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
         wait = false;
     }
     if (c.node == DISPATCH_NONE && !here && !wait) c.node = c.suspect;
+    if (c.node == DISPATCH_NONE && !here && p->asked == 0 && !c.later) {
+        c.node = c.refuser;
+    }
     if (c.node != DISPATCH_NONE) {
         queue_run(d, c.node, i, end, count);
         return;

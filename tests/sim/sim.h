@@ -191,6 +191,7 @@ typedef struct {
     size_t n_computing;
     uint64_t progress;
     uint32_t us_per_pair;
+    bool slow;        /* fifty times */
     bool stuck;       /* its pool stands still, its loop answers */
     int refuse;       /* every batch, with this code */
 } sim_node;

@@ -96,7 +96,7 @@ void sim_outcome(sim *s, sim_request *r, int code) {
                      (unsigned long long)r->id, err_name(code));
         }
         /* A client that does not take its output brings this on itself. */
-        bool own_fault = r->held && code == ERR_DEADLINE;
+        bool own_fault = r->held && code != ERR_CLOSED;
         if (s->strict && !own_fault) {
             sim_fail(s, "request %llu fails: %s", (unsigned long long)r->id,
                      err_name(code));
@@ -152,7 +152,8 @@ static void on_client(sim *s, const sim_event *e) {
         }
     }
     if (!p->alive || r->outcomes > 0 || !r->submitted) return;
-    r->held |= what == COMMAND_HOLD;
+    if (what == COMMAND_HOLD) r->held = true;
+    if (what == COMMAND_RELEASE) r->held = false;
     sim_coord_command(s, r->coordinator, r->id, what);
 }
 

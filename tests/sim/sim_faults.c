@@ -80,7 +80,7 @@ void sim_fault_begin(sim *s, uint32_t fault) {
     switch (f->kind) {
     case FAULT_KILL: sim_kill(s, process); break;
     case FAULT_FREEZE: sim_freeze(s, process); break;
-    case FAULT_SLOW: node->us_per_pair *= 50; break;
+    case FAULT_SLOW: node->slow = true; break;
     case FAULT_STUCK: node->stuck = true; break;
     case FAULT_REFUSE: node->refuse = ERR_INTERNAL; break;
     case FAULT_OVERLOAD: node->refuse = ERR_OVERLOADED; break;
@@ -109,7 +109,7 @@ void sim_fault_end(sim *s, uint32_t fault) {
     switch (f->kind) {
     case FAULT_KILL: sim_revive(s, process); break;
     case FAULT_FREEZE: sim_thaw(s, process); break;
-    case FAULT_SLOW: node->us_per_pair /= 50; break;
+    case FAULT_SLOW: node->slow = false; break;
     case FAULT_STUCK: sim_node_unstick(s, f->node); break;
     case FAULT_REFUSE:
     case FAULT_OVERLOAD: node->refuse = 0; break;

@@ -119,6 +119,7 @@ static void compute_next(sim *s, uint32_t node) {
     for (size_t i = 0; i < n->n_computing; i++) {
         us += (uint64_t)n->computing[i].n_pairs * n->us_per_pair;
     }
+    if (n->slow) us *= 50;
     sim_after(s, us, EVENT_COMPUTED, (int)sim_node_process(node), 0);
 }
 

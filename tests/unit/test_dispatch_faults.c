@@ -413,18 +413,28 @@ static void does_not_ask_again_who_refused_the_expert(void **state) {
     rig_close(&r);
 }
 
-static void asks_again_who_refused_after_a_while(void **state) {
+static void asks_again_who_refused_if_nobody_else_is_left(void **state) {
     rig r = rig_of(HELD("*:*"));
+    (void)state;
+
+    for (int i = 0; i < 3; i++) { /* once in each layer */
+        rig_begin_same(&r, 1, 1);
+        dispatch_refused(r.d, r.now, 0, rig_send(&r, 0, 1), ERR_NOT_HERE);
+        rig_expect(&r, DISPATCH_DONE);
+        assert_true(dispatch_row_lost(r.d, 0));
+    }
+    rig_close(&r);
+}
+
+static void asks_again_who_refused_after_a_while(void **state) {
+    rig r = rig_of(HELD("*:*", "*:*"));
     (void)state;
 
     rig_begin_same(&r, 1, 1);
     dispatch_refused(r.d, r.now, 0, rig_send(&r, 0, 1), ERR_NOT_HERE);
+    rig_rows(&r, 1, rig_send(&r, 1, 1));
     rig_expect(&r, DISPATCH_DONE);
-    assert_true(dispatch_row_lost(r.d, 0));
-    rig_begin_same(&r, 1, 1);
-    rig_expect(&r, DISPATCH_DONE);
-    assert_true(dispatch_row_lost(r.d, 0));
-    r.now += 1000000;
+    r.now += 20000000;
     rig_begin_same(&r, 1, 1);
     rig_send(&r, 0, 1);
     rig_close(&r);
@@ -625,6 +635,7 @@ int main(void) {
         cmocka_unit_test(rests_an_overloaded_node_and_asks_again),
         cmocka_unit_test(asks_a_replica_of_an_overloaded_node_at_once),
         cmocka_unit_test(does_not_ask_again_who_refused_the_expert),
+        cmocka_unit_test(asks_again_who_refused_if_nobody_else_is_left),
         cmocka_unit_test(asks_again_who_refused_after_a_while),
         cmocka_unit_test(computes_here_what_everybody_refused),
         cmocka_unit_test(waits_for_a_short_rest_before_computing_here),

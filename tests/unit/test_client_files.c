@@ -1,0 +1,289 @@
+/* test_client_files.c - what the `roster` command reads and writes: id lists,
+ * output files, routing as JSON, the table of a status.
+ *
+ * The command's modules are in no library, so they are included here. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "client/cli.c"
+#include "client/output.c"
+#include "client/routing.c"
+#include "client/status_table.c"
+
+#include <sys/stat.h>
+
+/* ---- lists of ids ---- */
+
+static void reads_ids_between_commas_and_white_space(void **state) {
+    static const char text[] = " 1,2\n30 ,, 4294967294\t";
+    uint32_t *ids;
+    size_t n;
+    (void)state;
+
+    assert_int_equal(cli_parse_ids(text, strlen(text), &ids, &n, NULL, 0), 0);
+    assert_int_equal(n, 4);
+    assert_int_equal(ids[0], 1);
+    assert_int_equal(ids[2], 30);
+    assert_int_equal(ids[3], 4294967294u);
+    free(ids);
+    assert_int_equal(cli_parse_ids("", 0, &ids, &n, NULL, 0), 0);
+    assert_int_equal(n, 0);
+    free(ids);
+}
+
+static void names_the_word_that_is_no_id(void **state) {
+    static const char *const bad[] = {"1,-2", "1,2x", "1,0x2", "1,4294967295",
+                                      "1,99999999999999999999999"};
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        uint32_t *ids = NULL;
+        size_t n;
+        char why[CLI_WHY] = "";
+        assert_int_equal(
+            cli_parse_ids(bad[i], strlen(bad[i]), &ids, &n, why, sizeof(why)),
+            ERR_USAGE);
+        assert_null(ids);
+        assert_non_null(strstr(why, "(number 2 of the list)"));
+    }
+}
+
+static void a_missing_file_of_ids_is_named(void **state) {
+    uint32_t *ids;
+    size_t n;
+    char why[CLI_WHY] = "";
+    (void)state;
+
+    assert_int_equal(
+        cli_parse_ids_arg("@/nonexistent/ids", &ids, &n, why, sizeof(why)),
+        -ENOENT);
+    assert_non_null(strstr(why, "/nonexistent/ids"));
+}
+
+static void byte_counts_are_short(void **state) {
+    static const struct {
+        uint64_t bytes;
+        const char *text;
+    } cases[] = {{0, "0 B"},
+                 {999, "999 B"},
+                 {1500, "1.5 kB"},
+                 {999999, "1.0 MB"},
+                 {22300000, "22.3 MB"}};
+    char text[32];
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        cli_format_bytes(cases[i].bytes, text, sizeof(text));
+        assert_string_equal(text, cases[i].text);
+    }
+}
+
+/* ---- output files ---- */
+
+typedef struct {
+    char folder[64], path[128];
+} place;
+
+static void place_init(place *p) {
+    snprintf(p->folder, sizeof(p->folder), "/tmp/roster-test-XXXXXX");
+    assert_non_null(mkdtemp(p->folder));
+    snprintf(p->path, sizeof(p->path), "%s/out", p->folder);
+}
+
+/* Fails if a temporary file was left. */
+static void place_fini(place *p) {
+    (void)unlink(p->path);
+    assert_int_equal(rmdir(p->folder), 0);
+}
+
+static void an_output_appears_when_it_is_complete(void **state) {
+    place p;
+    output o;
+    struct stat st;
+    (void)state;
+
+    place_init(&p);
+    assert_int_equal(output_open(&o, p.path, NULL, 0), 0);
+    assert_true(fputs("whole", o.file) >= 0);
+    assert_int_equal(stat(p.path, &st), -1);
+    assert_int_equal(output_commit(&o, NULL, 0), 0);
+    assert_int_equal(stat(p.path, &st), 0);
+    assert_int_equal(st.st_size, 5);
+    mode_t mask = umask(0);
+    umask(mask);
+    assert_int_equal(st.st_mode & 0777, 0666 & ~mask);
+    place_fini(&p);
+}
+
+static void a_discarded_output_leaves_the_old_file(void **state) {
+    place p;
+    output o;
+    struct stat st;
+    (void)state;
+
+    place_init(&p);
+    assert_int_equal(output_open(&o, p.path, NULL, 0), 0);
+    assert_true(fputs("old", o.file) >= 0);
+    assert_int_equal(output_commit(&o, NULL, 0), 0);
+    assert_int_equal(output_open(&o, p.path, NULL, 0), 0);
+    assert_true(fputs("something new", o.file) >= 0);
+    output_discard(&o);
+    assert_int_equal(stat(p.path, &st), 0);
+    assert_int_equal(st.st_size, 3);
+    place_fini(&p);
+}
+
+static void a_device_is_written_in_place(void **state) {
+    output o;
+    struct stat st;
+    char why[CLI_WHY] = "";
+    (void)state;
+
+    assert_int_equal(output_open(&o, "/dev/full", why, sizeof(why)), 0);
+    assert_true(fputs("x", o.file) >= 0);
+    assert_int_equal(output_commit(&o, why, sizeof(why)), -ENOSPC);
+    assert_non_null(strstr(why, "/dev/full"));
+    assert_int_equal(stat("/dev/full", &st), 0);
+    assert_true(S_ISCHR(st.st_mode));
+}
+
+static void a_folder_that_is_not_there_is_told(void **state) {
+    output o;
+    char why[CLI_WHY] = "";
+    (void)state;
+
+    assert_int_equal(output_open(&o, "/nonexistent/out", why, sizeof(why)),
+                     -ENOENT);
+    assert_non_null(strstr(why, "/nonexistent/out"));
+    output_discard(&o);
+}
+
+/* ---- routing ---- */
+
+static roster_rows piece(uint32_t first, uint32_t n_rows,
+                         const uint32_t *experts, const float *weights) {
+    static const uint32_t layers[] = {1, 4};
+    return (roster_rows){
+        .first = first,
+        .n_rows = n_rows,
+        .n_moe_layers = 2,
+        .k = 2,
+        .moe_layers = layers,
+        .experts = experts,
+        .weights = weights,
+    };
+}
+
+static char *written(const routing *r, int *rc) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *f = open_memstream(&text, &bytes);
+    assert_non_null(f);
+    *rc = routing_write(r, f, NULL, 0);
+    fclose(f);
+    return text;
+}
+
+static void routing_pieces_become_lists_per_layer(void **state) {
+    static const uint32_t first[] = {2, 1, 3, 0, 5, 4, 6, 7};
+    static const uint32_t last[] = {0, 3, 4, 6};
+    static const float weights[] = {0.5f, 0.5f, 0.75f, 0.25f,
+                                    0.1f, 0.9f, 1.0f,  0.0f};
+    routing r = {0};
+    int rc;
+    (void)state;
+
+    roster_rows rows = piece(0, 2, first, weights);
+    assert_int_equal(routing_add(&r, 3, &rows, NULL, 0), 0);
+    rows = piece(2, 1, last, weights);
+    assert_int_equal(routing_add(&r, 3, &rows, NULL, 0), 0);
+    char *text = written(&r, &rc);
+    assert_int_equal(rc, 0);
+    assert_string_equal(
+        text, "[{\"layer\":1,\"topk\":[[2,1],[3,0],[0,3]],\"weights\":[[0.5,"
+              "0.5],[0.75,0.25],[0.5,0.5]]},\n"
+              "{\"layer\":4,\"topk\":[[5,4],[6,7],[4,6]],\"weights\":["
+              "[0.100000001,0.899999976],[1,0],[0.75,0.25]]}]\n");
+    free(text);
+    routing_fini(&r);
+}
+
+static void
+routing_refuses_another_shape_and_what_json_cannot_say(void **state) {
+    static const uint32_t experts[4] = {0};
+    const float weights[4] = {0.5f, NAN, 0.5f, 0.5f};
+    routing r = {0};
+    int rc;
+    (void)state;
+
+    roster_rows rows = piece(0, 1, experts, weights);
+    assert_int_equal(routing_add(&r, 2, &rows, NULL, 0), 0);
+    rows.first = 1;
+    rows.k = 1;
+    assert_int_equal(routing_add(&r, 2, &rows, NULL, 0), ERR_MALFORMED);
+    free(written(&r, &rc));
+    assert_int_equal(rc, ERR_RANGE);
+    routing_fini(&r);
+}
+
+/* ---- status ---- */
+
+static char *table(const char *json, int want) {
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *f = open_memstream(&text, &bytes);
+    assert_non_null(f);
+    assert_int_equal(status_table_print(f, json, NULL, 0), want);
+    fclose(f);
+    return text;
+}
+
+static void a_status_names_nodes_and_their_state(void **state) {
+    (void)state;
+    char *text = table("{\"model\":\"toy\",\"uptime_s\":3720,"
+                       "\"requests\":{\"active\":1,\"queued\":2},"
+                       "\"nodes\":[{\"name\":\"node-1\",\"state\":\"lost\","
+                       "\"why\":\"no answer\",\"latency_us\":1500}]}",
+                       0);
+    assert_non_null(strstr(text, "toy"));
+    assert_non_null(strstr(text, "1 h 02 min"));
+    assert_non_null(strstr(text, "1 active, 2 queued, - done"));
+    assert_non_null(strstr(text, "node-1"));
+    assert_non_null(strstr(text, "1.5 ms"));
+    assert_non_null(strstr(text, "no answer"));
+    free(text);
+}
+
+static void a_status_may_lack_anything_or_mean_something_else(void **state) {
+    static const char *const odd[] = {
+        "{}", "{\"nodes\":[{}]}", "{\"nodes\":[1,null]}",
+        "{\"nodes\":{},\"profile\":3,\"requests\":[],\"model\":[]}",
+        "{\"local_experts\":{\"resident_bytes\":-1},\"coverage\":{}}"};
+    (void)state;
+
+    for (size_t i = 0; i < ARRAY_LEN(odd); i++)
+        free(table(odd[i], 0));
+    free(table("[]", ERR_MALFORMED));
+    free(table("{", ERR_MALFORMED));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_ids_between_commas_and_white_space),
+        cmocka_unit_test(names_the_word_that_is_no_id),
+        cmocka_unit_test(a_missing_file_of_ids_is_named),
+        cmocka_unit_test(byte_counts_are_short),
+        cmocka_unit_test(an_output_appears_when_it_is_complete),
+        cmocka_unit_test(a_discarded_output_leaves_the_old_file),
+        cmocka_unit_test(a_device_is_written_in_place),
+        cmocka_unit_test(a_folder_that_is_not_there_is_told),
+        cmocka_unit_test(routing_pieces_become_lists_per_layer),
+        cmocka_unit_test(
+            routing_refuses_another_shape_and_what_json_cannot_say),
+        cmocka_unit_test(a_status_names_nodes_and_their_state),
+        cmocka_unit_test(a_status_may_lack_anything_or_mean_something_else),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
