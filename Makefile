@@ -57,7 +57,8 @@ discovery_SRC := $(wildcard discovery/*.c)
 coordinator_SRC := $(filter-out coordinator/main.c,$(wildcard coordinator/*.c))
 expert_node_SRC := $(filter-out expert_node/main.c,$(wildcard expert_node/*.c))
 libroster_SRC := $(wildcard client/lib/*.c)
-client_SRC := $(wildcard client/*.c)
+client_SRC := $(filter-out client/main.c,$(wildcard client/*.c))
+sim_SRC := $(filter-out tests/sim/test_%.c,$(wildcard tests/sim/*.c))
 support_SRC := $(wildcard tests/support/*.c)
 # what libroster takes along from the engine: nothing that computes
 libroster_ENGINE := engine/err.c engine/util.c engine/failpoint.c
@@ -70,6 +71,7 @@ LIBPROTO := $(B)/lib/libproto.a
 LIBDISCOVERY := $(B)/lib/libdiscovery.a
 LIBCOORDINATOR := $(B)/lib/libcoordinator.a
 LIBNODE := $(B)/lib/libexpertnode.a
+LIBCLIENT := $(B)/lib/libclient.a
 LIBSUPPORT := $(B)/lib/libsupport.a
 PROGRAMS := $(B)/roster $(B)/roster-coordinator $(B)/roster-expert-node
 LIBROSTER := $(B)/libroster.a $(B)/libroster.so
@@ -120,6 +122,7 @@ $(LIBPROTO): $(PROTO_OBJ); $(archive)
 $(LIBDISCOVERY): $(call obj,$(discovery_SRC)); $(archive)
 $(LIBCOORDINATOR): $(call obj,$(coordinator_SRC)); $(archive)
 $(LIBNODE): $(call obj,$(expert_node_SRC)); $(archive)
+$(LIBCLIENT): $(call obj,$(client_SRC)); $(archive)
 $(LIBSUPPORT): $(call obj,$(support_SRC)); $(archive)
 
 # nor what needs the daemons' event loop
@@ -143,12 +146,14 @@ $(B)/roster-coordinator: $(B)/obj/coordinator/main.o $(LIBCOORDINATOR) $(LIBDISC
 	$(call link)
 $(B)/roster-expert-node: $(B)/obj/expert_node/main.o $(LIBNODE) $(LIBDISCOVERY) $(LIBPROTO) $(LIBENGINE)
 	$(call link)
-$(B)/roster: $(call obj,$(client_SRC)) $(B)/libroster.a $(LIBENGINE)
+$(B)/roster: $(B)/obj/client/main.o $(LIBCLIENT) $(B)/libroster.a $(LIBENGINE)
 	$(call link)
 
 # ---- tests ----
-TEST_LIBS := $(LIBSUPPORT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
+TEST_LIBS := $(LIBSUPPORT) $(LIBCLIENT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
 $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
+	$(call link,-lcmocka)
+$(B)/tests/sim/%: $(B)/obj/tests/sim/%.o $(call obj,$(sim_SRC)) $(TEST_LIBS)
 	$(call link,-lcmocka)
 $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBPROTO) $(LIBENGINE)
 	$(call link)

@@ -50,6 +50,19 @@ class Peers(RackTest):
         self.rack.model = one
         self.refuse([], "another fingerprint", model=two)
 
+    def test_a_node_with_one_flipped_bit_is_refused(self):
+        """Also if the file changed after its checksums were written."""
+        self.rack.model = rack.make_model(self.rack.folder)
+        changed = os.path.join(self.rack.folder, "changed.gguf")
+        shutil.copy(self.rack.model, changed)
+        self.assertEqual(0, self.rack.node(model=changed).terminate())
+        with open(changed, "r+b") as f:
+            f.seek(-5000, os.SEEK_END)
+            byte = f.read(1)[0]
+            f.seek(-1, os.SEEK_CUR)
+            f.write(bytes([byte ^ 0x40]))
+        self.refuse([], "another fingerprint", model=changed)
+
     def test_a_node_with_another_profile_is_refused(self):
         self.refuse(["--exact"], "activation")
 
@@ -205,7 +218,7 @@ class Messages(RackTest):
 class BadCable(RackTest):
     """A relay between coordinator and node flips bits and cuts connections."""
 
-    def through_a_bad_cable(self, *damage):
+    def stories_through(self, accident, *damage):
         node = self.rack.node()
         ports = [rack.port_of(node.endpoint), rack.port_of(data_endpoint(node))]
         relay = self.rack.start(
@@ -215,22 +228,21 @@ class BadCable(RackTest):
         relay.wait_ready()
         asked = self.rack.coordinator(["tcp://127.0.0.2:%d" % ports[0]])
         story = self.rack.generate(self.rack.coordinator([node]), PROMPT)
-        for _ in range(2 if rack.QUICK else 4):
+        for _ in range(60):
             self.assertEqual(story, self.rack.generate(asked, PROMPT))
+            if relay.out().count(accident) >= 4:
+                break
+        else:
+            self.fail("only %r" % relay.out())
         status = self.rack.status(asked)
-        self.assertEqual(0, relay.terminate())
-        done = re.search(rb"flips (\d+) cuts (\d+)", relay.out())
-        return status, int(done.group(1)), int(done.group(2))
+        self.assertEqual(0, status["dispatch"]["lost_pairs"])
+        self.assertEqual(0, status["requests"]["failed"])
 
     def test_flipped_bits_change_no_token(self):
-        status, flips, _ = self.through_a_bad_cable("--flip-every", "30000")
-        self.assertGreater(flips, 3)
-        self.assertEqual(0, status["dispatch"]["lost_pairs"])
+        self.stories_through(b"flip", "--flip-every", "30000")
 
     def test_cut_connections_change_no_token(self):
-        status, _, cuts = self.through_a_bad_cable("--cut-every", "100000")
-        self.assertGreater(cuts, 1)
-        self.assertEqual(0, status["dispatch"]["lost_pairs"])
+        self.stories_through(b"cut", "--cut-every", "50000")
 
 
 class Requests(RackTest):
@@ -375,8 +387,10 @@ class Files(RackTest):
                    "no such file")
         self.check(self.write("empty.gguf", b""))
         self.check(self.write("noise.gguf",
-                              random.Random(3).randbytes(5000)), "magic")
-        self.check(self.write("text.gguf", b"Once upon a time " * 100), "magic")
+                              random.Random(3).randbytes(5000)),
+                   "not a gguf file")
+        self.check(self.write("text.gguf", b"Once upon a time " * 100),
+                   "not a gguf file")
         os.mkdir(os.path.join(self.rack.folder, "folder.gguf"))
         self.check(os.path.join(self.rack.folder, "folder.gguf"))
 
@@ -396,25 +410,6 @@ class Files(RackTest):
                 ("key-length", 24, struct.pack("<Q", 1 << 62), ())):
             data = whole[:at] + value + whole[at + len(value):]
             self.check(self.write(name + ".gguf", data), *words)
-
-    def test_a_flipped_weight_is_found(self):
-        """By the checksums that were written when the file was whole."""
-        path = self.write("model.gguf", self.small())
-        tokens = range(5)
-        good = self.rack.eval(tokens, model=path)
-        with open(path, "r+b") as f:
-            f.seek(-5000, os.SEEK_END)
-            byte = f.read(1)[0]
-            f.seek(-1, os.SEEK_CUR)
-            f.write(bytes([byte ^ 0x40]))
-        node = self.rack.start_node(model=path)
-        node.expects = None
-        rack.wait_until(lambda: node.ended() or b"ready" in node.out(),
-                        "the node decides")
-        if node.ended():
-            self.assert_fails(node.result(), "model.gguf")
-        else:  # a file that changed is another model: never used as the old
-            self.assertNotEqual(good, self.rack.eval(tokens, model=path))
 
     def test_a_model_in_a_read_only_folder_works(self):
         folder = os.path.join(self.rack.folder, "read-only")

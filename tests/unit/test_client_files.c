@@ -1,16 +1,27 @@
 /* test_client_files.c - what the `roster` command reads and writes: id lists,
- * output files, routing as JSON, the table of a status.
- *
- * The command's modules are in no library, so they are included here. */
+ * output files, routing as JSON, the table of a status. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include "client/cli.c"
-#include "client/output.c"
-#include "client/routing.c"
-#include "client/status_table.c"
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "client/cli.h"
+#include "client/output.h"
+#include "client/routing.h"
+#include "client/status_table.h"
+#include "engine/err.h"
+#include "engine/util.h"
 
 #include <sys/stat.h>
 

@@ -1,18 +1,28 @@
 /* test_local_rack.c - starting and stopping daemons, with shell scripts in
- * their place: they report, fail, hang and fork, and nothing may be left.
- *
- * The command's modules are in no library, so they are included here. */
+ * their place: they report, fail, hang and fork, and nothing may be left. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include "client/child.c"
-#include "client/local_rack.c"
-#include "client/signals.c"
-#include "client/words.c"
-
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "client/child.h"
+#include "client/local_rack.h"
+#include "client/signals.h"
+#include "client/words.h"
+#include "engine/err.h"
+#include "engine/util.h"
+
 
 #define NODE "roster-expert-node"
 #define COORDINATOR "roster-coordinator"
