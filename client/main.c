@@ -26,8 +26,8 @@ static const command commands[] = {
 
 static void print_help(FILE *out) {
     fputs("Usage: roster COMMAND [arguments]\n\n"
-          "Serves mixture-of-experts language models from a rack of CPU "
-          "servers, and asks\nthem.\n\nCommands:\n",
+          "Asks racks of CPU servers that serve mixture-of-experts language "
+          "models, and\nstarts small ones on this machine.\n\nCommands:\n",
           out);
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         fprintf(out, "  %-12s %s\n", commands[i].name, commands[i].about);

@@ -5,9 +5,9 @@
  * out one action: a piece that may be sent, what is to be computed here, or how
  * long to wait.  Sends come first, so that the nodes work while we do.
  *
- * Nothing is allocated after dispatch_new(), and a look at a quiet dispatch costs
- * no pass over the pairs: points in time are kept as lower bounds and looked into
- * only when they are reached. */
+ * Nothing is allocated after dispatch_new(), and a look at a quiet dispatch
+ * costs no pass over the pairs: points in time are kept as lower bounds and
+ * looked into only when they are reached. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
@@ -201,8 +201,8 @@ static void check_late(dispatch *d, uint64_t now_us) {
         if (!r->late && now_us >= r->late_us) mark_late(d, now_us, r);
         if (r->late && !r->again && now_us >= r->again_us) allow_again(d, r);
         if (r->again) continue;
-        d->late_wake_us = dispatch_min(d->late_wake_us,
-                                       r->late ? r->again_us : r->late_us);
+        d->late_wake_us =
+            dispatch_min(d->late_wake_us, r->late ? r->again_us : r->late_us);
     }
 }
 
@@ -299,8 +299,7 @@ bool dispatch_lost_expert(const dispatch *d, uint32_t *expert) {
     return true;
 }
 
-void dispatch_node(const dispatch *d, uint32_t node,
-                   dispatch_node_stats *out) {
+void dispatch_node(const dispatch *d, uint32_t node, dispatch_node_stats *out) {
     assert(node < d->config.max_nodes);
     const dispatch_peer *peer = &d->peers[node];
 

@@ -38,9 +38,9 @@ typedef struct dispatch dispatch;
 int dispatch_new(dispatch **out, const dispatch_config *config);
 void dispatch_free(dispatch *d);
 
-/* Start a layer.  experts[row * k + i]: the i-th choice of a row; all valid.
- * `where` is borrowed until DISPATCH_DONE.  Pair p stands for row p / k.
- * ERR_RANGE above max_pairs. */
+/* Start a layer; one that is not done is left as it is.  experts[row * k + i]:
+ * the i-th choice of a row; all valid.  `where` is borrowed until DISPATCH_DONE.
+ * Pair p stands for row p / k.  ERR_RANGE above max_pairs. */
 int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
                    const uint32_t *experts, uint32_t n_rows, uint32_t k,
                    const placement *where);

@@ -1,7 +1,7 @@
 /* dispatch_event.c - what others do: answers, refusals, nodes that come and go.
  *
- * Whoever answers anything is trusted again.  What a request asked for is looked
- * up in our own table, never believed from the peer. */
+ * Whoever answers anything is trusted again.  What a request asked for is
+ * looked up in our own table, never believed from the peer. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
@@ -44,8 +44,8 @@ static void trust(dispatch *d, dispatch_peer *peer) {
  * while it rests was sent before, and says nothing new. */
 static void rest(dispatch *d, dispatch_peer *peer, uint64_t now_us) {
     if (now_us < peer->rest_until_us) return;
-    peer->rest_us = peer->rest_us == 0 ? DISPATCH_REST_MIN_US
-                                       : peer->rest_us * 2;
+    peer->rest_us =
+        peer->rest_us == 0 ? DISPATCH_REST_MIN_US : peer->rest_us * 2;
     if (peer->rest_us > DISPATCH_REST_MAX_US) {
         peer->rest_us = DISPATCH_REST_MAX_US;
     }

@@ -51,17 +51,17 @@ typedef enum { PAIR_OPEN, PAIR_ANSWERED, PAIR_LOST } dispatch_pair_state;
 
 typedef struct {
     uint32_t expert;
-    uint32_t next;      /* in its node's queue */
-    uint32_t first;     /* node it was first asked of */
-    uint64_t first_id;  /* by this request ... */
-    uint64_t first_us;  /* ... then */
-    uint64_t asked;     /* holders whose answer may still come */
-    uint64_t refused;   /* holders that will not compute it in this layer */
+    uint32_t next;     /* in its node's queue */
+    uint32_t first;    /* node it was first asked of */
+    uint64_t first_id; /* by this request ... */
+    uint64_t first_us; /* ... then */
+    uint64_t asked;    /* holders whose answer may still come */
+    uint64_t refused;  /* holders that will not compute it in this layer */
     dispatch_pair_state state;
-    bool waiting;       /* to be asked (again) */
-    bool local;         /* handed out to be computed here */
-    bool local_failed;  /* that did not work */
-    bool overdue;       /* out of patience: only computing it here is left */
+    bool waiting;      /* to be asked (again) */
+    bool local;        /* handed out to be computed here */
+    bool local_failed; /* that did not work */
+    bool overdue;      /* out of patience: only computing it here is left */
 } dispatch_pair;
 
 typedef struct {
@@ -69,8 +69,8 @@ typedef struct {
     uint64_t layer_seq;
     uint64_t sent_us, late_us, again_us; /* the last two are points in time */
     uint32_t node, layer, n_pairs;
-    uint32_t ahead;    /* pairs the node had to do, with these */
-    uint32_t *pairs;   /* [piece_pairs]; meaningless once the layer is over */
+    uint32_t ahead;  /* pairs the node had to do, with these */
+    uint32_t *pairs; /* [piece_pairs]; meaningless once the layer is over */
     uint32_t newer, older; /* slots in flight, by age; newer: free list */
     bool late;
     bool again; /* its pairs may be asked of the same node again */
@@ -109,9 +109,9 @@ struct dispatch {
     uint64_t layer_seq; /* rises with each begin */
     uint32_t layer, n_rows, k, n_pairs;
     const placement *where; /* NULL: the layer is over */
-    dispatch_pair *pairs; /* [max_pairs] */
-    uint32_t *order;      /* [max_pairs] by expert, then row */
-    uint32_t *scratch;    /* [max_pairs] for sorting */
+    dispatch_pair *pairs;   /* [max_pairs] */
+    uint32_t *order;        /* [max_pairs] by expert, then row */
+    uint32_t *scratch;      /* [max_pairs] for sorting */
     uint32_t n_open, n_waiting;
     uint64_t progress_us; /* when it began, or a pair was answered */
     uint32_t lost_expert; /* DISPATCH_NONE: nothing lost */
@@ -120,11 +120,11 @@ struct dispatch {
     bool replan;
     uint32_t *busy; /* [max_nodes] nodes with a queue */
     uint32_t n_busy, turn;
-    uint32_t *here; /* [max_pairs] to be computed here */
-    uint32_t n_here;     /* in that list: handed out ones, then planned ones */
-    uint32_t n_here_out; /* handed out and not done */
+    uint32_t *here;       /* [max_pairs] to be computed here */
+    uint32_t n_here;      /* in that list: handed out ones, then planned ones */
+    uint32_t n_here_out;  /* handed out and not done */
     uint32_t n_here_kept; /* handed out; the caller may still read them */
-    bool blocked;        /* a node was passed over for want of credit */
+    bool blocked;         /* a node was passed over for want of credit */
     uint64_t rest_wake_us; /* a resting node could be asked then */
 
     /* no earlier than these does time alone change anything */

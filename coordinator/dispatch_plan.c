@@ -4,8 +4,8 @@
  * pairs go to one holder, so that its weights are read once: the holder that is
  * predicted to finish first, counting what it has to do already and what this
  * plan gave it.  The plan is made anew whenever something changes (an answer
- * that does not come, a node that comes or goes), always from all waiting pairs;
- * so every queue is in order and no decision is ever patched. */
+ * that does not come, a node that comes or goes), always from all waiting
+ * pairs; so every queue is in order and no decision is ever patched. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
@@ -15,15 +15,16 @@
 #define DIGITS (1u << DIGIT_BITS)
 
 /* One pass of a counting sort by one digit of the expert, stable. */
-static void sort_by_digit(const dispatch *d, const uint32_t *from,
-                          uint32_t *to, uint32_t shift) {
+static void sort_by_digit(const dispatch *d, const uint32_t *from, uint32_t *to,
+                          uint32_t shift) {
     uint32_t start[DIGITS + 1] = {0};
 
     for (uint32_t i = 0; i < d->n_pairs; i++) {
         uint32_t digit = (d->pairs[i].expert >> shift) % DIGITS;
         start[digit + 1]++;
     }
-    for (uint32_t i = 0; i < DIGITS; i++) start[i + 1] += start[i];
+    for (uint32_t i = 0; i < DIGITS; i++)
+        start[i + 1] += start[i];
     for (uint32_t i = 0; i < d->n_pairs; i++) {
         uint32_t digit = (d->pairs[from[i]].expert >> shift) % DIGITS;
         to[start[digit]++] = from[i];
@@ -121,8 +122,8 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
         if (now_us < peer->rest_until_us) {
             c.later = true;
             if (peer->rest_us <= DISPATCH_REST_SHORT_US) c.soon = true;
-            d->rest_wake_us = dispatch_min(d->rest_wake_us,
-                                           peer->rest_until_us);
+            d->rest_wake_us =
+                dispatch_min(d->rest_wake_us, peer->rest_until_us);
             continue;
         }
         if (is_blocked(d, node, count)) {
@@ -289,8 +290,8 @@ static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
         now_us, dispatch_max(late_us * DISPATCH_RESENDS,
                              d->config.patience_us / DISPATCH_RESENDS));
     d->late_wake_us = dispatch_min(d->late_wake_us, r->late_us);
-    d->give_up_us = dispatch_min(
-        d->give_up_us, dispatch_later(now_us, d->config.patience_us));
+    d->give_up_us = dispatch_min(d->give_up_us,
+                                 dispatch_later(now_us, d->config.patience_us));
     if (peer->suspect) {
         peer->trial_at_us = now_us + peer->trial_us;
         peer->trial_us = (uint32_t)dispatch_min(peer->trial_us * 2ull,

@@ -1,10 +1,10 @@
 /* dispatch_table.c - the requests in flight, and who refused what.
  *
  * A fixed number of slots.  A request's id is a running number times the number
- * of slots, plus its slot: unique, rising, and found without a search.  Slots in
- * flight form a list by age.  A request whose layer is over stays in the table
- * until it is answered, because the node still works for it and its reply will
- * still arrive: that is what the credit counts.
+ * of slots, plus its slot: unique, rising, and found without a search.  Slots
+ * in flight form a list by age.  A request whose layer is over stays in the
+ * table until it is answered, because the node still works for it and its reply
+ * will still arrive: that is what the credit counts.
  *
  * Refusals are remembered in a direct-mapped table: a collision forgets the
  * older one, which costs one more refusal. */
@@ -153,8 +153,7 @@ void dispatch_refusal_add(dispatch *d, uint32_t node, uint32_t layer,
 
 bool dispatch_refusal_holds(const dispatch *d, uint32_t node, uint32_t layer,
                             uint32_t expert, uint64_t now_us) {
-    const dispatch_refusal *r =
-        &d->refusals[refusal_slot(node, layer, expert)];
+    const dispatch_refusal *r = &d->refusals[refusal_slot(node, layer, expert)];
     return now_us < r->until_us && r->node == node && r->layer == layer &&
            r->expert == expert;
 }

@@ -19,8 +19,9 @@
 #include "engine/util.h"
 
 #define ARENA_BYTES ((size_t)8 << 20)
-#define POLL_MAX_MS 100 /* look around at least that often */
-#define SPIN_US 30      /* before a wait sleeps */
+#define POLL_MAX_MS 10    /* look around at least that often */
+#define SPIN_US 30        /* before a wait sleeps */
+#define RECEIVE_MAX 256   /* messages of one node before others get a turn */
 
 typedef struct {
     struct link *data; /* NULL: not connected */
@@ -35,6 +36,8 @@ struct exchange {
     message_arena *arena;
     peer *peers; /* [max_nodes] */
     rack *now;   /* what `peers` reflects */
+    exchange_look look;
+    void *look_ctx;
 
     /* posted by the loop */
     pthread_mutex_t lock; /* guards `posted` and `stats_*` */
@@ -124,6 +127,11 @@ static void drop_replies(exchange *x) {
     x->n_replies = 0;
 }
 
+void exchange_on_wait(exchange *x, exchange_look look, void *ctx) {
+    x->look = look;
+    x->look_ctx = ctx;
+}
+
 void exchange_free(exchange *x) {
     if (x == NULL) return;
     drop_replies(x);
@@ -201,14 +209,17 @@ static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
 
 /* Make the links what the newest posted rack says. */
 static void take_rack(exchange *x) {
+    /* Before the look, and whatever it finds: a wake-up that stays behind would
+     * keep poll() from ever sleeping. */
+    uint64_t drained;
+    if (read(x->wake_fd, &drained, sizeof(drained)) < 0) drained = 0;
+
     pthread_mutex_lock(&x->lock);
     rack *r = x->posted;
     x->posted = NULL;
     pthread_mutex_unlock(&x->lock);
     if (r == NULL) return;
 
-    uint64_t drained;
-    if (read(x->wake_fd, &drained, sizeof(drained)) < 0) drained = 0;
     assert(rack_n_nodes(r) <= x->config.dispatch.max_nodes);
     for (uint32_t i = 0; i < rack_n_nodes(r); i++) {
         const rack_node *n = rack_node_at(r, i);
@@ -419,20 +430,28 @@ static void on_message(exchange *x, uint32_t node, frames *f) {
     }
 }
 
-/* Everything that has arrived.  Returns whether anything had. */
+/* What has arrived from one node, within reason: one that floods us must not
+ * keep us from the others. */
+static bool receive_from(exchange *x, uint32_t node) {
+    bool any = false;
+    for (int i = 0; i < RECEIVE_MAX && x->peers[node].up; i++) {
+        frames f;
+        frames_init(&f);
+        int rc = link_recv(x->peers[node].data, &f);
+        if (rc == 0) on_message(x, node, &f);
+        frames_fini(&f);
+        if (rc < 0 && rc != ERR_MALFORMED && rc != -ENOMEM) break;
+        any = true;
+    }
+    return any;
+}
+
+/* Returns whether anything had arrived. */
 static bool receive_all(exchange *x) {
     bool any = false;
     uint32_t n = x->now != NULL ? rack_n_nodes(x->now) : 0;
     for (uint32_t i = 0; i < n; i++) {
-        while (x->peers[i].up) {
-            frames f;
-            frames_init(&f);
-            int rc = link_recv(x->peers[i].data, &f);
-            if (rc == 0) on_message(x, i, &f);
-            frames_fini(&f);
-            if (rc == -EAGAIN) break;
-            any = true;
-        }
+        if (receive_from(x, i)) any = true;
     }
     return any;
 }
@@ -475,6 +494,65 @@ static void publish_stats(exchange *x) {
     pthread_mutex_unlock(&x->lock);
 }
 
+/* Nobody wants the rest of the layer: an empty one ends it, and the machine
+ * gives the placement back.  Answers that still come are those of an earlier
+ * layer. */
+static void abandon(exchange *x, const placement *where) {
+    dispatch_action a;
+    int rc = dispatch_begin(x->machine, now_us(), x->layer->layer, NULL, 0,
+                            x->layer->k, where);
+    assert(rc == 0);
+    dispatch_next(x->machine, now_us(), &a);
+    assert(a.kind == DISPATCH_DONE);
+}
+
+/* Do what the machine says until it is done, or nobody waits any more. */
+static int run_layer(exchange *x, const placement *where) {
+    const exchange_layer *l = x->layer;
+    uint64_t begun_us = now_us();
+    int rc = dispatch_begin(x->machine, begun_us, l->layer, l->experts,
+                            l->n_rows, l->k, where);
+    if (rc < 0) return rc;
+    for (;;) {
+        dispatch_action a;
+        dispatch_next(x->machine, now_us(), &a);
+        if (a.kind == DISPATCH_DONE) return 0;
+        if (a.kind == DISPATCH_SEND) send_batch(x, &a);
+        if (a.kind == DISPATCH_LOCAL) compute_here(x, &a);
+        if (a.kind != DISPATCH_WAIT) continue;
+        wait_for_news(x, a.wake_us);
+        take_rack(x);
+        if (now_us() - begun_us < EXCHANGE_WAIT_MS * 1000) continue;
+        if (x->look == NULL || x->look(x->look_ctx)) continue;
+        abandon(x, where);
+        return ERR_CANCELLED;
+    }
+}
+
+/* The first pair without an output; false: all are there. */
+static bool find_missing(const exchange *x, uint32_t *pair) {
+    uint32_t n = x->layer->n_rows * x->layer->k;
+    for (uint32_t i = 0; i < n; i++) {
+        *pair = i;
+        if (x->outputs[i] == NULL) return true;
+    }
+    return false;
+}
+
+static int list_lost(exchange *x, bool *lost) {
+    const exchange_layer *l = x->layer;
+    int n_lost = 0;
+    for (uint32_t row = 0; row < l->n_rows; row++) {
+        lost[row] = false;
+        for (uint32_t i = 0; i < l->k; i++) {
+            if (x->outputs[row * l->k + i] == NULL) lost[row] = true;
+        }
+        n_lost += lost[row];
+    }
+    exchange_missing(x, &x->lost_layer, &x->lost_expert);
+    return n_lost;
+}
+
 int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
                  bool *lost) {
     drop_replies(x);
@@ -482,35 +560,15 @@ int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
     if (x->now == NULL) return ERR_UNAVAILABLE;
     x->layer = l;
     x->outputs = outputs;
+    memset(outputs, 0, (size_t)l->n_rows * l->k * sizeof(outputs[0]));
 
     rack *during = rack_ref(x->now); /* its placement is on loan to the machine */
-    int rc = dispatch_begin(x->machine, now_us(), l->layer, l->experts,
-                            l->n_rows, l->k, rack_placement(during));
-    dispatch_action a = {.kind = DISPATCH_WAIT};
-    while (rc == 0 && a.kind != DISPATCH_DONE) {
-        dispatch_next(x->machine, now_us(), &a);
-        if (a.kind == DISPATCH_SEND) send_batch(x, &a);
-        if (a.kind == DISPATCH_LOCAL) compute_here(x, &a);
-        if (a.kind == DISPATCH_WAIT) {
-            wait_for_news(x, a.wake_us);
-            take_rack(x);
-        }
-    }
+    int rc = run_layer(x, rack_placement(during));
     rack_unref(during);
-    x->layer = NULL;
     publish_stats(x);
-    if (rc < 0) return rc;
-
-    int n_lost = 0;
-    for (uint32_t row = 0; row < l->n_rows; row++) {
-        lost[row] = dispatch_row_lost(x->machine, row);
-        n_lost += lost[row];
-    }
-    if (n_lost > 0) {
-        x->lost_layer = l->layer;
-        dispatch_lost_expert(x->machine, &x->lost_expert);
-    }
-    return n_lost;
+    if (rc == 0) rc = list_lost(x, lost);
+    x->layer = NULL;
+    return rc;
 }
 
 void exchange_idle(exchange *x) {
@@ -540,7 +598,12 @@ void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out) {
     pthread_mutex_unlock(&x->lock);
 }
 
-void exchange_last_lost(const exchange *x, uint32_t *layer, uint32_t *expert) {
+void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert) {
+    uint32_t pair;
+    if (x->layer != NULL && find_missing(x, &pair)) {
+        x->lost_layer = x->layer->layer;
+        x->lost_expert = x->layer->experts[pair];
+    }
     *layer = x->lost_layer;
     *expert = x->lost_expert;
 }

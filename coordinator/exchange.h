@@ -29,9 +29,17 @@ typedef struct {
     void *connect_ctx;
 } exchange_config;
 
+#define EXCHANGE_WAIT_MS 100 /* a layer that waits longer is looked after */
+
 typedef struct exchange exchange;
 int exchange_new(exchange **out, const exchange_config *c);
 void exchange_free(exchange *x);
+
+/* Called again and again while a layer waits for nodes beyond EXCHANGE_WAIT_MS,
+ * by exchange_run(), which ends with ERR_CANCELLED on false: nobody wants the
+ * rest of the step.  exchange_missing() works in there. */
+typedef bool (*exchange_look)(void *ctx);
+void exchange_on_wait(exchange *x, exchange_look look, void *ctx);
 
 /* Hand over a new rack (takes the reference); any thread. It is used from the
  * next look on, in the middle of a layer for nodes that went away. */
@@ -63,7 +71,8 @@ bool exchange_has_news(exchange *x);
 /* Counters of the dispatch machine; a snapshot, any thread. */
 void exchange_totals(exchange *x, dispatch_stats *out);
 void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out);
-/* Name of the expert that was last given up: layer and number. */
-void exchange_last_lost(const exchange *x, uint32_t *layer, uint32_t *expert);
+/* The first expert that the layer waits for, or, after exchange_run(), that was
+ * given up last: layer and number. */
+void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert);
 
 #endif

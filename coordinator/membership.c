@@ -2,14 +2,14 @@
  *
  * What we believe about a node (its state and, each time it comes up, a new
  * generation) is kept apart from what the caller was told.  Events only change
- * the belief; membership_next() compares the two and reports the difference.  So
- * a node that went and came back between two calls is reported as gone, then up,
- * and nothing has to be queued.
+ * the belief; membership_next() compares the two and reports the difference. So
+ * a node that went and came back between two calls is reported as gone, then
+ * up, and nothing has to be queued.
  *
  * A node that is down is greeted, because it may be a new process by now.  The
  * exception is one whose pool stands still: its loop would answer the greeting
- * and it would come up only to go down again, so it is pinged until its progress
- * moves or its queue is empty. */
+ * and it would come up only to go down again, so it is pinged until its
+ * progress moves or its queue is empty. */
 #include "coordinator/membership.h"
 
 #include <assert.h>
@@ -134,17 +134,16 @@ static bool speak(membership *m, member *n, uint64_t now_ms,
     } else {
         bool refused = n->state == NODE_REFUSED;
         out->kind = MEMBER_HELLO;
-        *due_ms = now_ms + (refused ? m->config.refused_ms
-                                    : m->config.hello_ms);
+        *due_ms =
+            now_ms + (refused ? m->config.refused_ms : m->config.hello_ms);
     }
     out->reason = n->reason;
     return true;
 }
 
 void membership_next(membership *m, uint64_t now_ms, member_action *out) {
-    *out = (member_action){.kind = MEMBER_WAIT,
-                           .reason = "",
-                           .wake_ms = UINT64_MAX};
+    *out = (member_action){
+        .kind = MEMBER_WAIT, .reason = "", .wake_ms = UINT64_MAX};
 
     for (uint32_t i = 0; i < m->config.n_nodes; i++) {
         member *n = &m->nodes[i];

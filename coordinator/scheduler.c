@@ -122,15 +122,14 @@ int scheduler_cancel(scheduler *s, uint64_t id) {
 }
 
 /* In order of arrival; a large request at the head is not overtaken, so that it
- * cannot starve. */
-static void admit(scheduler *s, uint64_t now_ms) {
+ * cannot starve.  Admission is no progress: the client still waits. */
+static void admit(scheduler *s) {
     for (uint32_t i = 0; i < s->n; i++) {
         entry *e = &s->entries[i];
         if (e->state != STATE_QUEUED) continue;
         if (s->n_running == s->limits.max_running) return;
         if (e->pages > s->free_pages) return;
         e->state = STATE_RUNNING;
-        e->since_ms = now_ms;
         s->free_pages -= e->pages;
         s->n_running++;
     }
@@ -140,49 +139,91 @@ static bool decoding(const entry *e) {
     return e->done >= e->r.n_prompt;
 }
 
-static void plan_item(entry *e, uint32_t n_tokens, scheduler_item *item) {
+static uint64_t expires_ms(const scheduler *s, const entry *e) {
+    uint32_t timeout = e->r.timeout_ms, queue = s->limits.queue_timeout_ms;
+    bool sooner = queue != 0 && (timeout == 0 || queue < timeout);
+    if (e->state == STATE_QUEUED && sooner) timeout = queue;
+    return timeout == 0 ? UINT64_MAX : e->since_ms + timeout;
+}
+
+/* The next e->step tokens. */
+static void plan_item(const scheduler *s, entry *e, scheduler_item *item) {
     e->planned = true;
-    e->step = n_tokens;
     *item = (scheduler_item){
         .id = e->r.id,
         .first = e->done,
-        .n_tokens = n_tokens,
-        .last_of_prompt = decoding(e) || e->done + n_tokens == e->r.n_prompt,
+        .n_tokens = e->step,
+        .last_of_prompt = decoding(e) || e->done + e->step == e->r.n_prompt,
         .admitted = !e->seen,
+        .expires_ms = expires_ms(s, e),
     };
     e->seen = true;
 }
 
-static uint32_t prompt_tokens(const entry *e, uint32_t budget) {
-    uint32_t left = e->r.n_prompt - e->done;
-    uint32_t chunk = e->r.chunk != 0 ? e->r.chunk : budget;
-    uint32_t n = left < chunk ? left : chunk;
-    /* A chunk that exceeds what is left of the step is cut: its size is the
-     * caller's wish, and no bit depends on it. */
-    return n < budget ? n : budget;
+static bool runnable(const entry *e) {
+    return e->state == STATE_RUNNING && !e->held;
 }
 
-uint32_t scheduler_plan(scheduler *s, uint64_t now_ms, scheduler_item *items) {
-    admit(s, now_ms);
+/* What a prompt would take.  A chunk that exceeds its part of the step is cut:
+ * its size is the caller's wish, and no bit depends on it. */
+static uint32_t wanted_tokens(const entry *e) {
+    uint32_t left = e->r.n_prompt - e->done;
+    return e->r.chunk != 0 && e->r.chunk < left ? e->r.chunk : left;
+}
 
-    uint32_t n = 0, budget = s->limits.batch_tokens;
+/* Set every prompt's step, `budget` tokens in all.  The budget of a step is at
+ * least max_running, so everybody gets at least one. */
+static void share_budget(scheduler *s, uint32_t budget) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        const entry *e = &s->entries[i];
+        if (runnable(e) && !decoding(e)) n++;
+    }
+    if (n == 0) return;
+    uint32_t share = budget / 2 / n > 0 ? budget / 2 / n : 1;
+    for (uint32_t i = 0; i < s->n; i++) {
+        entry *e = &s->entries[i];
+        if (!runnable(e) || decoding(e)) continue;
+        e->step = (uint32_t)size_min(size_min(wanted_tokens(e), share), budget);
+        budget -= e->step;
+    }
+    for (uint32_t i = 0; i < s->n; i++) {
+        entry *e = &s->entries[i];
+        if (!runnable(e) || decoding(e)) continue;
+        uint32_t more = (uint32_t)size_min(wanted_tokens(e) - e->step, budget);
+        e->step += more;
+        budget -= more;
+    }
+}
+
+static void unpark(scheduler *s, uint64_t now_ms) {
     for (uint32_t i = 0; i < s->n; i++) {
         entry *e = &s->entries[i];
         assert(!e->planned);
         if (e->state == STATE_PARKED && now_ms >= e->retry_ms) {
             e->state = STATE_RUNNING;
         }
-        if (e->state != STATE_RUNNING || e->held || !decoding(e)) continue;
-        if (budget == 0) break;
-        plan_item(e, 1, &items[n++]);
+    }
+}
+
+uint32_t scheduler_plan(scheduler *s, uint64_t now_ms, scheduler_item *items) {
+    admit(s);
+    unpark(s, now_ms);
+
+    uint32_t n = 0, budget = s->limits.batch_tokens;
+    for (uint32_t i = 0; i < s->n; i++) {
+        entry *e = &s->entries[i];
+        if (!runnable(e) || !decoding(e)) continue;
+        e->step = 1;
+        plan_item(s, e, &items[n++]);
         budget--;
     }
-    for (uint32_t i = 0; i < s->n && budget > 0; i++) {
+    share_budget(s, budget);
+    for (uint32_t i = 0; i < s->n; i++) {
         entry *e = &s->entries[i];
-        if (e->state != STATE_RUNNING || e->held || decoding(e)) continue;
-        uint32_t n_tokens = prompt_tokens(e, budget);
-        plan_item(e, n_tokens, &items[n++]);
-        budget -= n_tokens;
+        if (!runnable(e) || decoding(e)) continue;
+        assert(e->step > 0);
+        plan_item(s, e, &items[n++]);
     }
     return n;
 }
@@ -227,12 +268,6 @@ void scheduler_wake(scheduler *s) {
     for (uint32_t i = 0; i < s->n; i++) {
         s->entries[i].retry_ms = 0;
     }
-}
-
-static uint64_t expires_ms(const scheduler *s, const entry *e) {
-    uint32_t timeout = e->state == STATE_QUEUED ? s->limits.queue_timeout_ms
-                                                : e->r.timeout_ms;
-    return timeout == 0 ? UINT64_MAX : e->since_ms + timeout;
 }
 
 static int expiry_code(const entry *e) {

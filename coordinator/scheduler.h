@@ -8,9 +8,11 @@
  *
  * A request is admitted when its whole KV cache fits, so that a running one never
  * runs out.  A step takes one token of every decoding sequence, then chunks of
- * prompts in order of arrival, under a token budget.  A running request that makes
- * no progress for its timeout expires with the code of what it waited for.  Events
- * and the time go in, plans come out. */
+ * prompts, under a token budget: half of what is left is shared by all prompts,
+ * so that a short one is not stuck behind long ones, the rest goes in order of
+ * arrival.  A request that makes no progress for its timeout, queued or running,
+ * expires with the code of what it waited for.  Events and the time go in, plans
+ * come out. */
 #ifndef COORDINATOR_SCHEDULER_H
 #define COORDINATOR_SCHEDULER_H
 
@@ -25,7 +27,7 @@ typedef struct {
     uint32_t page_tokens; /* positions in a KV page */
     uint32_t n_pages;     /* of the KV cache */
     uint32_t max_context; /* positions of one sequence */
-    uint32_t queue_timeout_ms; /* longest wait for admission */
+    uint32_t queue_timeout_ms; /* longest wait for admission; 0: the request's */
 } scheduler_limits;
 
 typedef struct {
@@ -33,7 +35,7 @@ typedef struct {
     uint32_t n_prompt;   /* at least 1 */
     uint32_t max_new;    /* tokens to generate at most; 0: prompt only */
     uint32_t chunk;      /* tokens fed at a time; 0: as fits */
-    uint32_t timeout_ms; /* without progress */
+    uint32_t timeout_ms; /* without progress; 0: none */
 } scheduler_request;
 
 typedef struct scheduler scheduler;
@@ -52,6 +54,7 @@ typedef struct {
     uint32_t n_tokens;
     bool last_of_prompt; /* after these the prompt is complete, or decoding */
     bool admitted;     /* first time that it appears in a plan */
+    uint64_t expires_ms; /* unless it makes progress; UINT64_MAX: never */
 } scheduler_item;
 
 /* The next batch step: up to max_running items; 0 if nothing can run now.  A

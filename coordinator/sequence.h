@@ -12,6 +12,7 @@ typedef struct {
     uint64_t started_us; /* admission */
     uint64_t first_us;   /* when the prompt was through */
     uint32_t lost_layer, lost_expert; /* why it is parked */
+    bool failed; /* told so in the middle of a step, which goes on without it */
     uint32_t *routed_experts;         /* of the current step, EVAL */
     float *routed_weights;
 } sequence;

@@ -1,6 +1,6 @@
 /* step.c - see step.h.
  *
- * One turn: take commands, expire what ran out of time, plan, compute, sample,
+ * One turn: take wishes, expire what ran out of time, plan, compute, sample,
  * tell.  A step that could not be computed for a sequence changes nothing of it:
  * its tokens are fed again later, and give the same bits. */
 #include "coordinator/step.h"
@@ -23,19 +23,14 @@
 #define MAX_FDS 1100
 #define IDLE_MS 200 /* look around at least that often */
 
-typedef enum {
-    COMMAND_SUBMIT,
-    COMMAND_CANCEL,
-    COMMAND_HOLD,
-    COMMAND_RELEASE,
-    COMMAND_WAKE
-} command_kind;
-
+/* What the loop wants of a request: from its submit until its sequence is
+ * dropped.  There are as many as requests, so no wish finds a queue full. */
 typedef struct {
-    command_kind kind;
     uint64_t id;
-    sequence *seq; /* SUBMIT */
-} command;
+    sequence *seq; /* until the step thread has taken it */
+    bool held, cancelled;
+    bool news; /* the step thread has not seen it like this */
+} ticket;
 
 struct step {
     step_config config;
@@ -44,15 +39,17 @@ struct step {
     atomic_bool stopping;
     int wake_fd;
 
-    pthread_mutex_t lock; /* guards the two queues and `stats` */
-    command commands[STEP_MAX_COMMANDS];
-    uint32_t n_commands;
+    pthread_mutex_t lock; /* guards what follows, up to `stats` */
+    ticket *tickets; /* [capacity], in order of arrival */
+    uint32_t n_tickets;
+    bool nodes_changed;
     step_event *first_event, **last_event;
-    uint32_t n_events;
+    uint32_t n_events, n_events_out; /* of these, handed to the loop */
+    size_t event_bytes, event_bytes_out;
     step_stats stats;
 
     /* the thread's own */
-    command taken[STEP_MAX_COMMANDS];
+    ticket *taken; /* [capacity] */
     scheduler *plan;
     sampler *sampler;
     sequence **sequences; /* [capacity], NULL: free */
@@ -60,10 +57,13 @@ struct step {
     scheduler_item *items;  /* [max_running] */
     forward_item *passes;   /* [max_running] */
     sequence **planned;     /* [max_running] */
+    uint32_t n_planned;     /* in the pass that is being computed */
     step_stats counted;     /* published after each turn */
     int fds[MAX_FDS];
     struct pollfd polls[MAX_FDS + 1];
 };
+
+static bool look(void *ctx);
 
 int step_new(step **out, const step_config *c) {
     *out = NULL;
@@ -78,29 +78,33 @@ int step_new(step **out, const step_config *c) {
     if (rc == 0) rc = sampler_new(&s->sampler, c->n_vocab);
     s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (rc == 0 && s->wake_fd < 0) rc = -errno;
+    s->tickets = calloc(s->capacity, sizeof(*s->tickets));
+    s->taken = calloc(s->capacity, sizeof(*s->taken));
     s->sequences = calloc(s->capacity, sizeof(*s->sequences));
     s->items = calloc(c->limits.max_running, sizeof(*s->items));
     s->passes = calloc(c->limits.max_running, sizeof(*s->passes));
     s->planned = calloc(c->limits.max_running, sizeof(*s->planned));
-    if (rc == 0 && (s->sequences == NULL || s->items == NULL ||
-                    s->passes == NULL || s->planned == NULL)) {
-        rc = -ENOMEM;
-    }
+    bool made = s->tickets != NULL && s->taken != NULL &&
+                s->sequences != NULL && s->items != NULL &&
+                s->passes != NULL && s->planned != NULL;
+    if (rc == 0 && !made) rc = -ENOMEM;
     if (rc < 0) {
         step_free(s);
         return rc;
     }
+    exchange_on_wait(c->experts, look, s);
     *out = s;
     return 0;
 }
 
 void step_free(step *s) {
     if (s == NULL) return;
+    exchange_on_wait(s->config.experts, NULL, NULL);
     for (uint32_t i = 0; s->sequences != NULL && i < s->capacity; i++) {
         sequence_free(s->sequences[i], s->config.kv);
     }
-    for (uint32_t i = 0; i < s->n_commands; i++) {
-        sequence_free(s->commands[i].seq, s->config.kv);
+    for (uint32_t i = 0; s->tickets != NULL && i < s->n_tickets; i++) {
+        sequence_free(s->tickets[i].seq, s->config.kv);
     }
     while (s->first_event != NULL) {
         step_event *e = s->first_event;
@@ -109,6 +113,8 @@ void step_free(step *s) {
     }
     scheduler_free(s->plan);
     sampler_free(s->sampler);
+    free(s->tickets);
+    free(s->taken);
     free(s->sequences);
     free(s->items);
     free(s->passes);
@@ -118,43 +124,82 @@ void step_free(step *s) {
     free(s);
 }
 
-/* ---- commands, from any thread ---- */
+/* ---- wishes, from any thread ---- */
 
 static void wake(step *s) {
     uint64_t one = 1;
     if (write(s->wake_fd, &one, sizeof(one)) < 0) return; /* awake already */
 }
 
-static int post(step *s, command c) {
-    pthread_mutex_lock(&s->lock);
-    bool full = s->n_commands == STEP_MAX_COMMANDS;
-    if (!full) s->commands[s->n_commands++] = c;
-    pthread_mutex_unlock(&s->lock);
-    if (full) return ERR_OVERLOADED;
-    wake(s);
+/* Under the lock; NULL: it has ended. */
+static ticket *find_ticket(step *s, uint64_t id) {
+    for (uint32_t i = 0; i < s->n_tickets; i++) {
+        if (s->tickets[i].id == id) return &s->tickets[i];
+    }
+    return NULL;
+}
+
+static void remove_ticket(step *s, ticket *t) {
+    size_t after = (size_t)(s->tickets + s->n_tickets - t) - 1;
+    memmove(t, t + 1, after * sizeof(*t));
+    s->n_tickets--;
+}
+
+/* The sequence is made when there is room for it: a refused one's tokens stay
+ * the caller's. */
+static int submit_locked(step *s, const step_request *r) {
+    if (s->n_tickets == s->capacity) return ERR_OVERLOADED;
+    sequence *seq;
+    int rc = sequence_new(&seq, r);
+    if (rc < 0) return rc;
+    s->tickets[s->n_tickets++] = (ticket){.id = r->id, .seq = seq, .news = true};
     return 0;
 }
 
 int step_submit(step *s, const step_request *r) {
-    sequence *seq;
-    int rc = sequence_new(&seq, r);
-    if (rc < 0) return rc;
-    rc = post(s, (command){COMMAND_SUBMIT, r->id, seq});
-    if (rc < 0) sequence_free(seq, s->config.kv);
+    pthread_mutex_lock(&s->lock);
+    int rc = submit_locked(s, r);
+    pthread_mutex_unlock(&s->lock);
+    if (rc == 0) wake(s);
     return rc;
 }
 
 int step_cancel(step *s, uint64_t id) {
-    return post(s, (command){.kind = COMMAND_CANCEL, .id = id});
+    sequence *early = NULL; /* cancelled before the step thread saw it */
+    pthread_mutex_lock(&s->lock);
+    ticket *t = find_ticket(s, id);
+    bool found = t != NULL;
+    if (found) {
+        early = t->seq;
+        t->cancelled = t->news = true;
+        if (early != NULL) remove_ticket(s, t);
+    }
+    pthread_mutex_unlock(&s->lock);
+    sequence_free(early, s->config.kv); /* it has no pages yet */
+    if (!found) return ERR_NOT_HERE;
+    wake(s);
+    return 0;
 }
 
 int step_hold(step *s, uint64_t id, bool held) {
-    command_kind kind = held ? COMMAND_HOLD : COMMAND_RELEASE;
-    return post(s, (command){.kind = kind, .id = id});
+    pthread_mutex_lock(&s->lock);
+    ticket *t = find_ticket(s, id);
+    bool found = t != NULL;
+    if (found) {
+        t->held = held;
+        t->news = true;
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!found) return ERR_NOT_HERE;
+    wake(s);
+    return 0;
 }
 
-int step_wake(step *s) {
-    return post(s, (command){.kind = COMMAND_WAKE});
+void step_wake(step *s) {
+    pthread_mutex_lock(&s->lock);
+    s->nodes_changed = true;
+    pthread_mutex_unlock(&s->lock);
+    wake(s);
 }
 
 /* ---- events, to any thread ---- */
@@ -162,13 +207,29 @@ int step_wake(step *s) {
 step_event *step_events(step *s) {
     pthread_mutex_lock(&s->lock);
     step_event *all = s->first_event;
-    bool was_full = s->n_events >= STEP_MAX_EVENTS;
     s->first_event = NULL;
     s->last_event = &s->first_event;
-    s->n_events = 0;
+    s->n_events_out = s->n_events;
+    s->event_bytes_out = s->event_bytes;
+    pthread_mutex_unlock(&s->lock);
+    return all;
+}
+
+/* Under the lock. */
+static bool full(const step *s) {
+    return s->n_events >= STEP_MAX_EVENTS ||
+           s->event_bytes >= STEP_MAX_EVENT_BYTES;
+}
+
+void step_events_done(step *s) {
+    pthread_mutex_lock(&s->lock);
+    bool was_full = full(s);
+    s->n_events -= s->n_events_out;
+    s->event_bytes -= s->event_bytes_out;
+    s->n_events_out = 0;
+    s->event_bytes_out = 0;
     pthread_mutex_unlock(&s->lock);
     if (was_full) wake(s);
-    return all;
 }
 
 void step_event_free(step_event *e) {
@@ -181,14 +242,15 @@ static void tell(step *s, step_event *e) {
     *s->last_event = e;
     s->last_event = &e->next;
     s->n_events++;
+    s->event_bytes += e->bytes;
     pthread_mutex_unlock(&s->lock);
 }
 
 static bool events_full(step *s) {
     pthread_mutex_lock(&s->lock);
-    bool full = s->n_events >= STEP_MAX_EVENTS;
+    bool is_full = full(s);
     pthread_mutex_unlock(&s->lock);
-    return full;
+    return is_full;
 }
 
 void step_read_stats(step *s, step_stats *out) {
@@ -215,7 +277,16 @@ static sequence **free_slot(step *s) {
     return NULL;
 }
 
+/* Nobody can wish anything of it any more. */
+static void drop_ticket(step *s, uint64_t id) {
+    pthread_mutex_lock(&s->lock);
+    ticket *t = find_ticket(s, id);
+    if (t != NULL) remove_ticket(s, t);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void drop(step *s, uint64_t id) {
+    drop_ticket(s, id);
     sequence **slot = find_slot(s, id);
     if (slot == NULL) return;
     sequence_free(*slot, s->config.kv);
@@ -225,6 +296,7 @@ static void drop(step *s, uint64_t id) {
 static step_event *new_event(uint64_t id, event_kind kind, size_t extra) {
     step_event *e = calloc(1, sizeof(*e) + extra);
     if (e == NULL) return NULL;
+    e->bytes = sizeof(*e) + extra;
     e->id = id;
     e->kind = kind;
     return e;
@@ -258,6 +330,7 @@ static void submit(step *s, sequence *seq) {
     int rc = scheduler_submit(s->plan, now_ms(), &r);
     sequence **slot = rc == 0 ? free_slot(s) : NULL;
     if (rc < 0) {
+        drop_ticket(s, seq->r.id);
         tell_failed(s, seq->r.id, rc, err_text(rc));
         sequence_free(seq, s->config.kv);
         return;
@@ -266,31 +339,45 @@ static void submit(step *s, sequence *seq) {
     *slot = seq;
 }
 
-static void obey(step *s, const command *c) {
-    switch (c->kind) {
-    case COMMAND_SUBMIT: submit(s, c->seq); break;
-    case COMMAND_CANCEL:
-        if (scheduler_cancel(s->plan, c->id) == 0) s->counted.cancelled++;
-        drop(s, c->id);
-        break;
-    case COMMAND_HOLD: scheduler_hold(s->plan, c->id, true); break;
-    case COMMAND_RELEASE: scheduler_hold(s->plan, c->id, false); break;
-    case COMMAND_WAKE: scheduler_wake(s->plan); break;
+static void obey(step *s, const ticket *t) {
+    if (t->seq != NULL) submit(s, t->seq);
+    if (t->cancelled) {
+        if (scheduler_cancel(s->plan, t->id) == 0) s->counted.cancelled++;
+        drop(s, t->id);
+        return;
     }
+    scheduler_hold(s->plan, t->id, t->held);
 }
 
-static void take_commands(step *s) {
+static void take_wishes(step *s) {
     uint64_t drained;
     if (read(s->wake_fd, &drained, sizeof(drained)) < 0) drained = 0;
 
+    uint32_t n = 0;
     pthread_mutex_lock(&s->lock);
-    uint32_t n = s->n_commands;
-    memcpy(s->taken, s->commands, n * sizeof(s->taken[0]));
-    s->n_commands = 0;
+    bool nodes_changed = s->nodes_changed;
+    s->nodes_changed = false;
+    for (uint32_t i = 0; i < s->n_tickets; i++) {
+        ticket *t = &s->tickets[i];
+        if (!t->news) continue;
+        s->taken[n++] = *t;
+        t->news = false;
+        t->seq = NULL;
+    }
     pthread_mutex_unlock(&s->lock);
+    if (nodes_changed) scheduler_wake(s->plan);
     for (uint32_t i = 0; i < n; i++) {
         obey(s, &s->taken[i]);
     }
+}
+
+/* What a request waited for in vain, for its client. */
+static void tell_missing(step *s, uint64_t id, uint32_t layer,
+                         uint32_t expert) {
+    char why[160];
+    snprintf(why, sizeof(why), "no live node holds layer %u expert %u", layer,
+             expert);
+    tell_failed(s, id, ERR_UNAVAILABLE, why);
 }
 
 static void expire(step *s) {
@@ -298,16 +385,14 @@ static void expire(step *s) {
     int code;
     while (scheduler_expired(s->plan, now_ms(), &id, &code)) {
         sequence **slot = find_slot(s, id);
-        char why[160];
-        if (code == ERR_UNAVAILABLE && slot != NULL) {
-            snprintf(why, sizeof(why),
-                     "no live node holds layer %u expert %u",
-                     (*slot)->lost_layer, (*slot)->lost_expert);
-        } else {
-            snprintf(why, sizeof(why), "%s", err_text(code));
-        }
+        assert(slot != NULL);
+        uint32_t layer = (*slot)->lost_layer, expert = (*slot)->lost_expert;
         drop(s, id);
-        tell_failed(s, id, code, why);
+        if (code == ERR_UNAVAILABLE) {
+            tell_missing(s, id, layer, expert);
+        } else {
+            tell_failed(s, id, code, err_text(code));
+        }
     }
 }
 
@@ -422,32 +507,43 @@ static step_event *new_logits(step *s, const sequence *seq, uint32_t n_rows) {
     return e;
 }
 
-/* The logits of all rows of an EVAL's item, in blocks. */
+/* Rows [from, from + n) of an EVAL's item.  false: no memory. */
+static bool tell_rows(step *s, const sequence *seq, const scheduler_item *item,
+                      uint32_t from, uint32_t n, const float *const *logits) {
+    step_event *e = new_logits(s, seq, n);
+    if (e == NULL) return false;
+    e->first = item->first + from;
+    for (uint32_t i = 0; i < n; i++) {
+        memcpy(e->logits + (size_t)i * s->config.n_vocab, logits[i],
+               s->config.n_vocab * sizeof(float));
+    }
+    if (seq->r.routing) copy_routing(s, seq, item->n_tokens, from, e);
+    tell(s, e);
+    return true;
+}
+
+/* The logits of all rows of an EVAL's item: computed in blocks, told in events
+ * of a bounded size. */
 static void tell_logits(step *s, sequence *seq, const scheduler_item *item,
                         uint32_t first_row) {
+    size_t row_bytes = s->config.n_vocab * sizeof(float);
+    uint32_t most = (uint32_t)size_max(STEP_LOGITS_BYTES / row_bytes, 1);
     for (uint32_t from = 0; from < item->n_tokens;
          from += FORWARD_LOGIT_ROWS) {
-        uint32_t n = item->n_tokens - from;
-        if (n > FORWARD_LOGIT_ROWS) n = FORWARD_LOGIT_ROWS;
+        uint32_t left = item->n_tokens - from;
+        uint32_t n = (uint32_t)size_min(left, FORWARD_LOGIT_ROWS);
         uint32_t rows[FORWARD_LOGIT_ROWS];
         const float *logits[FORWARD_LOGIT_ROWS];
         for (uint32_t i = 0; i < n; i++) {
             rows[i] = first_row + from + i;
         }
         forward_logits(s->config.forward, rows, n, logits);
-
-        step_event *e = new_logits(s, seq, n);
-        if (e == NULL) {
+        for (uint32_t i = 0; i < n; i += most) {
+            uint32_t part = (uint32_t)size_min(n - i, most);
+            if (tell_rows(s, seq, item, from + i, part, logits + i)) continue;
             fail_sequence(s, seq->r.id, -ENOMEM, "out of memory for logits");
             return;
         }
-        e->first = item->first + from;
-        for (uint32_t i = 0; i < n; i++) {
-            memcpy(e->logits + (size_t)i * s->config.n_vocab, logits[i],
-                   s->config.n_vocab * sizeof(float));
-        }
-        if (seq->r.routing) copy_routing(s, seq, item->n_tokens, from, e);
-        tell(s, e);
     }
     if (item->last_of_prompt) finish(s, seq, FINISH_DONE);
 }
@@ -478,63 +574,97 @@ static void tell_tokens(step *s, uint32_t n_items) {
     }
 }
 
+/* Its request failed while the step went on. */
+static void bury(step *s, uint32_t i) {
+    uint64_t id = s->items[i].id;
+    scheduler_cancel(s->plan, id);
+    drop(s, id);
+    s->planned[i] = NULL;
+}
+
 static void settle_item(step *s, uint32_t i) {
     sequence *seq = s->planned[i];
-    if (!s->passes[i].lost) {
+    if (s->passes[i].lost) {
+        exchange_missing(s->config.experts, &seq->lost_layer,
+                         &seq->lost_expert);
+        scheduler_stall(s->plan, now_ms(), seq->r.id, ERR_UNAVAILABLE);
+    } else {
         scheduler_advance(s->plan, now_ms(), seq->r.id);
         if (s->items[i].last_of_prompt && seq->first_us == 0) {
             seq->first_us = now_us();
         }
-        return;
     }
-    exchange_last_lost(s->config.experts, &seq->lost_layer, &seq->lost_expert);
-    scheduler_stall(s->plan, now_ms(), seq->r.id, ERR_UNAVAILABLE);
+    if (seq->failed) bury(s, i);
+}
+
+/* The step was given up: what was planned is tried again, if there is a next
+ * time. */
+static void cancel_plan(step *s, uint32_t n_items) {
+    for (uint32_t i = 0; i < n_items; i++) {
+        scheduler_stall(s->plan, now_ms(), s->items[i].id, ERR_UNAVAILABLE);
+        if (s->planned[i]->failed) bury(s, i);
+    }
 }
 
 static void fail_plan(step *s, uint32_t n_items, int code) {
     log_error("a batch step failed: %s", err_text(code));
     for (uint32_t i = 0; i < n_items; i++) {
-        scheduler_stall(s->plan, now_ms(), s->items[i].id, code);
-        fail_sequence(s, s->items[i].id, code, err_text(code));
+        uint64_t id = s->items[i].id;
+        bool told = (*find_slot(s, id))->failed;
+        scheduler_cancel(s->plan, id);
+        drop(s, id);
+        if (!told) tell_failed(s, id, code, err_text(code));
     }
 }
 
-static void run_plan(step *s, uint32_t n_items) {
-    uint32_t n_rows = 0, patient_ms = 0;
-    int rc = 0;
-    for (uint32_t i = 0; i < n_items && rc == 0; i++) {
-        rc = prepare_item(s, &s->items[i], i);
-        if (rc < 0) break;
-        n_rows += s->items[i].n_tokens;
+static int run_pass(step *s, uint32_t n_items) {
+    uint32_t patient_ms = 0;
+    for (uint32_t i = 0; i < n_items; i++) {
+        int rc = prepare_item(s, &s->items[i], i);
+        if (rc < 0) return rc;
         if (s->planned[i]->r.timeout_ms > patient_ms) {
             patient_ms = s->planned[i]->r.timeout_ms;
         }
     }
-    if (rc == 0) {
-        rc = forward_run(s->config.forward, s->passes, n_items,
+    s->n_planned = n_items;
+    int rc = forward_run(s->config.forward, s->passes, n_items,
                          now_us() + (uint64_t)patient_ms * 1000);
-    }
-    if (rc < 0) {
-        fail_plan(s, n_items, rc);
-        return;
-    }
-    s->counted.steps++;
-    s->counted.tokens += n_rows;
-    for (uint32_t i = 0; i < n_items; i++) {
-        settle_item(s, i);
-    }
+    s->n_planned = 0;
+    return rc;
+}
+
+static void tell_results(step *s, uint32_t n_items) {
     uint32_t first_row = 0;
     for (uint32_t i = 0; i < n_items; i++) {
+        sequence *seq = s->planned[i];
         uint32_t n = s->items[i].n_tokens;
-        if (s->planned[i]->r.kind == REQUEST_EVAL) {
+        if (seq != NULL && seq->r.kind == REQUEST_EVAL) {
             if (!s->passes[i].lost) {
-                tell_logits(s, s->planned[i], &s->items[i], first_row);
+                tell_logits(s, seq, &s->items[i], first_row);
             }
             s->planned[i] = NULL; /* answered, perhaps finished and freed */
         }
         first_row += n;
     }
     tell_tokens(s, n_items);
+}
+
+static void run_plan(step *s, uint32_t n_items) {
+    int rc = run_pass(s, n_items);
+    if (rc == ERR_CANCELLED) {
+        cancel_plan(s, n_items);
+        return;
+    }
+    if (rc < 0) {
+        fail_plan(s, n_items, rc);
+        return;
+    }
+    s->counted.steps++;
+    for (uint32_t i = 0; i < n_items; i++) {
+        s->counted.tokens += s->items[i].n_tokens;
+        settle_item(s, i);
+    }
+    tell_results(s, n_items);
 }
 
 /* ---- the thread ---- */
@@ -546,6 +676,29 @@ static void publish(step *s) {
     bool events = s->first_event != NULL;
     pthread_mutex_unlock(&s->lock);
     if (events) s->config.notify(s->config.notify_ctx);
+}
+
+/* In the middle of a step whose layer waits for nodes.  Whoever runs out of time
+ * is told now: the others may be more patient, and the step goes on for them.
+ * false: nobody is left who wants it. */
+static bool look(void *ctx) {
+    step *s = ctx;
+    if (atomic_load(&s->stopping)) return false;
+    expire(s); /* those that are not in the step */
+    bool wanted = false;
+    uint64_t now = now_ms();
+    for (uint32_t i = 0; i < s->n_planned; i++) {
+        sequence *seq = s->planned[i];
+        if (!seq->failed && now >= s->items[i].expires_ms) {
+            seq->failed = true;
+            uint32_t layer, expert;
+            exchange_missing(s->config.experts, &layer, &expert);
+            tell_missing(s, seq->r.id, layer, expert);
+        }
+        wanted = wanted || !seq->failed;
+    }
+    publish(s);
+    return wanted;
 }
 
 static void sleep_until_news(step *s) {
@@ -565,7 +718,7 @@ static void sleep_until_news(step *s) {
 static void *thread_main(void *arg) {
     step *s = arg;
     while (!atomic_load(&s->stopping)) {
-        take_commands(s);
+        take_wishes(s);
         exchange_idle(s->config.experts);
         expire(s);
         uint32_t n = events_full(s)

@@ -2,8 +2,9 @@
  *
  * It owns the sequences, the scheduler, the KV cache, the forward pass and,
  * through the exchange, the data links.  The loop thread hands over whole
- * requests and takes finished events; both queues are bounded.  What the loop may
- * call is marked "any thread". */
+ * requests and takes finished events; both are bounded: requests by the
+ * scheduler's limits, events by those below.  What the loop may call is marked
+ * "any thread". */
 #ifndef COORDINATOR_STEP_H
 #define COORDINATOR_STEP_H
 
@@ -14,8 +15,10 @@
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 
-#define STEP_MAX_COMMANDS 4096 /* waiting for the step thread */
-#define STEP_MAX_EVENTS 8192   /* waiting for the loop: then steps pause */
+/* Events that the loop has not done with: at one of these limits steps pause. */
+#define STEP_MAX_EVENTS 8192
+#define STEP_MAX_EVENT_BYTES ((size_t)16 << 20)
+#define STEP_LOGITS_BYTES ((size_t)1 << 20) /* of one event, if a row fits */
 
 typedef enum { REQUEST_GENERATE, REQUEST_EVAL } request_kind;
 
@@ -41,6 +44,7 @@ typedef struct {
 
 typedef struct step_event {
     struct step_event *next;
+    size_t bytes; /* of this allocation */
     uint64_t id;
     event_kind kind;
     uint32_t index, token;  /* TOKEN: from 0; its id */
@@ -73,16 +77,20 @@ int step_start(step *s); /* the thread */
 void step_stop(step *s); /* any thread: end after the current step */
 void step_join(step *s);
 
-/* Any thread.  ERR_OVERLOADED: the command queue is full.  The answer to a
- * submit is events: FAILED, or tokens and FINISHED. */
+/* Any thread.  ERR_OVERLOADED: max_running + max_queued requests are alive.  The
+ * answer to a submit is events: FAILED, or tokens and FINISHED. */
 int step_submit(step *s, const step_request *r);
-int step_cancel(step *s, uint64_t id); /* no event follows */
+/* Both ERR_NOT_HERE for a request that has ended. */
+int step_cancel(step *s, uint64_t id); /* no event follows but those under way */
 int step_hold(step *s, uint64_t id, bool held);
 /* A node came up: parked requests may be tried at once. */
-int step_wake(step *s);
+void step_wake(step *s);
 
-/* Any thread: all events so far, oldest first; step_event_free() each. */
+/* Any thread: all events so far, oldest first; step_event_free() each, then
+ * step_events_done(), which lets steps that paused go on: what the events make
+ * necessary (to hold a request) is asked for before that. */
 step_event *step_events(step *s);
+void step_events_done(step *s);
 void step_event_free(step_event *e);
 
 typedef struct {

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <utf8proc.h>
 #include "engine/attention.h"
 #include "engine/err.h"
 #include "engine/util.h"
@@ -197,19 +198,41 @@ int model_read_common(model_config *c, const model_keys *k) {
     return model_key_f32_or(k, "attention.scale", &c->attention_scale, 0.0f);
 }
 
+/* Names travel in messages and logs: whole UTF-8 characters only, and no
+ * control characters. */
+static void copy_name(char *out, const char *data, size_t len) {
+    const utf8proc_uint8_t *at = (const utf8proc_uint8_t *)data;
+    size_t used = 0;
+    for (size_t i = 0; i < len;) {
+        utf8proc_int32_t character;
+        utf8proc_ssize_t n = utf8proc_iterate(
+            at + i, (utf8proc_ssize_t)(len - i), &character);
+        bool bad = n <= 0 || character < 0x20 || character == 0x7f;
+        size_t bytes = n > 0 ? (size_t)n : 1;
+        if (used + (bad ? 1 : bytes) > MODEL_NAME_MAX) break;
+        if (bad) {
+            out[used++] = '?';
+        } else {
+            memcpy(out + used, data + i, bytes);
+            used += bytes;
+        }
+        i += bytes;
+    }
+    out[used] = '\0';
+}
+
 static void read_name(model_config *c, const gguf *g) {
     gguf_string name;
     if (gguf_get_string(g, "general.name", &name, NULL, 0) == 0 &&
         name.len > 0) {
-        size_t n = size_min(name.len, MODEL_NAME_MAX);
-        memcpy(c->name, name.data, n);
-        c->name[n] = '\0';
+        copy_name(c->name, name.data, name.len);
         return;
     }
     const char *path = gguf_file_path(g, 0), *slash = strrchr(path, '/');
-    snprintf(c->name, sizeof(c->name), "%s", slash != NULL ? slash + 1 : path);
-    char *dot = strrchr(c->name, '.');
-    if (dot != NULL && dot != c->name) *dot = '\0';
+    const char *stem = slash != NULL ? slash + 1 : path;
+    const char *dot = strrchr(stem, '.');
+    bool cut = dot != NULL && dot != stem;
+    copy_name(c->name, stem, cut ? (size_t)(dot - stem) : strlen(stem));
 }
 
 static int find_architecture(const gguf *g, const architecture **out,

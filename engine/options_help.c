@@ -71,9 +71,11 @@ static void format_default(const option *opt, char *out, size_t size) {
         return;
     case OPTION_MS: {
         uint32_t ms = *(uint32_t *)opt->target;
-        bool whole = ms >= 1000 && ms % 1000 == 0;
+        bool whole = ms % 1000 == 0;
         snprintf(out, size, "%" PRIu32 "%s", whole ? ms / 1000 : ms,
-                 whole ? "s" : "ms");
+                 ms == 0 ? ""
+                 : whole ? "s"
+                         : "ms");
         return;
     }
     case OPTION_F32:

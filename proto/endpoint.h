@@ -16,8 +16,7 @@ typedef struct {
 
 /* "tcp://HOST:PORT", "HOST:PORT", "tcp://[::1]:PORT".  ERR_USAGE names what is
  * wrong. */
-int endpoint_parse(endpoint *out, const char *text, char *why,
-                   size_t why_size);
+int endpoint_parse(endpoint *out, const char *text, char *why, size_t why_size);
 /* tcp://..., with brackets where IPv6 needs them. */
 void endpoint_format(const endpoint *e, char *out, size_t size);
 /* 127.0.0.0/8, ::1, "localhost" */

@@ -1,8 +1,8 @@
 /* frames.h - one multipart ZeroMQ message in memory.
  *
  * frames[0..count) are zmq messages: the header, then the payloads; the address
- * frame that a ROUTER socket needs is kept apart.  Filling a payload in place is
- * the only copy an activation makes on its way out.  Payloads are aligned to
+ * frame that a ROUTER socket needs is kept apart.  Filling a payload in place
+ * is the only copy an activation makes on its way out.  Payloads are aligned to
  * FRAMES_ALIGN bytes, made here or received. */
 #ifndef PROTO_FRAMES_H
 #define PROTO_FRAMES_H
@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <zmq.h>
 
-#define FRAMES_MAX 5     /* header and up to four payloads */
+#define FRAMES_MAX 5 /* header and up to four payloads */
 #define FRAMES_ALIGN 8
 #define FRAMES_ADDRESS 64 /* longest address of a peer */
 

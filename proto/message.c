@@ -4,6 +4,11 @@
 
 #include <errno.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <xxh_x86dispatch.h> /* includes xxhash.h, and replaces its functions */
+#else
+#include <xxhash.h>
+#endif
 #include "engine/act.h"
 #include "engine/err.h"
 #include "engine/util.h"
@@ -31,6 +36,10 @@ const char *message_kind_name(message_kind kind) {
     };
     if ((unsigned)kind >= MESSAGE_KINDS) return "unknown";
     return names[kind];
+}
+
+uint64_t wire_checksum(const void *data, size_t bytes) {
+    return XXH3_64bits(data, bytes);
 }
 
 size_t message_rows_bytes(uint32_t form, uint64_t n_rows, uint32_t width) {

@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include "proto/frames.h"
 
-#define PROTOCOL_VERSION 1     /* ours; neighbours (one apart) talk */
+#define PROTOCOL_VERSION 1 /* ours; neighbours (one apart) talk */
 #define MESSAGE_HEADER_MAX ((size_t)4 << 20)
 #define MESSAGE_PART_MAX ((size_t)64 << 20) /* one payload */
 #define MESSAGE_TEXT_MAX ((size_t)2 << 20)  /* prompt text */
@@ -90,7 +90,7 @@ typedef struct {
 typedef struct {
     message_kind kind;
     /* every header */
-    uint32_t protocol; /* message_seal() writes PROTOCOL_VERSION for 0 */
+    uint32_t protocol;   /* message_seal() writes PROTOCOL_VERSION for 0 */
     const char *cluster; /* all `const char *` may be NULL when sealing and are
                             never NULL when opened; they are UTF-8 */
     uint8_t fingerprint[MESSAGE_FINGERPRINT];
@@ -187,9 +187,9 @@ int message_arena_new(message_arena **out, size_t max_bytes);
 void message_arena_free(message_arena *a);
 
 /* Write the header into part 0 of `f`, whose parts 1.. are the payloads, and
- * their checksums.  frames_init(), then frames_add(f, 0) for the header's place,
- * then the payloads, then this.  -ENOMEM, ERR_TOO_LARGE, ERR_RANGE for a text
- * that is not UTF-8.  On failure part 0 is unchanged. */
+ * their checksums.  frames_init(), then frames_add(f, 0) for the header's
+ * place, then the payloads, then this.  -ENOMEM, ERR_TOO_LARGE, ERR_RANGE for a
+ * text that is not UTF-8.  On failure part 0 is unchanged. */
 int message_seal(frames *f, const message *m);
 
 /* Check and unpack.  *m borrows from `a` (until the next call with it) and, for

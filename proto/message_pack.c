@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 #include "engine/err.h"
 #include "engine/util.h"
 #include "proto/message_wire.h"
@@ -342,7 +341,7 @@ static void fill_header(draft *d, frames *f, const message *m) {
             d->rc = ERR_TOO_LARGE;
             return;
         }
-        d->checksums[i - 1] = XXH3_64bits(frames_data(f, i), part_bytes);
+        d->checksums[i - 1] = wire_checksum(frames_data(f, i), part_bytes);
     }
 
     /* The members of the union are pointers to structs that start alike. */
@@ -363,7 +362,7 @@ static int write_header(frames *f, const Roster__Header *h) {
     }
     uint8_t *out = zmq_msg_data(&part);
     roster__header__pack(h, out);
-    uint64_t sum = XXH3_64bits(out, packed);
+    uint64_t sum = wire_checksum(out, packed);
     out[packed] = WIRE_TRAILER_TAG;
     for (size_t i = 0; i < 8; i++) {
         out[packed + 1 + i] = (uint8_t)(sum >> 8 * i);

@@ -5,7 +5,6 @@
  * payloads' checksums, then the body by its kind's row in a table. */
 #include <math.h>
 #include <string.h>
-#include <xxhash.h>
 #include "engine/act.h"
 #include "engine/err.h"
 #include "engine/util.h"
@@ -538,7 +537,7 @@ static int check_trailer(const opening *o) {
     for (size_t i = 0; i < 8; i++) {
         sum |= (uint64_t)header[covered + 1 + i] << 8 * i;
     }
-    if (sum != XXH3_64bits(header, covered)) {
+    if (sum != wire_checksum(header, covered)) {
         return REFUSE(o, ERR_CHECKSUM, "the header's checksum does not match");
     }
     return 0;
@@ -580,7 +579,7 @@ static int check_payloads(const opening *o, const Roster__Header *h) {
                       f->count - 1, h->n_checksums);
     }
     for (size_t i = 1; i < f->count; i++) {
-        uint64_t sum = XXH3_64bits(frames_data(f, i), frames_bytes(f, i));
+        uint64_t sum = wire_checksum(frames_data(f, i), frames_bytes(f, i));
         if (sum == h->checksums[i - 1]) continue;
         return REFUSE(o, ERR_CHECKSUM,
                       "the checksum of payload %zu does not match", i);

@@ -19,6 +19,11 @@ _Static_assert(WIRE_BODY_FIRST + (int)MESSAGE_STATUS - (int)MESSAGE_HELLO ==
 #define WIRE_TRAILER_TAG 0x79 /* field 15, 64 bits */
 #define WIRE_TRAILER_BYTES 9
 
+/* ---- message.c ---- */
+
+/* XXH3-64, by the widest vectors that the CPU has. */
+uint64_t wire_checksum(const void *data, size_t bytes);
+
 /* ---- message_scan.c ---- */
 
 /* What can be told of a header without unpacking it. */

@@ -445,11 +445,12 @@ class Usage(RackTest):
     """Wrong usage is exit status 2, and the sentence names the option."""
 
     def check(self, program, *arguments, words=()):
-        started = self.rack.start(program, *arguments, name="usage")
-        started.expects = None
-        result = started.result()
-        self.assert_fails(result, *words, status=2)
-        self.assertEqual("", result.text)
+        with self.subTest(" ".join((program,) + arguments)):
+            started = self.rack.start(program, *arguments, name="usage")
+            started.expects = None
+            result = started.result()
+            self.assert_fails(result, *words, status=2)
+            self.assertEqual("", result.text)
 
     def test_options_that_nobody_knows(self):
         for program in ("roster-coordinator", "roster-expert-node"):
@@ -474,8 +475,10 @@ class Usage(RackTest):
                 (coordinator, "--max-running", "0"),
                 (coordinator, "--node", "127.0.0.1"),
                 (coordinator, "--local-memory", "much")):
+            # The sentence quotes the value or names the option.
+            word = value if option in ("--listen", "--node") else option
             self.check(program, rack.STORIES, option, value,
-                       words=[option.lstrip("-")])
+                       words=[word.lstrip("-")])
         self.check(node, rack.STORIES, "--share", "0/2", "--experts", "*:0")
         self.check("roster", "generate", PROMPT, "--endpoint",
                    "tcp://127.0.0.1:1", "--model", rack.STORIES)

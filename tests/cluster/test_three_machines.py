@@ -51,7 +51,7 @@ def marked(mark):
 def commands(text):
     """Lines that start a daemon or ask it, without the prompt or folder."""
     text = text.replace("\\\n", " ")
-    found = re.findall(r"^\S*\$ (?:build/)?(roster.*)$", text, re.M)
+    found = re.findall(r"^ *\S*\$ (?:build/)?(roster.*)$", text, re.M)
     return [" ".join(line.split()) for line in found]
 
 

@@ -1,16 +1,18 @@
-/* sim.h - a whole cluster in one thread, over a seeded clock, network and faults.
+/* sim.h - a whole cluster in one thread, over a seeded clock, network and
+ * faults.
  *
  *   test_sim.c    the properties, over many seeds
  *   sim_faults.c  what goes wrong, and when
  *   sim_cluster.c one run: clients, the turn of events, what must hold
  *   sim_coord.c   a coordinator: the real dispatch, membership and scheduler
+ *   sim_exchange.c  what it sends and receives
  *   sim_node.c    an expert node: the real job queue
  *   sim_model.c   a small model: pure functions
  *   sim_net.c     the clock, the queue of events, the network
  *
- * The decision code is the real one; around it stand thin shells that do what the
- * real shells do with sockets and threads.  Everything that happens follows from
- * the seed, so a failing seed can be replayed and read:
+ * The decision code is the real one; around it stand thin shells that do what
+ * the real shells do with sockets and threads.  Everything that happens follows
+ * from the seed, so a failing seed can be replayed and read:
  *     build/tests/sim/test_sim --seed N */
 #ifndef TESTS_SIM_SIM_H
 #define TESTS_SIM_SIM_H
@@ -107,14 +109,14 @@ typedef struct {
 } sim_message;
 
 typedef enum {
-    EVENT_MESSAGE,   /* arrives */
-    EVENT_LOOP,      /* a coordinator's membership */
-    EVENT_RACK,      /* ... its step thread hears of nodes */
-    EVENT_STEP,      /* ... begins a step, or a layer */
-    EVENT_WAKE,      /* ... was told by dispatch to look again */
-    EVENT_LOCAL,     /* ... computed experts itself */
-    EVENT_COMPUTED,  /* a node's merge */
-    EVENT_SUBMIT,    /* a client's request */
+    EVENT_MESSAGE,  /* arrives */
+    EVENT_LOOP,     /* a coordinator's membership */
+    EVENT_RACK,     /* ... its step thread hears of nodes */
+    EVENT_STEP,     /* ... begins a step, or a layer */
+    EVENT_WAKE,     /* ... was told by dispatch to look again */
+    EVENT_LOCAL,    /* ... computed experts itself */
+    EVENT_COMPUTED, /* a node's merge */
+    EVENT_SUBMIT,   /* a client's request */
     EVENT_CANCEL,
     EVENT_HOLD,
     EVENT_RELEASE,
@@ -125,9 +127,9 @@ typedef enum {
 typedef struct {
     uint64_t at_us, order;
     sim_event_kind kind;
-    int process;         /* -1: nobody's */
-    uint32_t life;       /* of that process; an earlier life's event is void */
-    uint64_t number;     /* which timer, request or fault */
+    int process;          /* -1: nobody's */
+    uint32_t life;        /* of that process; an earlier life's event is void */
+    uint64_t number;      /* which timer, request or fault */
     sim_message *message; /* owned */
 } sim_event;
 
@@ -191,9 +193,9 @@ typedef struct {
     size_t n_computing;
     uint64_t progress;
     uint32_t us_per_pair;
-    bool slow;        /* fifty times */
-    bool stuck;       /* its pool stands still, its loop answers */
-    int refuse;       /* every batch, with this code */
+    bool slow;  /* fifty times */
+    bool stuck; /* its pool stands still, its loop answers */
+    int refuse; /* every batch, with this code */
 } sim_node;
 
 /* Choose what it holds: its share, and now and then a share more. */
@@ -268,7 +270,7 @@ typedef struct {
     sim_message *inbox[SIM_INBOX]; /* while it computes */
     uint32_t n_inbox;
     uint64_t step_timer, wake_timer, loop_timer; /* the newest counts */
-    uint64_t commands[SIM_COMMANDS]; /* of clients: id * 4 + what */
+    uint64_t commands[SIM_COMMANDS];             /* of clients: id * 4 + what */
     uint32_t n_commands;
 
     /* our own account of what is owed to us */
@@ -276,7 +278,12 @@ typedef struct {
     uint32_t n_asked;
 } sim_coord;
 
-typedef enum { COMMAND_SUBMIT, COMMAND_CANCEL, COMMAND_HOLD, COMMAND_RELEASE } sim_command;
+typedef enum {
+    COMMAND_SUBMIT,
+    COMMAND_CANCEL,
+    COMMAND_HOLD,
+    COMMAND_RELEASE
+} sim_command;
 
 void sim_coord_start(sim *s, uint32_t coord);
 void sim_coord_stop(sim *s, uint32_t coord);
@@ -286,6 +293,20 @@ void sim_coord_command(sim *s, uint32_t coord, uint64_t request,
                        sim_command what);
 /* After everything: is nothing left behind? */
 void sim_coord_check_end(sim *s, uint32_t coord);
+
+/* ---- a coordinator's exchange (sim_exchange.c) ---- */
+
+/* Do what dispatch said. */
+void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a);
+void sim_exchange_begin_here(sim *s, uint32_t coord, const dispatch_action *a);
+void sim_exchange_end_here(sim *s, uint32_t coord);
+/* A node's rows or refusal. */
+void sim_exchange_answer(sim *s, uint32_t coord, const sim_message *m);
+/* What a node owed is lost with its connection; what is over is forgotten. */
+void sim_exchange_forget(sim_coord *c, uint32_t node);
+void sim_exchange_sweep(const sim *s, sim_coord *c);
+/* No node owes more than its credit, or less than dispatch believes. */
+void sim_exchange_check(sim *s, uint32_t coord);
 
 /* ---- faults (sim_faults.c) ---- */
 

@@ -8,10 +8,12 @@
 #include "engine/err.h"
 
 /* Without progress nothing may go on longer than this: the wait for admission,
- * the request's own timeout, the step it is in, and a process that stood still. */
+ * the request's own timeout, the step it is in, and a process that stood still.
+ */
 #define HANG_US                                                                \
     ((SIM_QUEUE_MS + SIM_TIMEOUT_MS) * 1000ull +                               \
      4ull * SIM_LAYERS * SIM_PATIENCE_US + 1000000)
+#define AT_ONCE_MOST 10000 /* events without time passing */
 #define SETTLE_US (4ull * SIM_PATIENCE_US)
 
 /* ---- processes ---- */
@@ -174,8 +176,8 @@ static void run_event(sim *s, sim_event *e) {
         const sim_process *p = &s->processes[e->process];
         /* A message finds whoever lives there now; other events die with the
          * process that they belong to. */
-        bool gone = !p->alive ||
-                    (e->kind != EVENT_MESSAGE && e->life != p->life);
+        bool gone =
+            !p->alive || (e->kind != EVENT_MESSAGE && e->life != p->life);
         if (gone) {
             free(e->message);
             return;
@@ -186,17 +188,26 @@ static void run_event(sim *s, sim_event *e) {
         }
     }
     switch (e->kind) {
-    case EVENT_MESSAGE: on_message(s, e); break;
+    case EVENT_MESSAGE:
+        on_message(s, e);
+        break;
     case EVENT_COMPUTED:
         sim_node_computed(s, (uint32_t)e->process - SIM_COORDINATORS);
         break;
     case EVENT_SUBMIT:
     case EVENT_CANCEL:
     case EVENT_HOLD:
-    case EVENT_RELEASE: on_client(s, e); break;
-    case EVENT_FAULT_BEGIN: sim_fault_begin(s, (uint32_t)e->number); break;
-    case EVENT_FAULT_END: sim_fault_end(s, (uint32_t)e->number); break;
-    default: sim_coord_event(s, (uint32_t)e->process, e);
+    case EVENT_RELEASE:
+        on_client(s, e);
+        break;
+    case EVENT_FAULT_BEGIN:
+        sim_fault_begin(s, (uint32_t)e->number);
+        break;
+    case EVENT_FAULT_END:
+        sim_fault_end(s, (uint32_t)e->number);
+        break;
+    default:
+        sim_coord_event(s, (uint32_t)e->process, e);
     }
 }
 
@@ -224,7 +235,8 @@ static void check_end(sim *s) {
                      s->requests[i].outcomes);
         }
     }
-    for (uint32_t i = 0; i < SIM_COORDINATORS; i++) sim_coord_check_end(s, i);
+    for (uint32_t i = 0; i < SIM_COORDINATORS; i++)
+        sim_coord_check_end(s, i);
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         if (job_queue_waiting(s->nodes[i].queue) != 0 ||
             job_queue_reply_bytes(s->nodes[i].queue) != 0) {
@@ -234,12 +246,16 @@ static void check_end(sim *s) {
 }
 
 static void run_events(sim *s) {
-    uint64_t settle_us = UINT64_MAX, look_us = 0;
+    uint64_t settle_us = UINT64_MAX, look_us = 0, last_us = 0;
+    uint32_t at_once = 0;
     sim_event e;
 
     while (s->result->ok && sim_next_event(s, &e)) {
         s->result->events++;
         run_event(s, &e);
+        at_once = s->now_us == last_us ? at_once + 1 : 0;
+        last_us = s->now_us;
+        if (at_once > AT_ONCE_MOST) sim_fail(s, "time stands still");
         if (s->now_us < look_us) continue;
         look_us = s->now_us + 10000;
         check_hang(s);
@@ -262,9 +278,11 @@ static void set_up(sim *s) {
             s->paths[c][i].double_percent = 1;
         }
     }
-    for (uint32_t i = 0; i < SIM_COORDINATORS + s->n_nodes; i++) start(s, i);
+    for (uint32_t i = 0; i < SIM_COORDINATORS + s->n_nodes; i++)
+        start(s, i);
     s->n_requests = 12 + (uint32_t)sim_below(s, SIM_REQUESTS - 11);
-    for (uint32_t i = 0; i < s->n_requests; i++) make_request(s, i);
+    for (uint32_t i = 0; i < s->n_requests; i++)
+        make_request(s, i);
 }
 
 static void tear_down(sim *s) {

@@ -5,8 +5,8 @@
  *   own file        one copy, but the coordinator can compute everything
  *   alone           one copy and nobody else
  *   anything        two copies, several troubles at once, coordinators too
- * In the first two no request may fail; in all, no request may hang, end twice or
- * get a wrong token. */
+ * In the first two no request may fail; in all, no request may hang, end twice
+ * or get a wrong token. */
 #include "tests/sim/sim.h"
 
 #include "engine/err.h"
@@ -59,8 +59,8 @@ void sim_faults_choose(sim *s) {
         if (long_ones && sim_chance(s, 10)) f->length_us += 5000000;
         uint64_t end_us = at_us + f->length_us;
         if (end_us > s->faults_end_us) s->faults_end_us = end_us;
-        at_us = one_at_a_time ? end_us + RECOVERY_US
-                              : at_us + sim_below(s, 200000);
+        at_us =
+            one_at_a_time ? end_us + RECOVERY_US : at_us + sim_below(s, 200000);
         sim_after(s, f->begin_us, EVENT_FAULT_BEGIN, -1, i);
         sim_after(s, f->begin_us + f->length_us, EVENT_FAULT_END, -1, i);
     }
@@ -78,13 +78,27 @@ void sim_fault_begin(sim *s, uint32_t fault) {
               sim_fault_name(f->kind), f->node, f->coordinator,
               (unsigned long long)f->length_us);
     switch (f->kind) {
-    case FAULT_KILL: sim_kill(s, process); break;
-    case FAULT_FREEZE: sim_freeze(s, process); break;
-    case FAULT_SLOW: node->slow = true; break;
-    case FAULT_STUCK: node->stuck = true; break;
-    case FAULT_REFUSE: node->refuse = ERR_INTERNAL; break;
-    case FAULT_OVERLOAD: node->refuse = ERR_OVERLOADED; break;
-    case FAULT_CUT: path->cut = true; break;
+    case FAULT_KILL:
+        sim_kill(s, process);
+        break;
+    case FAULT_FREEZE:
+        sim_freeze(s, process);
+        break;
+    case FAULT_SLOW:
+        node->slow = true;
+        break;
+    case FAULT_STUCK:
+        node->stuck = true;
+        break;
+    case FAULT_REFUSE:
+        node->refuse = ERR_INTERNAL;
+        break;
+    case FAULT_OVERLOAD:
+        node->refuse = ERR_OVERLOADED;
+        break;
+    case FAULT_CUT:
+        path->cut = true;
+        break;
     case FAULT_LOSE:
         path->lose_percent = 20;
         path->double_percent = 30;
@@ -93,9 +107,14 @@ void sim_fault_begin(sim *s, uint32_t fault) {
         path->delay_us = 5000;
         path->jitter_us = 20000;
         break;
-    case FAULT_COORDINATOR_FREEZE: sim_freeze(s, f->coordinator); break;
-    case FAULT_COORDINATOR_KILL: sim_kill(s, f->coordinator); break;
-    case FAULT_KINDS: break;
+    case FAULT_COORDINATOR_FREEZE:
+        sim_freeze(s, f->coordinator);
+        break;
+    case FAULT_COORDINATOR_KILL:
+        sim_kill(s, f->coordinator);
+        break;
+    case FAULT_KINDS:
+        break;
     }
 }
 
@@ -107,17 +126,34 @@ void sim_fault_end(sim *s, uint32_t fault) {
 
     sim_trace(s, "fault %s ends", sim_fault_name(f->kind));
     switch (f->kind) {
-    case FAULT_KILL: sim_revive(s, process); break;
-    case FAULT_FREEZE: sim_thaw(s, process); break;
-    case FAULT_SLOW: node->slow = false; break;
-    case FAULT_STUCK: sim_node_unstick(s, f->node); break;
+    case FAULT_KILL:
+        sim_revive(s, process);
+        break;
+    case FAULT_FREEZE:
+        sim_thaw(s, process);
+        break;
+    case FAULT_SLOW:
+        node->slow = false;
+        break;
+    case FAULT_STUCK:
+        sim_node_unstick(s, f->node);
+        break;
     case FAULT_REFUSE:
-    case FAULT_OVERLOAD: node->refuse = 0; break;
+    case FAULT_OVERLOAD:
+        node->refuse = 0;
+        break;
     case FAULT_CUT:
     case FAULT_LOSE:
-    case FAULT_DELAY: *path = (sim_path){.double_percent = 1}; break;
-    case FAULT_COORDINATOR_FREEZE: sim_thaw(s, f->coordinator); break;
-    case FAULT_COORDINATOR_KILL: sim_revive(s, f->coordinator); break;
-    case FAULT_KINDS: break;
+    case FAULT_DELAY:
+        *path = (sim_path){.double_percent = 1};
+        break;
+    case FAULT_COORDINATOR_FREEZE:
+        sim_thaw(s, f->coordinator);
+        break;
+    case FAULT_COORDINATOR_KILL:
+        sim_revive(s, f->coordinator);
+        break;
+    case FAULT_KINDS:
+        break;
     }
 }

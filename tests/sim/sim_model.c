@@ -1,6 +1,6 @@
 /* sim_model.c - a model of four floats a token: just large enough that a wrong
- * expert, a lost or doubled row, another order of additions or a wrong cache entry
- * changes the tokens. */
+ * expert, a lost or doubled row, another order of additions or a wrong cache
+ * entry changes the tokens. */
 #include "tests/sim/sim.h"
 
 #include <string.h>

@@ -43,7 +43,8 @@ void sim_trace(sim *s, const char *fmt, ...) {
         hash = (hash ^ (uint8_t)*p) * 0x100000001B3u;
     }
     s->result->hash = hash;
-    if (s->options.trace) printf("%10.3f ms  %s\n", (double)s->now_us / 1000, line);
+    if (s->options.trace)
+        printf("%10.3f ms  %s\n", (double)s->now_us / 1000, line);
 }
 
 void sim_fail(sim *s, const char *fmt, ...) {
@@ -137,8 +138,10 @@ void sim_release_held(sim *s, uint32_t process) {
 }
 
 void sim_drop_events(sim *s) {
-    for (uint32_t i = 0; i < s->n_events; i++) free(s->events[i].message);
-    for (uint32_t i = 0; i < s->n_held; i++) free(s->held[i].message);
+    for (uint32_t i = 0; i < s->n_events; i++)
+        free(s->events[i].message);
+    for (uint32_t i = 0; i < s->n_held; i++)
+        free(s->held[i].message);
     free(s->events);
     free(s->held);
 }

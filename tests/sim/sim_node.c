@@ -73,7 +73,8 @@ static void refuse(sim *s, uint32_t node, const sim_message *asked, int code) {
 
 static void drop_batch(sim_node *n, sim_batch *b) {
     sim_batch **at = &n->batches;
-    while (*at != b) at = &(*at)->next;
+    while (*at != b)
+        at = &(*at)->next;
     *at = b->next;
     free(b);
 }
@@ -202,6 +203,7 @@ void sim_node_message(sim *s, uint32_t node, const sim_message *m) {
         compute_next(s, node);
         break;
     }
-    default: sim_fail(s, "node %u got a message %d", node, (int)m->kind);
+    default:
+        sim_fail(s, "node %u got a message %d", node, (int)m->kind);
     }
 }

@@ -1,5 +1,5 @@
-/* test_sim.c - many seeds of a simulated cluster with faults; and proof that the
- * simulator notices mistakes, by making some.
+/* test_sim.c - many seeds of a simulated cluster with faults; and proof that
+ * the simulator notices mistakes, by making some.
  *
  *   SIM_SEEDS=N  how many seeds (1,000)
  *   --seed N     replay one seed and print what happens
@@ -38,7 +38,8 @@ static void add_up(sim_result *sum, const sim_result *r) {
 }
 
 static void print_sum(const sim_result *sum) {
-    printf("%u finished, %u failed (%u without a holder), %u cancelled; %llu hedges, %llu pairs taken "
+    printf("%u finished, %u failed (%u without a holder), %u cancelled; %llu "
+           "hedges, %llu pairs taken "
            "over, %llu here, %llu refusals, %llu late rows, %llu lost pairs; "
            "%llu events\n",
            sum->finished, sum->failed, sum->unavailable, sum->cancelled,

@@ -1,5 +1,5 @@
-/* dispatch_rig.h - a dispatch and a placement to play with, for the two tests of
- * dispatch.  A row is 100 bytes, a piece 4 rows, the credit 10 rows. */
+/* dispatch_rig.h - a dispatch and a placement to play with, for the two tests
+ * of dispatch.  A row is 100 bytes, a piece 4 rows, the credit 10 rows. */
 #ifndef TESTS_UNIT_DISPATCH_RIG_H
 #define TESTS_UNIT_DISPATCH_RIG_H
 
@@ -43,7 +43,8 @@ static inline dispatch_config rig_config(void) {
     };
 }
 
-/* `held` says what each node holds ("*:0-3"), NULL after the last; all are up. */
+/* `held` says what each node holds ("*:0-3"), NULL after the last; all are up.
+ */
 static inline rig rig_open(const dispatch_config *c, const char *const *held) {
     rig r = {.now = 1000000};
     holdings sets[RIG_NODES];
@@ -55,9 +56,8 @@ static inline rig rig_open(const dispatch_config *c, const char *const *held) {
         assert_int_equal(holdings_add_spec(&sets[n], held[n], NULL, 0), 0);
         nodes[n] = &sets[n];
     }
-    assert_int_equal(placement_new(&r.where, 1, RIG_LAYERS, RIG_EXPERTS, nodes,
-                                   n),
-                     0);
+    assert_int_equal(
+        placement_new(&r.where, 1, RIG_LAYERS, RIG_EXPERTS, nodes, n), 0);
     assert_int_equal(dispatch_new(&r.d, c), 0);
     for (uint32_t i = 0; i < n; i++) {
         dispatch_node_up(r.d, i);
@@ -93,7 +93,8 @@ static inline void rig_begin(rig *r, const uint32_t *experts, uint32_t n) {
 }
 static inline void rig_begin_same(rig *r, uint32_t expert, uint32_t n) {
     uint32_t experts[RIG_PAIRS];
-    for (uint32_t i = 0; i < n; i++) experts[i] = expert;
+    for (uint32_t i = 0; i < n; i++)
+        experts[i] = expert;
     rig_begin(r, experts, n);
 }
 
@@ -135,7 +136,8 @@ static inline uint32_t rig_rows(rig *r, uint32_t node, uint64_t id) {
         assert_int_equal(n, 0);
         return 0;
     }
-    for (uint32_t i = 0; i < n; i++) wanted += r->take[i];
+    for (uint32_t i = 0; i < n; i++)
+        wanted += r->take[i];
     return wanted;
 }
 

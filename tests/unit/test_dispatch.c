@@ -91,9 +91,11 @@ static void run_layer(rig *r, const uint32_t *experts, uint32_t n) {
         if (r->a.node == 1) fast[n_fast++] = r->a.request_id;
     }
     r->now += 200;
-    for (uint32_t i = 0; i < n_fast; i++) rig_rows(r, 1, fast[i]);
+    for (uint32_t i = 0; i < n_fast; i++)
+        rig_rows(r, 1, fast[i]);
     r->now += 4800;
-    for (uint32_t i = 0; i < n_slow; i++) rig_rows(r, 0, slow[i]);
+    for (uint32_t i = 0; i < n_slow; i++)
+        rig_rows(r, 0, slow[i]);
     rig_expect(r, DISPATCH_DONE);
 }
 
@@ -102,7 +104,8 @@ static void learns_which_node_is_faster(void **state) {
     const uint32_t experts[] = {1, 2, 3, 4};
     (void)state;
 
-    for (int i = 0; i < 30; i++) run_layer(&r, experts, 4);
+    for (int i = 0; i < 30; i++)
+        run_layer(&r, experts, 4);
     assert_true(rig_node(&r, 0).pairs < rig_node(&r, 1).pairs);
     assert_true(rig_node(&r, 1).latency_us < 1000);
     rig_begin(&r, experts, 1);
@@ -115,7 +118,8 @@ static void tries_a_slow_node_again_after_a_while(void **state) {
     const uint32_t experts[] = {1, 2, 3, 4};
     (void)state;
 
-    for (int i = 0; i < 30; i++) run_layer(&r, experts, 4);
+    for (int i = 0; i < 30; i++)
+        run_layer(&r, experts, 4);
     r.now += 20000000;
     rig_begin(&r, experts, 1);
     rig_send(&r, 0, 1);
@@ -203,12 +207,12 @@ static void refuses_more_pairs_than_agreed(void **state) {
     uint32_t experts[RIG_PAIRS + 1] = {0};
     (void)state;
 
-    assert_int_equal(dispatch_begin(r.d, r.now, 0, experts, RIG_PAIRS + 1, 1,
-                                    r.where),
-                     ERR_RANGE);
-    assert_int_equal(dispatch_begin(r.d, r.now, 0, experts, UINT32_MAX,
-                                    UINT32_MAX, r.where),
-                     ERR_RANGE);
+    assert_int_equal(
+        dispatch_begin(r.d, r.now, 0, experts, RIG_PAIRS + 1, 1, r.where),
+        ERR_RANGE);
+    assert_int_equal(
+        dispatch_begin(r.d, r.now, 0, experts, UINT32_MAX, UINT32_MAX, r.where),
+        ERR_RANGE);
     rig_close(&r);
 }
 
@@ -349,9 +353,9 @@ static void wants_nothing_of_a_forged_answer(void **state) {
     uint64_t id = rig_send(&r, 0, 1);
     const uint64_t forged[] = {0, id + 1, id - 1, id * 7919, UINT64_MAX};
     for (int i = 0; i < 5; i++) {
-        assert_int_equal(dispatch_rows(r.d, r.now, 0, forged[i], &pairs, &n,
-                                       r.take),
-                         ERR_NOT_HERE);
+        assert_int_equal(
+            dispatch_rows(r.d, r.now, 0, forged[i], &pairs, &n, r.take),
+            ERR_NOT_HERE);
         assert_int_equal(dispatch_expected(r.d, 0, forged[i], &layer, &n),
                          ERR_NOT_HERE);
         dispatch_refused(r.d, r.now, 0, forged[i], ERR_INTERNAL);

@@ -1,6 +1,6 @@
-/* test_dispatch_faults.c - what dispatch does when an answer does not come: late
- * nodes, replicas, the coordinator's own file, refusals, nodes that go down and
- * come up, and giving up. */
+/* test_dispatch_faults.c - what dispatch does when an answer does not come:
+ * late nodes, replicas, the coordinator's own file, refusals, nodes that go
+ * down and come up, and giving up. */
 #include "tests/unit/dispatch_rig.h"
 
 /* ---- late ---- */
@@ -293,6 +293,24 @@ static void counts_an_earlier_layers_request_against_the_credit(void **state) {
     rig_close(&r);
 }
 
+static void lets_a_layer_be_left_unfinished(void **state) {
+    rig r = rig_of(HELD("*:*", "*:*"));
+    (void)state;
+
+    rig_begin_same(&r, 0, 6);
+    uint64_t a = rig_send(&r, 0, 4);
+    uint64_t b = rig_send(&r, 0, 2);
+    rig_begin(&r, NULL, 0);
+    rig_expect(&r, DISPATCH_DONE);
+    placement_unref(r.where);
+    r.where = NULL;
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 6 * RIG_ROW);
+    assert_int_equal(rig_rows(&r, 0, a), 0);
+    dispatch_refused(r.d, r.now, 0, b, ERR_INTERNAL);
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 0);
+    rig_close(&r);
+}
+
 static void forgets_a_request_that_is_long_over(void **state) {
     rig r = rig_of(HELD("*:*", "*:*"));
     (void)state;
@@ -306,8 +324,7 @@ static void forgets_a_request_that_is_long_over(void **state) {
     rig_expect(&r, DISPATCH_DONE);
     assert_int_equal(rig_node(&r, 0).outstanding_bytes, 0);
     uint32_t layer, n;
-    assert_int_equal(dispatch_expected(r.d, 0, lost, &layer, &n),
-                     ERR_NOT_HERE);
+    assert_int_equal(dispatch_expected(r.d, 0, lost, &layer, &n), ERR_NOT_HERE);
     rig_close(&r);
 }
 
@@ -344,7 +361,8 @@ static void survives_a_table_full_of_stale_requests(void **state) {
     for (int layer = 0; layer < 10; layer++) {
         uint32_t sent = 0;
         rig_begin_same(&r, 0, RIG_PAIRS);
-        while (rig_pass_time(&r) == DISPATCH_SEND) sent++;
+        while (rig_pass_time(&r) == DISPATCH_SEND)
+            sent++;
         assert_int_equal(r.a.kind, DISPATCH_DONE);
         assert_true(sent >= RIG_PAIRS);
     }
@@ -573,13 +591,14 @@ static void asks_a_restarted_node_again_in_the_same_layer(void **state) {
     rig_begin(&r, experts, 2);
     rig_send(&r, 0, 1);
     rig_send(&r, 1, 1);
-    dispatch_node_up(r.d, 0); /* a new process: its predecessor's work is lost */
+    dispatch_node_up(r.d,
+                     0); /* a new process: its predecessor's work is lost */
     rig_send(&r, 0, 1);
     rig_close(&r);
 }
 
-static void uses_a_restarted_node_for_what_its_predecessor_refused(
-    void **state) {
+static void
+uses_a_restarted_node_for_what_its_predecessor_refused(void **state) {
     rig r = rig_of(HELD("*:*", "*:1"));
     const uint32_t experts[] = {0, 1};
     (void)state;
@@ -629,6 +648,7 @@ int main(void) {
         cmocka_unit_test(gives_up_what_waits_for_credit_of_a_dead_node),
         cmocka_unit_test(moves_what_waits_for_credit_of_a_late_node),
         cmocka_unit_test(counts_an_earlier_layers_request_against_the_credit),
+        cmocka_unit_test(lets_a_layer_be_left_unfinished),
         cmocka_unit_test(forgets_a_request_that_is_long_over),
         cmocka_unit_test(passes_over_a_node_whose_credit_is_lost),
         cmocka_unit_test(survives_a_table_full_of_stale_requests),

@@ -112,9 +112,9 @@ static void refuses_more_nodes_than_the_limit(void **state) {
     placement *p;
     (void)state;
 
-    assert_int_equal(placement_new(&p, 1, LAYERS, EXPERTS, nodes,
-                                   PLACEMENT_MAX_NODES + 1),
-                     ERR_RANGE);
+    assert_int_equal(
+        placement_new(&p, 1, LAYERS, EXPERTS, nodes, PLACEMENT_MAX_NODES + 1),
+        ERR_RANGE);
     assert_int_equal(placement_new(&p, 1, HOLDINGS_MAX_LAYERS + 1, 1, nodes, 0),
                      ERR_RANGE);
     assert_null(p);
@@ -134,11 +134,12 @@ static void lives_until_the_last_reference_is_dropped(void **state) {
     assert_int_equal(placement_new(&p, 9, LAYERS, EXPERTS, nodes, 1), 0);
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, drop_reference,
-                                        placement_ref(p)),
-                         0);
+        assert_int_equal(
+            pthread_create(&threads[i], NULL, drop_reference, placement_ref(p)),
+            0);
     }
-    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
     assert_int_equal(placement_epoch(p), 9);
     placement_unref(p);
     placement_unref(NULL);
