@@ -240,4 +240,5 @@ void server_take_events(server *s) {
         step_event_free(e);
         e = next;
     }
+    step_events_done(s->config.steps);
 }

@@ -1,8 +1,8 @@
 /* exchange.c - see exchange.h.
  *
- * One layer: begin, then do what the machine says until it is done.  Replies are
- * kept as they arrived until the layer's sums are made, so a row is copied only
- * into the request that carries it. */
+ * One layer: begin, then do what the machine says until it is done.  Replies
+ * are kept as they arrived until the layer's sums are made, so a row is copied
+ * only into the request that carries it. */
 #include "coordinator/exchange.h"
 
 #include <assert.h>
@@ -19,9 +19,9 @@
 #include "engine/util.h"
 
 #define ARENA_BYTES ((size_t)8 << 20)
-#define POLL_MAX_MS 10    /* look around at least that often */
-#define SPIN_US 30        /* before a wait sleeps */
-#define RECEIVE_MAX 256   /* messages of one node before others get a turn */
+#define POLL_MAX_MS 10  /* look around at least that often */
+#define SPIN_US 30      /* before a wait sleeps */
+#define RECEIVE_MAX 256 /* messages of one node before others get a turn */
 
 typedef struct {
     struct link *data; /* NULL: not connected */
@@ -238,8 +238,7 @@ static void take_rack(exchange *x) {
 
 /* Pairs are grouped by expert; write the groups and each row's place among the
  * rows that this request carries.  Returns the number of distinct rows. */
-static uint32_t list_pairs(exchange *x, const dispatch_action *a,
-                           message *m) {
+static uint32_t list_pairs(exchange *x, const dispatch_action *a, message *m) {
     const exchange_layer *l = x->layer;
     uint32_t n_groups = 0, n_rows = 0;
     for (uint32_t i = 0; i < a->n_pairs; i++) {
@@ -361,8 +360,8 @@ static int reserve_reply(exchange *x) {
 /* Is this reply the answer to what was asked? */
 static int check_rows(exchange *x, uint32_t node, const message *m) {
     uint32_t layer, n_pairs;
-    int rc = dispatch_expected(x->machine, node, m->request_id, &layer,
-                               &n_pairs);
+    int rc =
+        dispatch_expected(x->machine, node, m->request_id, &layer, &n_pairs);
     if (rc < 0) return rc;
     if (m->rows.layer != layer || m->rows.n_pairs != n_pairs ||
         m->rows.width != x->config.model->n_embd || m->rows.form != ACT_F32) {
@@ -462,8 +461,8 @@ static size_t fill_polls(const exchange *x, struct pollfd *polls) {
     uint32_t nodes = x->now != NULL ? rack_n_nodes(x->now) : 0;
     for (uint32_t i = 0; i < nodes; i++) {
         if (!x->peers[i].up) continue;
-        polls[n++] = (struct pollfd){.fd = link_fd(x->peers[i].data),
-                                     .events = POLLIN};
+        polls[n++] =
+            (struct pollfd){.fd = link_fd(x->peers[i].data), .events = POLLIN};
     }
     return n;
 }
@@ -562,7 +561,8 @@ int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
     x->outputs = outputs;
     memset(outputs, 0, (size_t)l->n_rows * l->k * sizeof(outputs[0]));
 
-    rack *during = rack_ref(x->now); /* its placement is on loan to the machine */
+    rack *during =
+        rack_ref(x->now); /* its placement is on loan to the machine */
     int rc = run_layer(x, rack_placement(during));
     rack_unref(during);
     publish_stats(x);

@@ -2,8 +2,8 @@
  * outputs: the shell around the dispatch machine.
  *
  * It owns the data links to the nodes and belongs to the step thread; the loop
- * thread only posts racks.  A layer's outputs are borrowed from the replies, not
- * copied. */
+ * thread only posts racks.  A layer's outputs are borrowed from the replies,
+ * not copied. */
 #ifndef COORDINATOR_EXCHANGE_H
 #define COORDINATOR_EXCHANGE_H
 
@@ -56,13 +56,14 @@ typedef struct {
  * each pair of a row that is not lost, valid until the next call, and lost[row]
  * says which rows have a pair that nobody could compute.  Returns how many rows
  * were lost, or a negative code that concerns the whole step. */
-int exchange_run(exchange *x, const exchange_layer *l,
-                 const float **outputs, bool *lost);
+int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
+                 bool *lost);
 
 /* Between steps: take in racks and late replies, so that nothing piles up. */
 void exchange_idle(exchange *x);
 
-/* Descriptors to poll for between steps, up to `capacity`; returns the number. */
+/* Descriptors to poll for between steps, up to `capacity`; returns the number.
+ */
 size_t exchange_fds(const exchange *x, int *fds, size_t capacity);
 
 /* Does a posted rack wait to be taken in?  Any thread. */

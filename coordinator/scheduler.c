@@ -1,8 +1,8 @@
 /* scheduler.c - see scheduler.h.
  *
  * Requests stand in one array in order of arrival; a step walks it.  With at
- * most a few thousand requests that is cheaper than any clever list, and it keeps
- * the rules readable: who is first in the array is first. */
+ * most a few thousand requests that is cheaper than any clever list, and it
+ * keeps the rules readable: who is first in the array is first. */
 #include "coordinator/scheduler.h"
 
 #include <assert.h>
@@ -20,13 +20,13 @@ typedef enum { STATE_QUEUED, STATE_RUNNING, STATE_PARKED } request_state;
 typedef struct {
     scheduler_request r;
     request_state state;
-    bool held;       /* its client does not take its output */
-    bool planned;    /* in the plan that is being computed */
-    bool seen;       /* was in a plan before */
-    uint32_t done;   /* tokens in the cache */
-    uint32_t made;   /* tokens generated */
-    uint32_t step;   /* tokens of the current plan */
-    uint32_t pages;  /* reserved while running */
+    bool held;         /* its client does not take its output */
+    bool planned;      /* in the plan that is being computed */
+    bool seen;         /* was in a plan before */
+    uint32_t done;     /* tokens in the cache */
+    uint32_t made;     /* tokens generated */
+    uint32_t step;     /* tokens of the current plan */
+    uint32_t pages;    /* reserved while running */
     uint64_t since_ms; /* last progress, or arrival */
     uint64_t retry_ms; /* parked until then */
     uint32_t park_ms;

@@ -6,13 +6,13 @@
  *               v  | (a needed expert has no holder: tried again)
  *              parked
  *
- * A request is admitted when its whole KV cache fits, so that a running one never
- * runs out.  A step takes one token of every decoding sequence, then chunks of
- * prompts, under a token budget: half of what is left is shared by all prompts,
- * so that a short one is not stuck behind long ones, the rest goes in order of
- * arrival.  A request that makes no progress for its timeout, queued or running,
- * expires with the code of what it waited for.  Events and the time go in, plans
- * come out. */
+ * A request is admitted when its whole KV cache fits, so that a running one
+ * never runs out.  A step takes one token of every decoding sequence, then
+ * chunks of prompts, under a token budget: half of what is left is shared by
+ * all prompts, so that a short one is not stuck behind long ones, the rest goes
+ * in order of arrival.  A request that makes no progress for its timeout,
+ * queued or running, expires with the code of what it waited for.  Events and
+ * the time go in, plans come out. */
 #ifndef COORDINATOR_SCHEDULER_H
 #define COORDINATOR_SCHEDULER_H
 
@@ -21,13 +21,14 @@
 #include <stdint.h>
 
 typedef struct {
-    uint32_t max_running; /* sequences in batch steps */
-    uint32_t max_queued;  /* waiting beyond those: then ERR_OVERLOADED */
+    uint32_t max_running;  /* sequences in batch steps */
+    uint32_t max_queued;   /* waiting beyond those: then ERR_OVERLOADED */
     uint32_t batch_tokens; /* of one step; at least max_running */
-    uint32_t page_tokens; /* positions in a KV page */
-    uint32_t n_pages;     /* of the KV cache */
-    uint32_t max_context; /* positions of one sequence */
-    uint32_t queue_timeout_ms; /* longest wait for admission; 0: the request's */
+    uint32_t page_tokens;  /* positions in a KV page */
+    uint32_t n_pages;      /* of the KV cache */
+    uint32_t max_context;  /* positions of one sequence */
+    uint32_t
+        queue_timeout_ms; /* longest wait for admission; 0: the request's */
 } scheduler_limits;
 
 typedef struct {
@@ -43,17 +44,17 @@ int scheduler_new(scheduler **out, const scheduler_limits *limits);
 void scheduler_free(scheduler *s);
 
 /* ERR_OVERLOADED: the queue is full.  ERR_CONTEXT: it can never fit. */
-int scheduler_submit(scheduler *s, uint64_t now_ms,
-                     const scheduler_request *r);
-/* It is forgotten at once, whatever its state. ERR_NOT_HERE: no such request. */
+int scheduler_submit(scheduler *s, uint64_t now_ms, const scheduler_request *r);
+/* It is forgotten at once, whatever its state. ERR_NOT_HERE: no such request.
+ */
 int scheduler_cancel(scheduler *s, uint64_t id);
 
 typedef struct {
     uint64_t id;
-    uint32_t first;    /* position of the first token */
+    uint32_t first; /* position of the first token */
     uint32_t n_tokens;
     bool last_of_prompt; /* after these the prompt is complete, or decoding */
-    bool admitted;     /* first time that it appears in a plan */
+    bool admitted;       /* first time that it appears in a plan */
     uint64_t expires_ms; /* unless it makes progress; UINT64_MAX: never */
 } scheduler_item;
 
@@ -77,7 +78,8 @@ void scheduler_hold(scheduler *s, uint64_t id, bool held);
 /* Parked requests may be tried at once: a node came up. */
 void scheduler_wake(scheduler *s);
 
-/* A request that ran out of time: it is forgotten, *code is why.  false: none. */
+/* A request that ran out of time: it is forgotten, *code is why.  false: none.
+ */
 bool scheduler_expired(scheduler *s, uint64_t now_ms, uint64_t *id, int *code);
 
 /* When plan() or expired() may have something new without an event;

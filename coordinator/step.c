@@ -1,8 +1,8 @@
 /* step.c - see step.h.
  *
  * One turn: take wishes, expire what ran out of time, plan, compute, sample,
- * tell.  A step that could not be computed for a sequence changes nothing of it:
- * its tokens are fed again later, and give the same bits. */
+ * tell.  A step that could not be computed for a sequence changes nothing of
+ * it: its tokens are fed again later, and give the same bits. */
 #include "coordinator/step.h"
 
 #include <assert.h>
@@ -13,9 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-#include "coordinator/sequence.h"
+#include "coordinator/mailbox.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -23,29 +21,14 @@
 #define MAX_FDS 1100
 #define IDLE_MS 200 /* look around at least that often */
 
-/* What the loop wants of a request: from its submit until its sequence is
- * dropped.  There are as many as requests, so no wish finds a queue full. */
-typedef struct {
-    uint64_t id;
-    sequence *seq; /* until the step thread has taken it */
-    bool held, cancelled;
-    bool news; /* the step thread has not seen it like this */
-} ticket;
-
 struct step {
     step_config config;
     pthread_t thread;
     bool started;
     atomic_bool stopping;
-    int wake_fd;
+    mailbox *mail;
 
-    pthread_mutex_t lock; /* guards what follows, up to `stats` */
-    ticket *tickets; /* [capacity], in order of arrival */
-    uint32_t n_tickets;
-    bool nodes_changed;
-    step_event *first_event, **last_event;
-    uint32_t n_events, n_events_out; /* of these, handed to the loop */
-    size_t event_bytes, event_bytes_out;
+    pthread_mutex_t lock; /* guards `stats` */
     step_stats stats;
 
     /* the thread's own */
@@ -54,11 +37,11 @@ struct step {
     sampler *sampler;
     sequence **sequences; /* [capacity], NULL: free */
     uint32_t capacity;
-    scheduler_item *items;  /* [max_running] */
-    forward_item *passes;   /* [max_running] */
-    sequence **planned;     /* [max_running] */
-    uint32_t n_planned;     /* in the pass that is being computed */
-    step_stats counted;     /* published after each turn */
+    scheduler_item *items; /* [max_running] */
+    forward_item *passes;  /* [max_running] */
+    sequence **planned;    /* [max_running] */
+    uint32_t n_planned;    /* in the pass that is being computed */
+    step_stats counted;    /* published after each turn */
     int fds[MAX_FDS];
     struct pollfd polls[MAX_FDS + 1];
 };
@@ -70,22 +53,18 @@ int step_new(step **out, const step_config *c) {
     step *s = calloc(1, sizeof(*s));
     if (s == NULL) return -ENOMEM;
     s->config = *c;
-    s->last_event = &s->first_event;
     s->capacity = c->limits.max_running + c->limits.max_queued;
     pthread_mutex_init(&s->lock, NULL);
 
     int rc = scheduler_new(&s->plan, &c->limits);
     if (rc == 0) rc = sampler_new(&s->sampler, c->n_vocab);
-    s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (rc == 0 && s->wake_fd < 0) rc = -errno;
-    s->tickets = calloc(s->capacity, sizeof(*s->tickets));
+    if (rc == 0) rc = mailbox_new(&s->mail, s->capacity, c->kv);
     s->taken = calloc(s->capacity, sizeof(*s->taken));
     s->sequences = calloc(s->capacity, sizeof(*s->sequences));
     s->items = calloc(c->limits.max_running, sizeof(*s->items));
     s->passes = calloc(c->limits.max_running, sizeof(*s->passes));
     s->planned = calloc(c->limits.max_running, sizeof(*s->planned));
-    bool made = s->tickets != NULL && s->taken != NULL &&
-                s->sequences != NULL && s->items != NULL &&
+    bool made = s->taken != NULL && s->sequences != NULL && s->items != NULL &&
                 s->passes != NULL && s->planned != NULL;
     if (rc == 0 && !made) rc = -ENOMEM;
     if (rc < 0) {
@@ -103,154 +82,46 @@ void step_free(step *s) {
     for (uint32_t i = 0; s->sequences != NULL && i < s->capacity; i++) {
         sequence_free(s->sequences[i], s->config.kv);
     }
-    for (uint32_t i = 0; s->tickets != NULL && i < s->n_tickets; i++) {
-        sequence_free(s->tickets[i].seq, s->config.kv);
-    }
-    while (s->first_event != NULL) {
-        step_event *e = s->first_event;
-        s->first_event = e->next;
-        step_event_free(e);
-    }
+    mailbox_free(s->mail);
     scheduler_free(s->plan);
     sampler_free(s->sampler);
-    free(s->tickets);
     free(s->taken);
     free(s->sequences);
     free(s->items);
     free(s->passes);
     free(s->planned);
-    if (s->wake_fd >= 0) close(s->wake_fd);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
-/* ---- wishes, from any thread ---- */
-
-static void wake(step *s) {
-    uint64_t one = 1;
-    if (write(s->wake_fd, &one, sizeof(one)) < 0) return; /* awake already */
-}
-
-/* Under the lock; NULL: it has ended. */
-static ticket *find_ticket(step *s, uint64_t id) {
-    for (uint32_t i = 0; i < s->n_tickets; i++) {
-        if (s->tickets[i].id == id) return &s->tickets[i];
-    }
-    return NULL;
-}
-
-static void remove_ticket(step *s, ticket *t) {
-    size_t after = (size_t)(s->tickets + s->n_tickets - t) - 1;
-    memmove(t, t + 1, after * sizeof(*t));
-    s->n_tickets--;
-}
-
-/* The sequence is made when there is room for it: a refused one's tokens stay
- * the caller's. */
-static int submit_locked(step *s, const step_request *r) {
-    if (s->n_tickets == s->capacity) return ERR_OVERLOADED;
-    sequence *seq;
-    int rc = sequence_new(&seq, r);
-    if (rc < 0) return rc;
-    s->tickets[s->n_tickets++] = (ticket){.id = r->id, .seq = seq, .news = true};
-    return 0;
-}
+/* ---- for the loop ---- */
 
 int step_submit(step *s, const step_request *r) {
-    pthread_mutex_lock(&s->lock);
-    int rc = submit_locked(s, r);
-    pthread_mutex_unlock(&s->lock);
-    if (rc == 0) wake(s);
-    return rc;
+    return mailbox_submit(s->mail, r);
 }
 
 int step_cancel(step *s, uint64_t id) {
-    sequence *early = NULL; /* cancelled before the step thread saw it */
-    pthread_mutex_lock(&s->lock);
-    ticket *t = find_ticket(s, id);
-    bool found = t != NULL;
-    if (found) {
-        early = t->seq;
-        t->cancelled = t->news = true;
-        if (early != NULL) remove_ticket(s, t);
-    }
-    pthread_mutex_unlock(&s->lock);
-    sequence_free(early, s->config.kv); /* it has no pages yet */
-    if (!found) return ERR_NOT_HERE;
-    wake(s);
-    return 0;
+    return mailbox_cancel(s->mail, id);
 }
 
 int step_hold(step *s, uint64_t id, bool held) {
-    pthread_mutex_lock(&s->lock);
-    ticket *t = find_ticket(s, id);
-    bool found = t != NULL;
-    if (found) {
-        t->held = held;
-        t->news = true;
-    }
-    pthread_mutex_unlock(&s->lock);
-    if (!found) return ERR_NOT_HERE;
-    wake(s);
-    return 0;
+    return mailbox_hold(s->mail, id, held);
 }
 
 void step_wake(step *s) {
-    pthread_mutex_lock(&s->lock);
-    s->nodes_changed = true;
-    pthread_mutex_unlock(&s->lock);
-    wake(s);
+    mailbox_nodes_changed(s->mail);
 }
-
-/* ---- events, to any thread ---- */
 
 step_event *step_events(step *s) {
-    pthread_mutex_lock(&s->lock);
-    step_event *all = s->first_event;
-    s->first_event = NULL;
-    s->last_event = &s->first_event;
-    s->n_events_out = s->n_events;
-    s->event_bytes_out = s->event_bytes;
-    pthread_mutex_unlock(&s->lock);
-    return all;
-}
-
-/* Under the lock. */
-static bool full(const step *s) {
-    return s->n_events >= STEP_MAX_EVENTS ||
-           s->event_bytes >= STEP_MAX_EVENT_BYTES;
+    return mailbox_events(s->mail);
 }
 
 void step_events_done(step *s) {
-    pthread_mutex_lock(&s->lock);
-    bool was_full = full(s);
-    s->n_events -= s->n_events_out;
-    s->event_bytes -= s->event_bytes_out;
-    s->n_events_out = 0;
-    s->event_bytes_out = 0;
-    pthread_mutex_unlock(&s->lock);
-    if (was_full) wake(s);
+    mailbox_events_done(s->mail);
 }
 
 void step_event_free(step_event *e) {
     free(e);
-}
-
-static void tell(step *s, step_event *e) {
-    e->next = NULL;
-    pthread_mutex_lock(&s->lock);
-    *s->last_event = e;
-    s->last_event = &e->next;
-    s->n_events++;
-    s->event_bytes += e->bytes;
-    pthread_mutex_unlock(&s->lock);
-}
-
-static bool events_full(step *s) {
-    pthread_mutex_lock(&s->lock);
-    bool is_full = full(s);
-    pthread_mutex_unlock(&s->lock);
-    return is_full;
 }
 
 void step_read_stats(step *s, step_stats *out) {
@@ -277,16 +148,8 @@ static sequence **free_slot(step *s) {
     return NULL;
 }
 
-/* Nobody can wish anything of it any more. */
-static void drop_ticket(step *s, uint64_t id) {
-    pthread_mutex_lock(&s->lock);
-    ticket *t = find_ticket(s, id);
-    if (t != NULL) remove_ticket(s, t);
-    pthread_mutex_unlock(&s->lock);
-}
-
 static void drop(step *s, uint64_t id) {
-    drop_ticket(s, id);
+    mailbox_drop(s->mail, id);
     sequence **slot = find_slot(s, id);
     if (slot == NULL) return;
     sequence_free(*slot, s->config.kv);
@@ -302,8 +165,8 @@ static step_event *new_event(uint64_t id, event_kind kind, size_t extra) {
     return e;
 }
 
-/* Without memory for the event its client finds out by its own deadline; that is
- * logged, since nothing else can be said. */
+/* Without memory for the event its client finds out by its own deadline; that
+ * is logged, since nothing else can be said. */
 static void tell_failed(step *s, uint64_t id, int code, const char *why) {
     step_event *e = new_event(id, EVENT_FAILED, 0);
     s->counted.failed++;
@@ -314,7 +177,7 @@ static void tell_failed(step *s, uint64_t id, int code, const char *why) {
     }
     e->code = code;
     snprintf(e->why, sizeof(e->why), "%s", why);
-    tell(s, e);
+    mailbox_tell(s->mail, e);
 }
 
 static void fail_sequence(step *s, uint64_t id, int code, const char *why) {
@@ -330,7 +193,7 @@ static void submit(step *s, sequence *seq) {
     int rc = scheduler_submit(s->plan, now_ms(), &r);
     sequence **slot = rc == 0 ? free_slot(s) : NULL;
     if (rc < 0) {
-        drop_ticket(s, seq->r.id);
+        mailbox_drop(s->mail, seq->r.id);
         tell_failed(s, seq->r.id, rc, err_text(rc));
         sequence_free(seq, s->config.kv);
         return;
@@ -350,21 +213,8 @@ static void obey(step *s, const ticket *t) {
 }
 
 static void take_wishes(step *s) {
-    uint64_t drained;
-    if (read(s->wake_fd, &drained, sizeof(drained)) < 0) drained = 0;
-
-    uint32_t n = 0;
-    pthread_mutex_lock(&s->lock);
-    bool nodes_changed = s->nodes_changed;
-    s->nodes_changed = false;
-    for (uint32_t i = 0; i < s->n_tickets; i++) {
-        ticket *t = &s->tickets[i];
-        if (!t->news) continue;
-        s->taken[n++] = *t;
-        t->news = false;
-        t->seq = NULL;
-    }
-    pthread_mutex_unlock(&s->lock);
+    bool nodes_changed;
+    uint32_t n = mailbox_take(s->mail, s->taken, &nodes_changed);
     if (nodes_changed) scheduler_wake(s->plan);
     for (uint32_t i = 0; i < n; i++) {
         obey(s, &s->taken[i]);
@@ -447,13 +297,13 @@ static void finish(step *s, sequence *seq, finish_reason reason) {
     s->counted.done++;
     scheduler_finish(s->plan, seq->r.id);
     drop(s, seq->r.id);
-    tell(s, e);
+    mailbox_tell(s->mail, e);
 }
 
 /* A new token at the end of the sequence, from the logits of its last row. */
 static void make_token(step *s, sequence *seq, const float *logits) {
-    int32_t token = sampler_pick(s->sampler, &seq->r.sampling, seq->n_tokens,
-                                 logits);
+    int32_t token =
+        sampler_pick(s->sampler, &seq->r.sampling, seq->n_tokens, logits);
     bool end = tokenizer_is_end(s->config.words, token) && !seq->r.ignore_end;
     if (end) {
         finish(s, seq, FINISH_END);
@@ -468,7 +318,7 @@ static void make_token(step *s, sequence *seq, const float *logits) {
     e->index = seq->generated;
     seq->r.tokens[seq->n_tokens++] = (uint32_t)token;
     seq->generated++;
-    tell(s, e);
+    mailbox_tell(s->mail, e);
     if (seq->generated == seq->r.max_new) finish(s, seq, FINISH_LENGTH);
 }
 
@@ -494,10 +344,10 @@ static step_event *new_logits(step *s, const sequence *seq, uint32_t n_rows) {
     size_t n_logits = (size_t)n_rows * s->config.n_vocab;
     size_t n_routed =
         seq->r.routing ? (size_t)n_moe * n_rows * s->config.n_used : 0;
-    step_event *e = new_event(
-        seq->r.id, EVENT_LOGITS,
-        n_logits * sizeof(float) +
-            n_routed * (sizeof(uint32_t) + sizeof(float)));
+    step_event *e =
+        new_event(seq->r.id, EVENT_LOGITS,
+                  n_logits * sizeof(float) +
+                      n_routed * (sizeof(uint32_t) + sizeof(float)));
     if (e == NULL) return NULL;
     e->n_rows = n_rows;
     e->logits = (float *)(e + 1);
@@ -518,7 +368,7 @@ static bool tell_rows(step *s, const sequence *seq, const scheduler_item *item,
                s->config.n_vocab * sizeof(float));
     }
     if (seq->r.routing) copy_routing(s, seq, item->n_tokens, from, e);
-    tell(s, e);
+    mailbox_tell(s->mail, e);
     return true;
 }
 
@@ -528,8 +378,7 @@ static void tell_logits(step *s, sequence *seq, const scheduler_item *item,
                         uint32_t first_row) {
     size_t row_bytes = s->config.n_vocab * sizeof(float);
     uint32_t most = (uint32_t)size_max(STEP_LOGITS_BYTES / row_bytes, 1);
-    for (uint32_t from = 0; from < item->n_tokens;
-         from += FORWARD_LOGIT_ROWS) {
+    for (uint32_t from = 0; from < item->n_tokens; from += FORWARD_LOGIT_ROWS) {
         uint32_t left = item->n_tokens - from;
         uint32_t n = (uint32_t)size_min(left, FORWARD_LOGIT_ROWS);
         uint32_t rows[FORWARD_LOGIT_ROWS];
@@ -673,14 +522,13 @@ static void publish(step *s) {
     scheduler_count(s->plan, &s->counted.counts);
     pthread_mutex_lock(&s->lock);
     s->stats = s->counted;
-    bool events = s->first_event != NULL;
     pthread_mutex_unlock(&s->lock);
-    if (events) s->config.notify(s->config.notify_ctx);
+    if (mailbox_has_events(s->mail)) s->config.notify(s->config.notify_ctx);
 }
 
-/* In the middle of a step whose layer waits for nodes.  Whoever runs out of time
- * is told now: the others may be more patient, and the step goes on for them.
- * false: nobody is left who wants it. */
+/* In the middle of a step whose layer waits for nodes.  Whoever runs out of
+ * time is told now: the others may be more patient, and the step goes on for
+ * them. false: nobody is left who wants it. */
 static bool look(void *ctx) {
     step *s = ctx;
     if (atomic_load(&s->stopping)) return false;
@@ -704,14 +552,15 @@ static bool look(void *ctx) {
 static void sleep_until_news(step *s) {
     uint64_t now = now_ms(), next = scheduler_next_ms(s->plan, now);
     uint64_t ms = next <= now ? 0 : next - now;
-    if (events_full(s)) ms = IDLE_MS; /* the loop wakes us when it took some */
+    if (mailbox_full(s->mail))
+        ms = IDLE_MS; /* the loop wakes us when it took some */
     if (ms > IDLE_MS) ms = IDLE_MS;
 
     size_t n = exchange_fds(s->config.experts, s->fds, MAX_FDS);
     for (size_t i = 0; i < n; i++) {
         s->polls[i] = (struct pollfd){.fd = s->fds[i], .events = POLLIN};
     }
-    s->polls[n] = (struct pollfd){.fd = s->wake_fd, .events = POLLIN};
+    s->polls[n] = (struct pollfd){.fd = mailbox_fd(s->mail), .events = POLLIN};
     poll(s->polls, n + 1, (int)ms);
 }
 
@@ -721,7 +570,7 @@ static void *thread_main(void *arg) {
         take_wishes(s);
         exchange_idle(s->config.experts);
         expire(s);
-        uint32_t n = events_full(s)
+        uint32_t n = mailbox_full(s->mail)
                          ? 0
                          : scheduler_plan(s->plan, now_ms(), s->items);
         if (n > 0) run_plan(s, n);
@@ -739,7 +588,7 @@ int step_start(step *s) {
 
 void step_stop(step *s) {
     atomic_store(&s->stopping, true);
-    wake(s);
+    mailbox_wake(s->mail);
 }
 
 void step_join(step *s) {

@@ -15,7 +15,8 @@
 #include "engine/sampler.h"
 #include "engine/tokenizer.h"
 
-/* Events that the loop has not done with: at one of these limits steps pause. */
+/* Events that the loop has not done with: at one of these limits steps pause.
+ */
 #define STEP_MAX_EVENTS 8192
 #define STEP_MAX_EVENT_BYTES ((size_t)16 << 20)
 #define STEP_LOGITS_BYTES ((size_t)1 << 20) /* of one event, if a row fits */
@@ -35,7 +36,12 @@ typedef struct {
     bool routing; /* EVAL: the router's choices too */
 } step_request;
 
-typedef enum { EVENT_TOKEN, EVENT_LOGITS, EVENT_FINISHED, EVENT_FAILED } event_kind;
+typedef enum {
+    EVENT_TOKEN,
+    EVENT_LOGITS,
+    EVENT_FINISHED,
+    EVENT_FAILED
+} event_kind;
 
 typedef struct {
     uint32_t prompt_tokens, generated;
@@ -52,15 +58,15 @@ typedef struct step_event {
     float *logits;          /* [n_rows][n_vocab], part of this allocation */
     uint32_t *experts;      /* [n_moe][n_rows][k] or NULL */
     float *weights;
-    finish_reason reason;   /* FINISHED */
-    step_timing timing;     /* FINISHED */
-    int code;               /* FAILED */
+    finish_reason reason; /* FINISHED */
+    step_timing timing;   /* FINISHED */
+    int code;             /* FAILED */
     char why[160];
 } step_event;
 
 typedef struct {
     scheduler_limits limits;
-    forward *forward;     /* borrowed, like the rest */
+    forward *forward; /* borrowed, like the rest */
     exchange *experts;
     kv_cache *kv;
     const tokenizer *words; /* knows which tokens end a text */
@@ -77,11 +83,12 @@ int step_start(step *s); /* the thread */
 void step_stop(step *s); /* any thread: end after the current step */
 void step_join(step *s);
 
-/* Any thread.  ERR_OVERLOADED: max_running + max_queued requests are alive.  The
+/* Any thread.  ERR_OVERLOADED: max_running + max_queued requests are alive. The
  * answer to a submit is events: FAILED, or tokens and FINISHED. */
 int step_submit(step *s, const step_request *r);
 /* Both ERR_NOT_HERE for a request that has ended. */
-int step_cancel(step *s, uint64_t id); /* no event follows but those under way */
+int step_cancel(step *s,
+                uint64_t id); /* no event follows but those under way */
 int step_hold(step *s, uint64_t id, bool held);
 /* A node came up: parked requests may be tried at once. */
 void step_wake(step *s);

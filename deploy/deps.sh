@@ -13,7 +13,7 @@ for group in "$@"; do
     case "$group" in
     build) packages="$packages gcc make pkg-config libc6-dev libzmq3-dev
         libprotobuf-c-dev protobuf-c-compiler libopenblas0-serial libuv1-dev
-        libcurl4-openssl-dev libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev" ;;
+        libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev" ;;
     test) packages="$packages libcmocka-dev python3
         patch git procps iproute2" ;;
     fuzz) packages="$packages clang libclang-rt-14-dev" ;;

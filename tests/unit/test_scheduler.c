@@ -113,7 +113,8 @@ static void refuses_what_can_never_fit(void **state) {
 static void refuses_beyond_the_queue(void **state) {
     (void)state;
     rig r = open_rig(&limits);
-    for (uint64_t id = 1; id <= 7; id++) must_submit(&r, id, 1, 1);
+    for (uint64_t id = 1; id <= 7; id++)
+        must_submit(&r, id, 1, 1);
     assert_int_equal(submit(&r, 0, 8, 1, 1), ERR_OVERLOADED);
     plan(&r, 0);
     assert_int_equal(submit(&r, 0, 8, 1, 1), ERR_OVERLOADED);
@@ -129,7 +130,8 @@ static void works_without_a_queue(void **state) {
     scheduler_limits l = limits;
     l.max_queued = 0;
     rig r = open_rig(&l);
-    for (uint64_t id = 1; id <= 4; id++) must_submit(&r, id, 1, 1);
+    for (uint64_t id = 1; id <= 4; id++)
+        must_submit(&r, id, 1, 1);
     assert_int_equal(submit(&r, 0, 5, 1, 1), ERR_OVERLOADED);
     scheduler_free(r.s);
 }
@@ -230,7 +232,8 @@ static void a_full_step_has_a_token_for_every_sequence(void **state) {
     rig r = open_rig(&l);
     must_submit(&r, 1, 1, 50);
     step(&r, 0);
-    for (uint64_t id = 2; id <= 4; id++) must_submit(&r, id, 40, 1);
+    for (uint64_t id = 2; id <= 4; id++)
+        must_submit(&r, id, 40, 1);
     plan(&r, 0);
     assert_int_equal(r.n, 4);
     for (uint32_t i = 0; i < 4; i++) {
@@ -264,10 +267,12 @@ static void never_plans_more_than_a_step_holds(void **state) {
 static void admits_in_order_of_arrival(void **state) {
     (void)state;
     rig r = open_rig(&limits);
-    for (uint64_t id = 1; id <= 6; id++) must_submit(&r, id, 1, 1);
+    for (uint64_t id = 1; id <= 6; id++)
+        must_submit(&r, id, 1, 1);
     plan(&r, 0);
     assert_int_equal(r.n, 4);
-    for (uint32_t i = 0; i < 4; i++) expect_item(&r, i, i + 1, 0, 1);
+    for (uint32_t i = 0; i < 4; i++)
+        expect_item(&r, i, i + 1, 0, 1);
     assert_int_equal(counts(&r).queued, 2);
     advance_all(&r, 0);
     scheduler_finish(r.s, 2);
@@ -311,7 +316,8 @@ static void a_large_request_is_not_overtaken(void **state) {
 static void forgets_a_cancelled_request_in_every_state(void **state) {
     (void)state;
     rig r = open_rig(&limits);
-    for (uint64_t id = 1; id <= 6; id++) must_submit(&r, id, 30, 1);
+    for (uint64_t id = 1; id <= 6; id++)
+        must_submit(&r, id, 30, 1);
     plan(&r, 0);
     scheduler_stall(r.s, 0, 1, ERR_UNAVAILABLE);
     for (uint32_t i = 1; i < r.n; i++) {
@@ -327,7 +333,8 @@ static void forgets_a_cancelled_request_in_every_state(void **state) {
     assert_int_equal(r.items[1].id, 4);
     assert_int_equal(r.items[2].id, 5);
     advance_all(&r, 0);
-    for (uint64_t id = 2; id <= 5; id++) (void)scheduler_cancel(r.s, id);
+    for (uint64_t id = 2; id <= 5; id++)
+        (void)scheduler_cancel(r.s, id);
     assert_int_equal(counts(&r).free_pages, limits.n_pages);
     scheduler_free(r.s);
 }
