@@ -76,23 +76,31 @@ static message answer(const server *s, const request *r, message_kind kind) {
     return m;
 }
 
-static void send_sealed(server *s, const request *r, frames *f,
-                        const message *m) {
+/* An answer that cannot be made would leave a hole in what the client gets: it
+ * is told instead that its request failed. */
+static void give_up(server *s, request *r, const message *m, int code) {
+    log_error("cannot make a %s for request %llu: %s",
+              message_kind_name(m->kind), (unsigned long long)r->id,
+              err_text(code));
+    server_give_up(s, r, code, err_text(code));
+}
+
+/* Takes *f; the request may be gone after. */
+static void send_sealed(server *s, request *r, frames *f, const message *m) {
     int rc = message_seal(f, m);
     if (rc == 0) {
         server_send(s, r->owner, f);
         return;
     }
-    log_error("cannot send a %s: %s", message_kind_name(m->kind),
-              err_text(rc));
     frames_fini(f);
+    give_up(s, r, m, rc);
 }
 
-static void send_plain(server *s, const request *r, const message *m) {
+static void send_plain(server *s, request *r, const message *m) {
     frames f;
     frames_init(&f);
     if (frames_add(&f, 0) == NULL) {
-        log_error("out of memory for a %s", message_kind_name(m->kind));
+        give_up(s, r, m, -ENOMEM);
         return;
     }
     send_sealed(s, r, &f, m);
@@ -101,10 +109,11 @@ static void send_plain(server *s, const request *r, const message *m) {
 static void on_token(server *s, request *r, const step_event *e) {
     gguf_string piece =
         tokenizer_piece(s->config.words, (int32_t)e->token, false);
+    message m = answer(s, r, MESSAGE_TOKEN);
     size_t room = r->head_bytes + piece.len + sizeof(r->text.held);
     char *text = malloc(room);
     if (text == NULL) {
-        log_error("out of memory for a token's text");
+        give_up(s, r, &m, -ENOMEM);
         return;
     }
     size_t bytes = r->head_bytes;
@@ -114,7 +123,6 @@ static void on_token(server *s, request *r, const step_event *e) {
     r->delivered_bytes += bytes;
     s->tokens_generated++;
 
-    message m = answer(s, r, MESSAGE_TOKEN);
     m.token.index = r->first_index + e->index;
     m.token.id = e->token;
     m.token.text = (message_text){text, bytes};
@@ -140,9 +148,9 @@ static void on_logits(server *s, request *r, const step_event *e,
     m.logits.n_vocab = c->n_vocab;
     frames f;
     frames_init(&f);
-    bool ok = frames_add(&f, 0) != NULL &&
-              add_part(&f, e->logits,
-                       (size_t)e->n_rows * c->n_vocab * sizeof(float));
+    bool ok =
+        frames_add(&f, 0) != NULL &&
+        add_part(&f, e->logits, (size_t)e->n_rows * c->n_vocab * sizeof(float));
     if (ok && e->experts != NULL) {
         size_t n = (size_t)n_moe * e->n_rows * c->n_used;
         m.logits.moe_layers = (message_u32s){moe_layers, n_moe};
@@ -151,8 +159,8 @@ static void on_logits(server *s, request *r, const step_event *e,
              add_part(&f, e->weights, n * sizeof(float));
     }
     if (!ok) {
-        log_error("out of memory for %u rows of logits", e->n_rows);
         frames_fini(&f);
+        give_up(s, r, &m, -ENOMEM);
         return;
     }
     send_sealed(s, r, &f, &m);
@@ -192,14 +200,23 @@ static void on_finished(server *s, request *r, const step_event *e) {
     m.finished.prompt_us = e->timing.prompt_us;
     m.finished.generate_us = e->timing.generate_us;
 
-    char tail[sizeof(r->text.held)];
-    size_t bytes = utf8_stream_flush(&r->text, tail);
-    m.finished.text = (message_text){tail, bytes};
+    /* What is still owed, if no token came after a resume, and what never
+     * became a character. */
+    char *text = malloc(r->head_bytes + sizeof(r->text.held));
+    if (text == NULL) {
+        give_up(s, r, &m, -ENOMEM);
+        return;
+    }
+    size_t bytes = r->head_bytes;
+    if (bytes > 0) memcpy(text, r->head, bytes);
+    bytes += utf8_stream_flush(&r->text, text + bytes);
+    m.finished.text = (message_text){text, bytes};
 
     message_share *shares = calloc(n_counters(s), sizeof(*shares));
     uint64_t *pairs = calloc(n_counters(s), sizeof(*pairs));
     if (shares != NULL && pairs != NULL) fill_stats(s, r, &m, shares, pairs);
     send_plain(s, r, &m);
+    free(text);
     free(shares);
     free(pairs);
 }
@@ -217,15 +234,21 @@ static void on_event(server *s, const step_event *e) {
     if (r == NULL) return; /* cancelled meanwhile */
     uint32_t moe[MODEL_MAX_LAYERS], n_moe = 0;
     switch (e->kind) {
-    case EVENT_TOKEN: on_token(s, r, e); return;
+    case EVENT_TOKEN:
+        on_token(s, r, e);
+        return;
     case EVENT_LOGITS:
         for (uint32_t l = 0; l < s->config.weights->config.n_layers; l++) {
             if (model_is_moe(&s->config.weights->config, l)) moe[n_moe++] = l;
         }
         on_logits(s, r, e, moe, n_moe);
         return;
-    case EVENT_FINISHED: on_finished(s, r, e); break;
-    case EVENT_FAILED: on_failed(s, r, e); break;
+    case EVENT_FINISHED:
+        on_finished(s, r, e);
+        break;
+    case EVENT_FAILED:
+        on_failed(s, r, e);
+        break;
     }
     /* The last message may have found the client gone, and the request. */
     r = clients_find(s->clients, e->id);

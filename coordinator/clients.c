@@ -22,6 +22,7 @@ struct client {
     size_t bytes; /* waiting */
     uint32_t n_requests;
     bool held;
+    bool spoken; /* it was sent something since the last probe */
 };
 
 struct clients {
@@ -58,7 +59,8 @@ static void free_outbox(client *of) {
 
 static void free_client(clients *c, client *gone) {
     client **at = &c->all;
-    while (*at != gone) at = &(*at)->next;
+    while (*at != gone)
+        at = &(*at)->next;
     *at = gone->next;
     c->n_clients--;
     free_outbox(gone);
@@ -72,7 +74,8 @@ void clients_free(clients *c) {
         c->requests = r->next;
         free_request(r);
     }
-    while (c->all != NULL) free_client(c, c->all);
+    while (c->all != NULL)
+        free_client(c, c->all);
     free(c);
 }
 
@@ -132,15 +135,17 @@ static size_t message_bytes(frames *f) {
     return bytes;
 }
 
-void clients_send(clients *c, client *to, frames *f) {
+bool clients_send(clients *c, client *to, frames *f) {
     memcpy(f->address, to->address, to->address_bytes);
     f->address_bytes = to->address_bytes;
-    int rc = to->first == NULL ? link_send(c->config.link, f) : -EAGAIN;
-    if (rc == 0) return;
+    to->spoken = true;
+    bool first = to->first == NULL;
+    int rc = first ? link_send(c->config.link, f) : -EAGAIN;
+    if (rc == 0) return false;
     if (rc != -EAGAIN) {
         frames_fini(f);
         client_gone(c, to, err_text(rc));
-        return;
+        return false;
     }
     waiting *w = calloc(1, sizeof(*w));
     size_t bytes = message_bytes(f);
@@ -148,7 +153,7 @@ void clients_send(clients *c, client *to, frames *f) {
         free(w);
         frames_fini(f);
         client_gone(c, to, "it does not take its answers");
-        return;
+        return false;
     }
     frames_init(&w->f);
     frames_move(&w->f, f);
@@ -157,14 +162,16 @@ void clients_send(clients *c, client *to, frames *f) {
     to->last = &w->next;
     to->bytes += bytes;
     if (to->bytes > CLIENT_HOLD_BYTES) set_held(c, to, true);
+    return first;
 }
 
 /* false: the client is gone. */
-static bool flush_client(clients *c, client *k) {
+static bool flush_client(clients *c, client *k, bool *moved) {
     while (k->first != NULL) {
         waiting *w = k->first;
         int rc = link_send(c->config.link, &w->f);
         if (rc == -EAGAIN) break;
+        *moved = true;
         if (rc < 0) {
             client_gone(c, k, err_text(rc));
             return false;
@@ -178,14 +185,42 @@ static bool flush_client(clients *c, client *k) {
     return true;
 }
 
-bool clients_flush(clients *c) {
+bool clients_flush(clients *c, bool *moved) {
     bool waits = false;
+    *moved = false;
     for (client *k = c->all, *next; k != NULL; k = next) {
         next = k->next;
         if (k->first == NULL) continue;
-        if (flush_client(c, k)) waits = waits || k->first != NULL;
+        if (flush_client(c, k, moved)) waits = waits || k->first != NULL;
     }
     return waits;
+}
+
+bool clients_waiting(const clients *c) {
+    for (const client *k = c->all; k != NULL; k = k->next) {
+        if (k->first != NULL) return true;
+    }
+    return false;
+}
+
+bool clients_held(const client *of) {
+    return of->held;
+}
+
+void clients_probe(clients *c, int (*build)(void *ctx, frames *f), void *ctx) {
+    for (client *k = c->all, *next; k != NULL; k = next) {
+        next = k->next;
+        bool spoken = k->spoken;
+        k->spoken = false;
+        if (spoken || k->n_requests == 0 || k->first != NULL) continue;
+        frames f;
+        frames_init(&f);
+        if (build(ctx, &f) == 0) {
+            clients_send(c, k, &f);
+        } else {
+            frames_fini(&f);
+        }
+    }
 }
 
 request *clients_add_request(clients *c, client *of, uint64_t id,
@@ -219,9 +254,14 @@ request *clients_find_of(const clients *c, const client *of,
     return NULL;
 }
 
+request *clients_any_request(const clients *c) {
+    return c->requests;
+}
+
 void clients_drop_request(clients *c, request *r) {
     request **at = &c->requests;
-    while (*at != r) at = &(*at)->next;
+    while (*at != r)
+        at = &(*at)->next;
     *at = r->next;
     c->n_requests--;
     r->owner->n_requests--;

@@ -13,9 +13,9 @@
 #include "proto/message.h"
 
 #define CLIENTS_MAX 1024
-#define CLIENT_HOLD_BYTES ((size_t)32 << 20)   /* waiting: hold its requests */
-#define CLIENT_RESUME_BYTES ((size_t)8 << 20)  /* below: let them go on */
-#define CLIENT_MOST_BYTES ((size_t)192 << 20)  /* beyond: it is cut off */
+#define CLIENT_HOLD_BYTES ((size_t)32 << 20)  /* waiting: hold its requests */
+#define CLIENT_RESUME_BYTES ((size_t)8 << 20) /* below: let them go on */
+#define CLIENT_MOST_BYTES ((size_t)192 << 20) /* beyond: it is cut off */
 
 typedef struct client client;
 
@@ -51,11 +51,21 @@ void clients_free(clients *c);
 client *clients_of(clients *c, const frames *f);
 
 /* Send now or when it reads again; takes *f in every case.  The client may be
- * gone after this (its requests too): use neither afterwards without asking. */
-void clients_send(clients *c, client *to, frames *f);
+ * gone after this (its requests too): use neither afterwards without asking.
+ * true: it has just begun to wait, clients_flush() should be called soon. */
+bool clients_send(clients *c, client *to, frames *f);
 
-/* Try again what waits.  Returns whether something still does. */
-bool clients_flush(clients *c);
+/* Try again what waits.  Returns whether something still does; *moved says
+ * whether anything could be sent. */
+bool clients_flush(clients *c, bool *moved);
+bool clients_waiting(const clients *c); /* does anything wait to be sent? */
+
+/* Its requests are held back: so should a new one be. */
+bool clients_held(const client *of);
+
+/* Send something to every client that has requests and was sent nothing since
+ * the last call: one that has gone is found out by that. */
+void clients_probe(clients *c, int (*build)(void *ctx, frames *f), void *ctx);
 
 /* NULL: no memory, or the client uses this request_id already. */
 request *clients_add_request(clients *c, client *of, uint64_t id,
@@ -63,6 +73,7 @@ request *clients_add_request(clients *c, client *of, uint64_t id,
 request *clients_find(const clients *c, uint64_t id); /* NULL: not there */
 request *clients_find_of(const clients *c, const client *of,
                          uint64_t request_id);
+request *clients_any_request(const clients *c); /* NULL: there is none */
 void clients_drop_request(clients *c, request *r);
 uint32_t clients_n_requests(const clients *c);
 

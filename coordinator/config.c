@@ -2,9 +2,13 @@
 #include "coordinator/config.h"
 
 #include <string.h>
+#include "coordinator/placement.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
+#include "proto/message.h"
+
+#define MOST_TIMEOUT_MS (24u * 3600 * 1000)
 
 static void set_defaults(config *c) {
     *c = (config){
@@ -24,14 +28,31 @@ static void set_defaults(config *c) {
     };
 }
 
+/* Names stand in every message, which must be text of a bounded length. */
+static int check_name(const char *what, const char *name, char *why,
+                      size_t why_size) {
+    size_t len = strlen(name);
+    bool plain = len > 0 && len <= MESSAGE_NAME_MAX;
+    for (size_t i = 0; i < len; i++) {
+        plain = plain && name[i] >= 0x20 && name[i] < 0x7f;
+    }
+    if (plain) return 0;
+    return err_why(why, why_size, ERR_USAGE,
+                   "--%s: expected 1 to %d printable ASCII characters", what,
+                   MESSAGE_NAME_MAX);
+}
+
 static int check(config *c, char *why, size_t why_size) {
+    int rc = check_name("cluster", c->cluster, why, why_size);
+    if (rc == 0) rc = check_name("name", c->name, why, why_size);
+    if (rc < 0) return rc;
     if (strcmp(c->kv, "f32") == 0) {
         c->kv_type = KV_F32;
     } else if (strcmp(c->kv, "f16") == 0) {
         c->kv_type = KV_F16;
     } else {
-        return err_why(why, why_size, ERR_USAGE,
-                       "--kv %s: expected f32 or f16", c->kv);
+        return err_why(why, why_size, ERR_USAGE, "--kv %s: expected f32 or f16",
+                       c->kv);
     }
     if (log_level_parse(c->log_level) < 0) {
         return err_why(why, why_size, ERR_USAGE,
@@ -48,15 +69,23 @@ static int check(config *c, char *why, size_t why_size) {
                        "--batch-tokens %u: expected --max-running (%u) to 4096",
                        c->batch_tokens, c->max_running);
     }
-    if (c->timeout_ms < 100) {
+    if (c->timeout_ms < 100 || c->timeout_ms > MOST_TIMEOUT_MS) {
         return err_why(why, why_size, ERR_USAGE,
-                       "--timeout: at least 100 ms");
+                       "--timeout: expected 100 ms to a day");
+    }
+    if (c->context > MESSAGE_TOKENS_MAX) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--context %u: a message holds at most %zu tokens",
+                       c->context, MESSAGE_TOKENS_MAX);
+    }
+    if (c->nodes.count > PLACEMENT_MAX_NODES) {
+        return err_why(why, why_size, ERR_USAGE, "--node: at most %d",
+                       PLACEMENT_MAX_NODES);
     }
     return 0;
 }
 
-int config_parse(config *c, int argc, char **argv, char *why,
-                 size_t why_size) {
+int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
     set_defaults(c);
     const option table[] = {
         {"listen", 0, OPTION_STRING, &c->listen, "tcp://HOST:PORT",

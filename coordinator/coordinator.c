@@ -1,6 +1,7 @@
 /* coordinator.c - see coordinator.h. */
 #include "coordinator/coordinator.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +16,9 @@
 #define MAX_CONTEXT_DEFAULT 8192
 #define PART_MAX_BYTES MESSAGE_PART_MAX
 #define LINK_MESSAGES 1024
+#define CLIENT_MESSAGES 64 /* ZeroMQ's queue for a client; then its outbox */
 #define DRAIN_LOOK_MS 20
+#define CUT_OFF_MS 100 /* for the last words to those who are cut off */
 
 /* Dispatch (DESIGN: flow control by credit in bytes; pieces near 1 MiB). */
 #define CREDIT_BYTES ((uint64_t)16 << 20)
@@ -58,7 +61,8 @@ struct coordinator {
     server *server;
     nodes *nodes;
     bool ready, closing;
-    uint64_t drain_until_ms;
+    uint64_t drain_until_ms; /* 0: not ending */
+    bool was_idle, cut_off;
 };
 
 /* ---- the model ---- */
@@ -93,8 +97,8 @@ static uint32_t max_context(const coordinator *c) {
 
 static int open_kv(coordinator *c, char *why, size_t why_size) {
     const model_config *m = &c->model;
-    kv_config k = {c->config.kv_type, m->n_layers, m->n_kv_heads, m->key_dim,
-                   m->value_dim, 0};
+    kv_config k = {c->config.kv_type, m->n_layers,  m->n_kv_heads,
+                   m->key_dim,        m->value_dim, 0};
     size_t page = kv_page_bytes(&k);
     if (page == 0) return ERR_RANGE;
     uint64_t one = (max_context(c) + KV_PAGE - 1) / KV_PAGE;
@@ -199,7 +203,7 @@ static int open_steps(coordinator *c) {
                 .page_tokens = KV_PAGE,
                 .n_pages = kv_cache_config(c->kv)->n_pages,
                 .max_context = max_context(c),
-                .queue_timeout_ms = 6 * c->config.timeout_ms,
+                .queue_timeout_ms = 0, /* each request's own */
             },
         .forward = c->forward,
         .experts = c->experts,
@@ -220,24 +224,42 @@ static void on_events(uv_async_t *async) {
     if (c->server != NULL) server_take_events(c->server);
 }
 
+static void close_handle(void *handle) {
+    uv_handle_t *h = handle;
+    if (h->type != UV_UNKNOWN_HANDLE) uv_close(h, NULL); /* else never made */
+}
+
+/* All but `events`, which the step thread uses until it is joined; the loop
+ * does not wait for that one. */
 static void end(coordinator *c) {
     if (c->closing) return;
     c->closing = true;
     server_close(c->server);
     nodes_close(c->nodes);
-    uv_close((uv_handle_t *)&c->events, NULL);
-    uv_close((uv_handle_t *)&c->on_term, NULL);
-    uv_close((uv_handle_t *)&c->on_int, NULL);
-    uv_close((uv_handle_t *)&c->start_timer, NULL);
-    uv_close((uv_handle_t *)&c->drain_timer, NULL);
+    close_handle(&c->on_term);
+    close_handle(&c->on_int);
+    close_handle(&c->start_timer);
+    close_handle(&c->drain_timer);
 }
 
 static void on_drain(uv_timer_t *timer) {
     coordinator *c = timer->data;
-    bool late = now_ms() >= c->drain_until_ms;
-    if (!late && !server_idle(c->server)) return;
-    if (late) log_warn("requests are cut off by the end of the process");
-    end(c);
+    bool idle = server_idle(c->server);
+    /* Idle twice: what was said last has left the process by now. */
+    if (idle && c->was_idle) {
+        end(c);
+        return;
+    }
+    c->was_idle = idle;
+    if (idle || now_ms() < c->drain_until_ms) return;
+    if (c->cut_off) {
+        end(c);
+        return;
+    }
+    log_warn("requests are cut off by the end of the process");
+    server_cut_off(c->server);
+    c->cut_off = true;
+    c->drain_until_ms = now_ms() + CUT_OFF_MS;
 }
 
 /* The first signal drains, a second one does not wait. */
@@ -255,7 +277,7 @@ static void on_signal(uv_signal_t *handle, int number) {
 
 /* The line that scripts and `roster up` wait for. */
 static void say_ready(coordinator *c) {
-    if (c->ready) return;
+    if (c->ready || c->drain_until_ms != 0) return;
     c->ready = true;
     uv_timer_stop(&c->start_timer);
     if (c->config.no_local_experts && !nodes_all_covered(c->nodes)) {
@@ -272,19 +294,23 @@ static void on_settled(void *ctx) {
 }
 
 static void on_start_timeout(uv_timer_t *timer) {
+    coordinator *c = timer->data;
+    if (c->drain_until_ms != 0) return;
     log_warn("not every listed node has answered; serving without them");
-    say_ready(timer->data);
+    say_ready(c);
 }
 
 static int open_loop(coordinator *c) {
     int rc = uv_loop_init(&c->loop);
     if (rc < 0) return rc;
     c->loop_open = true;
-    uv_async_init(&c->loop, &c->events, on_events);
-    uv_signal_init(&c->loop, &c->on_term);
-    uv_signal_init(&c->loop, &c->on_int);
-    uv_timer_init(&c->loop, &c->start_timer);
-    uv_timer_init(&c->loop, &c->drain_timer);
+    rc = uv_async_init(&c->loop, &c->events, on_events);
+    if (rc == 0) rc = uv_signal_init(&c->loop, &c->on_term);
+    if (rc == 0) rc = uv_signal_init(&c->loop, &c->on_int);
+    if (rc == 0) rc = uv_timer_init(&c->loop, &c->start_timer);
+    if (rc == 0) rc = uv_timer_init(&c->loop, &c->drain_timer);
+    if (rc < 0) return rc;
+    uv_unref((uv_handle_t *)&c->events);
     c->events.data = c;
     c->on_term.data = c;
     c->on_int.data = c;
@@ -321,6 +347,7 @@ static int open_server(coordinator *c, char *why, size_t why_size) {
         .links = links(c),
         .listen = c->config.listen,
     };
+    s.links.queue_messages = CLIENT_MESSAGES;
     return server_open(&c->server, &s, why, why_size);
 }
 
@@ -348,8 +375,9 @@ static int open_service(coordinator *c, char *why, size_t why_size) {
     int rc = open_loop(c);
     if (rc == 0) rc = open_server(c, why, why_size);
     if (rc < 0) return rc;
-    uv_signal_start(&c->on_term, on_signal, SIGTERM);
-    uv_signal_start(&c->on_int, on_signal, SIGINT);
+    rc = uv_signal_start(&c->on_term, on_signal, SIGTERM);
+    if (rc == 0) rc = uv_signal_start(&c->on_int, on_signal, SIGINT);
+    if (rc < 0) return rc;
     uv_timer_start(&c->start_timer, on_start_timeout,
                    c->config.start_timeout_ms, 0);
     rc = step_start(c->steps);
@@ -371,6 +399,10 @@ int coordinator_open(coordinator **out, const config *cfg, char *why,
     c->self.boot_id |= 1; /* 0 means unknown */
 
     c->zmq = zmq_ctx_new();
+    /* two links to each node, one for the clients */
+    if (c->zmq != NULL) {
+        zmq_ctx_set(c->zmq, ZMQ_MAX_SOCKETS, 2 * (int)cfg->nodes.count + 16);
+    }
     int rc = c->zmq == NULL ? -ENOMEM : blas_open(why, why_size);
     c->profile = profile_of_coordinator(cfg->exact, cfg->kv, blas_core());
     if (rc == 0) rc = pool_new(&c->threads, cfg->threads);
@@ -406,8 +438,10 @@ void coordinator_close(coordinator *c) {
     }
     if (c->loop_open) {
         end(c);
+        close_handle(&c->events);
         uv_run(&c->loop, UV_RUN_DEFAULT);
-        uv_loop_close(&c->loop);
+        int rc = uv_loop_close(&c->loop);
+        assert(rc == 0); /* every handle was closed */
     }
     server_free(c->server);
     nodes_free(c->nodes);

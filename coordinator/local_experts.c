@@ -12,8 +12,8 @@ struct local_experts {
     local_config config;
     expert_store *store;
     ffn_scratch *scratch; /* made at the first run: most racks need none */
-    ffn_job *jobs;      /* [max_pairs] */
-    uint64_t *used_at;  /* [n_layers * n_experts], a tick */
+    ffn_job *jobs;        /* [max_pairs] */
+    uint64_t *used_at;    /* [n_layers * n_experts], a tick */
     uint64_t tick;
     bool everything; /* all are loaded: nothing is ever dropped */
     atomic_uint_fast64_t bytes;
@@ -31,7 +31,7 @@ int local_experts_new(local_experts **out, const local_config *c, char *why,
     if (rc < 0) goto fail;
     l->jobs = calloc(c->max_pairs, sizeof(*l->jobs));
     l->used_at =
-        calloc((size_t)m->n_layers * m->n_experts, sizeof(*l->used_at));
+        calloc((size_t)m->n_layers * m->n_experts + 1, sizeof(*l->used_at));
     if (l->jobs == NULL || l->used_at == NULL) {
         rc = -ENOMEM;
         goto fail;
@@ -115,36 +115,52 @@ static int need(local_experts *l, uint32_t layer, uint32_t expert) {
     return rc;
 }
 
-int local_experts_run(local_experts *l, uint32_t layer, uint32_t n,
-                      const uint32_t *experts, const void *const *x,
-                      float *const *y) {
-    if (n > l->config.max_pairs) return ERR_RANGE;
-    if (l->scratch == NULL) {
-        int rc = ffn_scratch_new(&l->scratch, l->config.max_pairs,
-                                 l->config.max_pairs,
-                                 l->config.model->expert_dim,
-                                 l->config.model->n_embd);
-        if (rc < 0) return rc;
-    }
-    l->tick++;
-
-    size_t n_jobs = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        if (i > 0 && experts[i] == experts[i - 1]) {
-            l->jobs[n_jobs - 1].n_rows++;
+/* Put pairs [from, ...) into jobs, as many experts as the budget holds at once.
+ * Returns where the next group begins, or a negative code. */
+static int64_t gather(local_experts *l, uint32_t layer, uint32_t from,
+                      uint32_t n, const uint32_t *experts, const void *const *x,
+                      float *const *y, size_t *n_jobs) {
+    *n_jobs = 0;
+    l->tick++; /* what the last group needed may go now */
+    for (uint32_t i = from; i < n; i++) {
+        if (i > from && experts[i] == experts[i - 1]) {
+            l->jobs[*n_jobs - 1].n_rows++;
             continue;
         }
         int rc = need(l, layer, experts[i]);
+        if (rc == ERR_OVERLOADED && *n_jobs > 0) return i;
         if (rc < 0) return rc;
-        l->jobs[n_jobs++] = (ffn_job){
+        l->jobs[(*n_jobs)++] = (ffn_job){
             .weights = expert_store_get(l->store, layer, experts[i]),
             .n_rows = 1,
             .x = x + i,
             .y = y + i,
         };
     }
-    return ffn_run(l->config.threads, l->scratch, l->jobs, n_jobs,
-                   local_experts_form(l, layer), l->config.exact);
+    return n;
+}
+
+int local_experts_run(local_experts *l, uint32_t layer, uint32_t n,
+                      const uint32_t *experts, const void *const *x,
+                      float *const *y) {
+    if (n > l->config.max_pairs) return ERR_RANGE;
+    if (l->scratch == NULL) {
+        int rc = ffn_scratch_new(
+            &l->scratch, l->config.max_pairs, l->config.max_pairs,
+            l->config.model->expert_dim, l->config.model->n_embd);
+        if (rc < 0) return rc;
+    }
+    act_form form = local_experts_form(l, layer);
+    for (uint32_t from = 0; from < n;) {
+        size_t n_jobs;
+        int64_t next = gather(l, layer, from, n, experts, x, y, &n_jobs);
+        if (next < 0) return (int)next;
+        int rc = ffn_run(l->config.threads, l->scratch, l->jobs, n_jobs, form,
+                         l->config.exact);
+        if (rc < 0) return rc;
+        from = (uint32_t)next;
+    }
+    return 0;
 }
 
 act_form local_experts_form(const local_experts *l, uint32_t layer) {

@@ -13,7 +13,7 @@
 #include "engine/pool.h"
 
 typedef struct {
-    const gguf *g;             /* these are borrowed */
+    const gguf *g; /* these are borrowed */
     const model_config *model;
     const manifest *checks;
     pool *threads;
@@ -31,8 +31,8 @@ void local_experts_free(local_experts *l);
 int local_experts_load_all(local_experts *l, char *why, size_t why_size);
 
 /* Compute n pairs of one layer: experts[i] (ascending) applied to the encoded
- * row x[i] gives y[i], n_embd floats and padding.  -ENOMEM, ERR_OVERLOADED if the
- * budget cannot hold one expert, or what loading says. */
+ * row x[i] gives y[i], n_embd floats and padding.  -ENOMEM, ERR_OVERLOADED if
+ * the budget cannot hold one expert, or what loading says. */
 int local_experts_run(local_experts *l, uint32_t layer, uint32_t n,
                       const uint32_t *experts, const void *const *x,
                       float *const *y);

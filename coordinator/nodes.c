@@ -19,6 +19,7 @@ typedef struct {
     struct link *link;
     zmq_watch *watch;
 
+    bool greeted; /* a welcome is due: one that we did not ask for is none */
     /* of the last welcome */
     bool welcomed;
     char name[MESSAGE_NAME_MAX + 1];
@@ -28,7 +29,7 @@ typedef struct {
     uint64_t resident_bytes;
     holdings held;
 
-    char why[200]; /* of the last refusal */
+    char why[200];           /* of the last refusal */
     uint64_t batches, pairs; /* of the last pong */
     uint32_t queued;
 } node;
@@ -46,6 +47,32 @@ struct nodes {
 
 static void pump(nodes *n);
 
+/* ---- text from nodes ---- */
+
+/* It goes into logs and JSON: no control characters, and no part of a character
+ * at the end, where a copy was cut. */
+static void clean(char *text) {
+    size_t len = strlen(text), last = len;
+    while (last > 0 && ((uint8_t)text[last - 1] & 0xc0) == 0x80)
+        last--;
+    if (last > 0) {
+        uint8_t lead = (uint8_t)text[last - 1];
+        size_t needs = lead >= 0xf0   ? 4
+                       : lead >= 0xe0 ? 3
+                       : lead >= 0xc0 ? 2
+                                      : 1;
+        if (len - last + 1 < needs) text[last - 1] = '\0';
+    }
+    for (char *p = text; *p != '\0'; p++) {
+        if ((uint8_t)*p < 0x20 || *p == 0x7f) *p = '?';
+    }
+}
+
+static void keep_text(char *to, size_t size, const char *from) {
+    snprintf(to, size, "%s", from);
+    clean(to);
+}
+
 /* ---- sending ---- */
 
 static void send_to(node *p, const message *m) {
@@ -62,19 +89,19 @@ static void send_to(node *p, const message *m) {
 static void send_hello(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_HELLO);
     const profile *own = n->config.profile;
+    p->greeted = true;
     m.hello.role = ROLE_COORDINATOR;
     m.hello.name = n->config.self->name;
     m.hello.has_profile = true;
-    m.hello.profile = (message_profile){own->version, own->activation,
-                                        own->rows,    own->kv,
-                                        own->mla,     own->blas};
+    m.hello.profile = (message_profile){
+        own->version, own->activation, own->rows, own->kv, own->mla, own->blas};
     send_to(p, &m);
 }
 
 /* ---- the rack ---- */
 
 /* Tell the step thread what is true now. */
-static void publish_rack(nodes *n) {
+static int publish_rack(nodes *n) {
     uint32_t count = n->config.n_nodes;
     const holdings **held = calloc(count + 1, sizeof(*held));
     rack_node *seen = calloc(count + 1, sizeof(*seen));
@@ -91,21 +118,26 @@ static void publish_rack(nodes *n) {
     }
     const model_config *m = n->config.model;
     uint32_t experts = m->n_experts > 0 ? m->n_experts : 1;
-    if (rc == 0) rc = placement_new(&where, n->epoch + 1, m->n_layers, experts,
-                                    held, count);
-    if (rc == 0) rc = rack_new(&r, placement_ref(where), seen, count);
+    if (rc == 0)
+        rc = placement_new(&where, n->epoch + 1, m->n_layers, experts, held,
+                           count);
+    if (rc == 0) {
+        rc = rack_new(&r, placement_ref(where), seen, count);
+        if (rc < 0) placement_unref(where);
+    }
     free(held);
     free(seen);
     if (rc < 0) {
         placement_unref(where);
         log_error("cannot publish the rack: %s", err_text(rc));
-        return;
+        return rc;
     }
     n->epoch++;
     placement_unref(n->where);
     n->where = where;
     exchange_post(n->config.experts, r);
     step_wake(n->config.steps);
+    return 0;
 }
 
 static void check_settled(nodes *n) {
@@ -119,12 +151,28 @@ static void check_settled(nodes *n) {
 
 /* ---- what nodes say ---- */
 
-static bool same_host_endpoint(node *p, uint32_t port) {
-    endpoint e;
-    if (endpoint_parse(&e, p->control, NULL, 0) < 0) return false;
-    e.port = (uint16_t)port;
-    endpoint_format(&e, p->data, sizeof(p->data));
-    return true;
+/* Where batches go: what the node names, else its port on the host that we know
+ * it by.  A node cannot lead us away from this machine unless we are allowed to
+ * leave it. */
+static int read_data_endpoint(const nodes *n, node *p, const message *m,
+                              endpoint *out) {
+    const char *named = m->welcome.data_endpoint;
+    bool own = named[0] != '\0';
+    int rc =
+        endpoint_parse(out, own ? named : p->control, p->why, sizeof(p->why));
+    if (rc < 0) return ERR_MALFORMED;
+    if (!own) out->port = (uint16_t)m->welcome.data_port;
+    if (out->port == 0 || strcmp(out->host, "*") == 0) {
+        return err_why(p->why, sizeof(p->why), ERR_MALFORMED,
+                       "it names no data port");
+    }
+    if (!n->config.links.insecure && !endpoint_is_loopback(out)) {
+        return err_why(p->why, sizeof(p->why), ERR_USAGE,
+                       "its data endpoint is on %s, beyond the loopback "
+                       "interface; --insecure allows it",
+                       out->host);
+    }
+    return 0;
 }
 
 static profile profile_from(const message_profile *p) {
@@ -168,44 +216,43 @@ static int check_welcome(nodes *n, node *p, const message *m) {
 }
 
 static int accept_welcome(nodes *n, node *p, const message *m) {
-    int rc = check_welcome(n, p, m);
-    if (rc < 0) return rc;
+    endpoint data;
     holdings held;
-    rc = holdings_init(&held, m->welcome.n_layers, m->welcome.n_experts);
+    p->why[0] = '\0';
+    int rc = check_welcome(n, p, m);
+    if (rc == 0) rc = read_data_endpoint(n, p, m, &data);
+    if (rc == 0)
+        rc = holdings_init(&held, m->welcome.n_layers, m->welcome.n_experts);
     if (rc < 0) return rc;
     memcpy(held.bits, m->welcome.holdings, holdings_bytes(&held));
     holdings_fini(&p->held);
     p->held = held;
-
-    snprintf(p->name, sizeof(p->name), "%s", m->welcome.name);
-    snprintf(p->cpu, sizeof(p->cpu), "%s", m->welcome.cpu);
+    endpoint_format(&data, p->data, sizeof(p->data));
+    keep_text(p->name, sizeof(p->name), m->welcome.name);
+    keep_text(p->cpu, sizeof(p->cpu), m->welcome.cpu);
     p->threads = m->welcome.threads;
     p->resident_bytes = m->welcome.resident_bytes;
-    if (m->welcome.data_endpoint[0] != '\0') {
-        snprintf(p->data, sizeof(p->data), "%s", m->welcome.data_endpoint);
-    } else if (!same_host_endpoint(p, m->welcome.data_port)) {
-        return err_why(p->why, sizeof(p->why), ERR_MALFORMED,
-                       "it names no data port");
-    }
     p->welcomed = true;
-    p->why[0] = '\0';
     return 0;
 }
 
+/* What a node holds changes with its process, or not at all: one that is up is
+ * not greeted, and welcomes that nobody asked for are passed over. */
 static void on_welcome(nodes *n, node *p, const message *m) {
-    bool was_up = membership_state(n->machine, p->index) == NODE_UP;
-    bool restarted =
-        was_up && membership_boot(n->machine, p->index) != m->boot_id;
+    if (!p->greeted || membership_state(n->machine, p->index) == NODE_UP) {
+        log_debug("node %s: a welcome too many", p->control);
+        return;
+    }
+    p->greeted = false;
     int rc = accept_welcome(n, p, m);
     if (rc < 0) {
+        clean(p->why);
         log_warn("node %s is not used: %s", p->control,
                  p->why[0] != '\0' ? p->why : err_text(rc));
         membership_refused(n->machine, now_ms(), p->index, rc);
-        if (was_up) publish_rack(n);
         return;
     }
     membership_welcome(n->machine, now_ms(), p->index, m->boot_id);
-    if (restarted) publish_rack(n);
 }
 
 static void on_control(void *ctx, frames *f) {
@@ -232,7 +279,7 @@ static void on_control(void *ctx, frames *f) {
         membership_pong(n->machine, now_ms(), p->index, m.boot_id,
                         m.pong.progress, m.pong.queued_jobs);
     } else if (m.kind == MESSAGE_ERROR) {
-        snprintf(p->why, sizeof(p->why), "%s", m.error.text);
+        keep_text(p->why, sizeof(p->why), m.error.text);
         log_warn("node %s refuses us: %s", p->control, p->why);
         membership_refused(n->machine, now_ms(), p->index, m.error.code);
     } else {
@@ -270,15 +317,22 @@ static void pump(nodes *n) {
         membership_next(n->machine, now_ms(), &a);
         if (a.kind == MEMBER_WAIT) break;
         switch (a.kind) {
-        case MEMBER_HELLO: send_hello(n, &n->all[a.node]); break;
+        case MEMBER_HELLO:
+            send_hello(n, &n->all[a.node]);
+            break;
         case MEMBER_PING: {
             message m = identity_message(n->config.self, MESSAGE_PING);
             send_to(&n->all[a.node], &m);
             break;
         }
-        case MEMBER_UP: node_up(n, a.node); break;
-        case MEMBER_GONE: node_gone(n, a.node, a.reason); break;
-        case MEMBER_WAIT: break;
+        case MEMBER_UP:
+            node_up(n, a.node);
+            break;
+        case MEMBER_GONE:
+            node_gone(n, a.node, a.reason);
+            break;
+        case MEMBER_WAIT:
+            break;
         }
     }
     check_settled(n);
@@ -295,8 +349,8 @@ static int open_node(nodes *n, uint32_t i, char *why, size_t why_size) {
     p->owner = n;
     p->index = i;
     snprintf(p->control, sizeof(p->control), "%s", n->config.endpoints[i]);
-    int rc = link_connect(&p->link, &n->config.links, p->control, why,
-                          why_size);
+    int rc =
+        link_connect(&p->link, &n->config.links, p->control, why, why_size);
     if (rc < 0) return rc;
     return zmq_watch_open(&p->watch, n->config.loop, p->link, on_control, p);
 }
@@ -318,9 +372,10 @@ int nodes_open(nodes **out, const nodes_config *c, char *why, size_t why_size) {
         rc = open_node(n, i, why, why_size);
     }
     *out = n; /* also on failure: handles of the loop need closing */
+    if (rc == 0) rc = publish_rack(n);
     if (rc < 0) return rc;
-    publish_rack(n);
-    uv_timer_start(&n->timer, on_timer, 0, 0); /* from the loop, not from here */
+    uv_timer_start(&n->timer, on_timer, 0,
+                   0); /* from the loop, not from here */
     return 0;
 }
 
@@ -407,11 +462,11 @@ int nodes_status(const nodes *n, json_t *into) {
     json_int_t experts =
         (json_int_t)(m->n_layers - m->first_moe_layer) * m->n_experts;
     int rc = json_object_set_new(into, "nodes", list);
-    rc |= json_object_set_new(into, "epoch",
-                              json_integer((json_int_t)n->epoch));
-    rc |= json_object_set_new(
-        into, "coverage",
-        json_pack("{s:I, s:I, s:I}", "experts", experts, "unheld",
-                  (json_int_t)unheld, "single", (json_int_t)single));
+    rc |=
+        json_object_set_new(into, "epoch", json_integer((json_int_t)n->epoch));
+    rc |= json_object_set_new(into, "coverage",
+                              json_pack("{s:I, s:I, s:I}", "experts", experts,
+                                        "unheld", (json_int_t)unheld, "single",
+                                        (json_int_t)single));
     return rc == 0 ? 0 : -ENOMEM;
 }

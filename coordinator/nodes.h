@@ -1,7 +1,8 @@
 /* nodes.h - the loop thread's side of the expert nodes: greets and pings them,
  * and tells the step thread who is up and who holds what.
  *
- * The shell around the membership machine.  One control link per listed node. */
+ * The shell around the membership machine.  One control link per listed node.
+ */
 #ifndef COORDINATOR_NODES_H
 #define COORDINATOR_NODES_H
 
@@ -40,7 +41,8 @@ void nodes_free(nodes *n); /* NULL is fine */
 const char *nodes_name(const nodes *n, uint32_t node);
 uint64_t nodes_resident_bytes(const nodes *n); /* over the nodes that are up */
 uint32_t nodes_count(const nodes *n);
-bool nodes_all_covered(const nodes *n); /* every expert is held by a live node */
+bool nodes_all_covered(
+    const nodes *n); /* every expert is held by a live node */
 
 /* The members "nodes", "epoch" and "coverage" of the status object. */
 int nodes_status(const nodes *n, json_t *into);

@@ -13,19 +13,22 @@
 #include "engine/util.h"
 
 #define ARENA_BYTES ((size_t)16 << 20)
-#define FLUSH_MS 5
+#define FLUSH_MS 5        /* the first look whether a full client reads again */
+#define FLUSH_MOST_MS 200 /* the later ones, doubling up to this */
+#define PROBE_MS 1000     /* a silent request's client is looked after */
 #define DEFAULT_NEW_TOKENS 512
 #define LEAST_TIMEOUT_MS 100
+#define MOST_TIMEOUT_MS (24u * 3600 * 1000)
 #define EVAL_STEP_BYTES ((size_t)32 << 20) /* logits of one batch step */
 
 /* ---- answers that are not events ---- */
 
 void server_send(server *s, client *to, frames *f) {
-    clients_send(s->clients, to, f);
+    bool begins_to_wait = clients_send(s->clients, to, f);
     zmq_watch_kick(s->watch);
-    if (!uv_is_active((uv_handle_t *)&s->flush)) {
-        uv_timer_start(&s->flush, s->on_flush, FLUSH_MS, 0);
-    }
+    if (!begins_to_wait) return;
+    s->flush_ms = FLUSH_MS;
+    uv_timer_start(&s->flush, s->on_flush, s->flush_ms, 0);
 }
 
 static void send_message(server *s, client *to, const message *m) {
@@ -66,9 +69,8 @@ static void on_hello(server *s, client *from, const message *asked) {
     m.welcome.role = ROLE_COORDINATOR;
     m.welcome.name = s->config.self->name;
     m.welcome.has_profile = true;
-    m.welcome.profile = (message_profile){own->version, own->activation,
-                                          own->rows,    own->kv,
-                                          own->mla,     own->blas};
+    m.welcome.profile = (message_profile){
+        own->version, own->activation, own->rows, own->kv, own->mla, own->blas};
     m.welcome.data_endpoint = "";
     m.welcome.cpu = cpu_name(cpu_current());
     m.welcome.model = s->config.weights->config.name;
@@ -153,7 +155,7 @@ static sampler_params resolve_sampling(const message_sampling *given) {
     sampler_params p = {
         .temperature = given->temperature,
         .top_k = given->top_k,
-        .top_p = given->top_p > 0.0f ? given->top_p : 1.0f,
+        .top_p = given->top_p != 0.0f ? given->top_p : 1.0f,
         .min_p = given->min_p,
         .seed = given->seed,
     };
@@ -166,7 +168,8 @@ static sampler_params resolve_sampling(const message_sampling *given) {
 
 static uint32_t resolve_timeout(const server *s, uint32_t given) {
     if (given == 0) return s->config.timeout_ms;
-    return given < LEAST_TIMEOUT_MS ? LEAST_TIMEOUT_MS : given;
+    if (given < LEAST_TIMEOUT_MS) return LEAST_TIMEOUT_MS;
+    return (uint32_t)size_min(given, MOST_TIMEOUT_MS);
 }
 
 static void send_accepted(server *s, client *to, const message *asked,
@@ -185,6 +188,22 @@ static void send_accepted(server *s, client *to, const message *asked,
     m.accepted.timeout_ms = q->timeout_ms;
     m.accepted.prompt_tokens = (message_u32s){q->tokens, q->n_tokens};
     send_message(s, to, &m);
+}
+
+/* A pong to nothing: clients pass over it. */
+static int build_probe(void *ctx, frames *f) {
+    const server *s = ctx;
+    message m = identity_message(s->config.self, MESSAGE_PONG);
+    return frames_add(f, 0) == NULL ? -ENOMEM : message_seal(f, &m);
+}
+
+/* A client that leaves while its request waits or is fed a long prompt would
+ * otherwise not be missed before its answer. */
+static void on_probe(uv_timer_t *timer) {
+    server *s = timer->data;
+    clients_probe(s->clients, build_probe, s);
+    zmq_watch_kick(s->watch);
+    if (clients_n_requests(s->clients) == 0) uv_timer_stop(timer);
 }
 
 /* Register and hand over; q->tokens is taken or freed. */
@@ -206,10 +225,16 @@ static void start(server *s, client *from, const message *m, step_request *q) {
         return;
     }
     rc = step_submit(s->config.steps, q);
-    if (rc == 0) return;
-    free(q->tokens);
-    clients_drop_request(s->clients, r);
-    send_error(s, from, m, rc, err_text(rc));
+    if (rc < 0) {
+        free(q->tokens);
+        clients_drop_request(s->clients, r);
+        send_error(s, from, m, rc, err_text(rc));
+        return;
+    }
+    if (clients_held(from)) step_hold(s->config.steps, q->id, true);
+    if (!uv_is_active((uv_handle_t *)&s->probe)) {
+        uv_timer_start(&s->probe, on_probe, PROBE_MS, PROBE_MS);
+    }
 }
 
 static void on_generate(server *s, client *from, const message *m) {
@@ -227,8 +252,8 @@ static void on_generate(server *s, client *from, const message *m) {
                      "resumed_tokens %u exceeds the tokens given",
                      m->generate.resumed_tokens);
     }
-    if (rc == 0) rc = prompt_tokens(s, m, &q.tokens, &q.n_tokens, why,
-                                    sizeof(why));
+    if (rc == 0)
+        rc = prompt_tokens(s, m, &q.tokens, &q.n_tokens, why, sizeof(why));
     if (rc < 0) {
         send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
         return;
@@ -294,10 +319,24 @@ static bool needs_service(message_kind kind) {
     return kind == MESSAGE_GENERATE || kind == MESSAGE_EVAL;
 }
 
+/* There is no room to remember this client, not even for its error. */
+static void refuse_stranger(server *s, frames *f) {
+    message m;
+    message self = identity_message(s->config.self, MESSAGE_ERROR);
+    (void)message_open(f, s->arena, &m, NULL, 0); /* for its request id */
+    int rc = message_error(f, &self, &m, ERR_OVERLOADED,
+                           "the coordinator has too many clients");
+    if (rc == 0) rc = link_send(s->link, f);
+    if (rc < 0) log_debug("too many clients: %s", err_text(rc));
+}
+
 static void on_message(void *ctx, frames *f) {
     server *s = ctx;
     client *from = clients_of(s->clients, f);
-    if (from == NULL) return; /* too many: its own deadline tells it */
+    if (from == NULL) {
+        refuse_stranger(s, f);
+        return;
+    }
     message m;
     char why[200] = "";
     int rc = message_open(f, s->arena, &m, why, sizeof(why));
@@ -332,9 +371,12 @@ static void on_message(void *ctx, frames *f) {
 
 static void on_flush(uv_timer_t *timer) {
     server *s = timer->data;
-    bool waits = clients_flush(s->clients);
+    bool moved, waits = clients_flush(s->clients, &moved);
     zmq_watch_kick(s->watch);
-    if (waits) uv_timer_start(timer, on_flush, FLUSH_MS, 0);
+    if (!waits) return;
+    s->flush_ms = moved ? FLUSH_MS : 2 * s->flush_ms;
+    if (s->flush_ms > FLUSH_MOST_MS) s->flush_ms = FLUSH_MOST_MS;
+    uv_timer_start(timer, on_flush, s->flush_ms, 0);
 }
 
 static void on_hold(void *ctx, const request *r, bool held) {
@@ -358,7 +400,8 @@ int server_open(server **out, const server_config *c, char *why,
     s->on_flush = on_flush;
     s->started_ms = now_ms();
     uv_timer_init(c->loop, &s->flush);
-    s->flush.data = s;
+    uv_timer_init(c->loop, &s->probe);
+    s->flush.data = s->probe.data = s;
     *out = s; /* also on failure: its handles need closing */
 
     int rc = message_arena_new(&s->arena, ARENA_BYTES);
@@ -374,8 +417,8 @@ int server_open(server **out, const server_config *c, char *why,
 void server_close(server *s) {
     if (s == NULL || s->closing) return;
     s->closing = true;
-    uv_timer_stop(&s->flush);
     uv_close((uv_handle_t *)&s->flush, NULL);
+    uv_close((uv_handle_t *)&s->probe, NULL);
     zmq_watch_close(s->watch);
 }
 
@@ -396,9 +439,25 @@ const char *server_endpoint(const server *s) {
 }
 
 bool server_idle(const server *s) {
-    return clients_n_requests(s->clients) == 0;
+    return clients_n_requests(s->clients) == 0 && !clients_waiting(s->clients);
 }
 
 void server_refuse(server *s) {
     s->refusing = true;
+}
+
+void server_give_up(server *s, request *r, int code, const char *why) {
+    uint64_t id = r->id;
+    step_cancel(s->config.steps, id);
+    message asked = {.request_id = r->request_id, .boot_id = r->boot_id};
+    send_error(s, r->owner, &asked, code, why);
+    r = clients_find(s->clients, id); /* gone, if its client was */
+    if (r != NULL) clients_drop_request(s->clients, r);
+}
+
+void server_cut_off(server *s) {
+    request *r;
+    while ((r = clients_any_request(s->clients)) != NULL) {
+        server_give_up(s, r, ERR_CLOSED, "the coordinator is ending");
+    }
 }

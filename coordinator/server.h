@@ -45,9 +45,11 @@ void server_set_nodes(server *s, const nodes *n);
 void server_take_events(server *s);
 
 const char *server_endpoint(const server *s);
-/* No request is alive. */
+/* No request is alive and nothing waits to be sent. */
 bool server_idle(const server *s);
 /* Refuse new requests from now on: the process is ending. */
 void server_refuse(server *s);
+/* Tell those whose requests are still alive that they will not be answered. */
+void server_cut_off(server *s);
 
 #endif

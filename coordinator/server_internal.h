@@ -1,4 +1,5 @@
-/* server_internal.h - the server's state, for server.c, answers.c and status.c. */
+/* server_internal.h - the server's state, for server.c, answers.c and status.c.
+ */
 #ifndef COORDINATOR_SERVER_INTERNAL_H
 #define COORDINATOR_SERVER_INTERNAL_H
 
@@ -13,15 +14,21 @@ struct server {
     zmq_watch *watch;
     message_arena *arena;
     clients *clients;
-    uv_timer_t flush;
+    uv_timer_t flush, probe;
     uv_timer_cb on_flush;
+    uint32_t flush_ms; /* longer while nothing can be sent */
     uint64_t last_id;
     uint64_t started_ms;
     uint64_t tokens_generated;
     bool refusing, closing;
 };
 
-/* Send to a client; takes *f.  The client and its requests may be gone after. */
+/* Send to a client; takes *f.  The client and its requests may be gone after.
+ */
 void server_send(server *s, client *to, frames *f);
+
+/* End a request with an error: cancelled, told to its client and forgotten.
+ * The client may be gone after. */
+void server_give_up(server *s, request *r, int code, const char *why);
 
 #endif

@@ -18,8 +18,8 @@
 #include "engine/log.h"
 #include "engine/util.h"
 
-#define MAX_FDS 1100
-#define IDLE_MS 200 /* look around at least that often */
+#define MAX_FDS (PLACEMENT_MAX_NODES + 1) /* of the exchange */
+#define IDLE_MS 200                       /* look around at least that often */
 
 struct step {
     step_config config;

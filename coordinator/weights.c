@@ -1,9 +1,12 @@
-/* weights.c - loads the coordinator's share of a model, layer by layer. */
+/* weights.c - loads the coordinator's share of a model, layer by layer.
+ *
+ * Every tensor is found by name and has the shape that the metadata asks for;
+ * that there are no others is model_read()'s promise. */
 #include "coordinator/weights.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 #include "engine/err.h"
 #include "engine/util.h"
 
@@ -13,15 +16,16 @@ typedef struct {
     size_t why_size;
 } loader;
 
+static int unsupported(const loader *l, const gguf_tensor *t) {
+    return err_why(l->why, l->why_size, ERR_UNSUPPORTED,
+                   "tensor %s: weight format %s is not supported",
+                   gguf_quote(t->name).text, weight_type_name(t->type));
+}
+
 /* All values of a tensor as f32, in stored order. */
 static int load_floats(loader *l, const gguf_tensor *t, float **out) {
     const weight_format *f = weight_format_find(t->type);
-    if (f == NULL) {
-        return err_why(l->why, l->why_size, ERR_UNSUPPORTED,
-                       "tensor %.*s has format %s, which is not supported",
-                       (int)t->name.len, t->name.data,
-                       weight_type_name(t->type));
-    }
+    if (f == NULL) return unsupported(l, t);
     size_t n_rows = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
     size_t cols = (size_t)t->dims[0];
     size_t row_bytes = (size_t)t->bytes / n_rows;
@@ -36,8 +40,8 @@ static int load_floats(loader *l, const gguf_tensor *t, float **out) {
     free(row);
     if (rc < 0) {
         aligned_release(values);
-        return err_why(l->why, l->why_size, rc, "tensor %.*s: %s",
-                       (int)t->name.len, t->name.data, err_text(rc));
+        return err_why(l->why, l->why_size, rc, "tensor %s: %s",
+                       gguf_quote(t->name).text, err_text(rc));
     }
     *out = values;
     l->w->bytes += n_rows * cols * sizeof(float);
@@ -48,8 +52,8 @@ static int load_floats(loader *l, const gguf_tensor *t, float **out) {
 static int load_vector(loader *l, uint32_t layer, const char *name, uint64_t n,
                        uint64_t rows, float **out) {
     const gguf_tensor *t;
-    int rc = model_tensor(l->w->g, layer, name, n, rows, 0, &t, l->why,
-                          l->why_size);
+    int rc =
+        model_tensor(l->w->g, layer, name, n, rows, 0, &t, l->why, l->why_size);
     if (rc < 0) return rc;
     return load_floats(l, t, out);
 }
@@ -104,57 +108,22 @@ static int load_feed_forward(loader *l, uint32_t layer, layer_weights *lw) {
                        &lw->dense.down);
 }
 
-/* What model_tensor() cannot see: biases and other tensors that would change
- * the result are refused, not skipped. */
-static int refuse_unknown(loader *l) {
-    static const char *const known[] = {
-        "attn_norm.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight",
-        "attn_output.weight", "attn_q_norm.weight", "attn_k_norm.weight",
-        "ffn_norm.weight", "ffn_gate.weight", "ffn_up.weight",
-        "ffn_down.weight", "ffn_gate_inp.weight", "ffn_gate_exps.weight",
-        "ffn_up_exps.weight", "ffn_down_exps.weight",
-        /* a pre-computed table that some old files carry */
-        "attn_rot_embd", "attn.rot_embd", "attn_rot_embd.weight",
-    };
-    for (size_t i = 0; i < gguf_n_tensors(l->w->g); i++) {
-        gguf_string name = gguf_tensor_at(l->w->g, i)->name;
-        if (name.len < 4 || memcmp(name.data, "blk.", 4) != 0) continue;
-        const char *rest = memchr(name.data + 4, '.', name.len - 4);
-        if (rest == NULL) continue;
-        rest++;
-        size_t len = name.len - (size_t)(rest - name.data);
-        bool found = false;
-        for (size_t k = 0; k < ARRAY_LEN(known) && !found; k++) {
-            found = strlen(known[k]) == len && memcmp(known[k], rest, len) == 0;
-        }
-        if (!found) {
-            return err_why(l->why, l->why_size, ERR_UNSUPPORTED,
-                           "tensor %.*s is not supported by architecture %s",
-                           (int)name.len, name.data, l->w->config.arch);
-        }
-    }
-    return 0;
-}
-
 static int load_output(loader *l) {
     weights *w = l->w;
     const model_config *c = &w->config;
-    const gguf_tensor *norm = gguf_find_tensor(w->g, "output_norm.weight");
-    if (norm == NULL || norm->dims[0] != c->n_embd || norm->dims[1] != 1) {
-        return err_why(l->why, l->why_size, ERR_FORMAT,
-                       "tensor output_norm.weight is missing or has the wrong "
-                       "shape");
-    }
-    int rc = load_floats(l, norm, &w->output_norm);
+    const gguf_tensor *t;
+    int rc = model_tensor_named(w->g, "output_norm.weight", c->n_embd, 0, 0, &t,
+                                l->why, l->why_size);
+    if (rc < 0) return rc;
+    rc = load_floats(l, t, &w->output_norm);
     if (rc < 0) return rc;
 
     /* Without an output matrix the embeddings are used ("tied"). */
-    const gguf_tensor *t = gguf_find_tensor(w->g, "output.weight");
-    if (t == NULL) t = w->embedding;
-    if (t->dims[0] != c->n_embd || t->dims[1] != c->n_vocab ||
-        t->dims[2] != 1) {
-        return err_why(l->why, l->why_size, ERR_FORMAT,
-                       "tensor output.weight has the wrong shape");
+    t = w->embedding;
+    if (gguf_find_tensor(w->g, "output.weight") != NULL) {
+        rc = model_tensor_named(w->g, "output.weight", c->n_embd, c->n_vocab, 0,
+                                &t, l->why, l->why_size);
+        if (rc < 0) return rc;
     }
     rc = matrix_load(&w->output, w->g, t, 0, l->why, l->why_size);
     if (rc < 0) return rc;
@@ -165,40 +134,52 @@ static int load_output(loader *l) {
 
 static int load_embedding(loader *l) {
     weights *w = l->w;
-    w->embedding = gguf_find_tensor(w->g, "token_embd.weight");
+    int rc = model_tensor_named(w->g, "token_embd.weight", w->config.n_embd,
+                                w->config.n_vocab, 0, &w->embedding, l->why,
+                                l->why_size);
+    if (rc < 0) return rc;
     w->embedding_format = weight_format_find(w->embedding->type);
-    if (w->embedding_format == NULL) {
-        return err_why(l->why, l->why_size, ERR_UNSUPPORTED,
-                       "tensor token_embd.weight has format %s, which is not "
-                       "supported",
-                       weight_type_name(w->embedding->type));
-    }
+    if (w->embedding_format == NULL) return unsupported(l, w->embedding);
     w->bytes_per_token += w->embedding->bytes / w->config.n_vocab;
     return 0;
 }
 
 static int load_rope_factors(loader *l) {
+    static const char *const name = "rope_freqs.weight";
     weights *w = l->w;
-    const gguf_tensor *t = gguf_find_tensor(w->g, "rope_freqs.weight");
-    if (t == NULL) return 0;
-    if (t->dims[0] != w->config.rope.n_dims / 2 || t->dims[1] != 1) {
+    const gguf_tensor *t;
+    if (gguf_find_tensor(w->g, name) == NULL) return 0;
+    uint32_t n = w->config.rope.n_dims / 2;
+    int rc = model_tensor_named(w->g, name, n, 0, 0, &t, l->why, l->why_size);
+    if (rc < 0) return rc;
+    rc = load_floats(l, t, &w->rope_factors);
+    if (rc < 0) return rc;
+
+    for (uint32_t i = 0; i < n; i++) { /* angles are divided by them */
+        float factor = w->rope_factors[i];
+        if (factor > 0.0f && isfinite(factor)) continue;
         return err_why(l->why, l->why_size, ERR_FORMAT,
-                       "tensor rope_freqs.weight has the wrong shape");
+                       "tensor %s: value %u is %g, not a positive number", name,
+                       i, (double)factor);
     }
-    return load_floats(l, t, &w->rope_factors);
+    return 0;
 }
 
 int weights_load(weights **out, const gguf *g, const model_config *c, char *why,
                  size_t why_size) {
     *out = NULL;
     weights *w = calloc(1, sizeof(*w));
-    if (w == NULL) return -ENOMEM;
+    if (w == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
     w->g = g;
     w->config = *c;
-    w->layers = calloc(c->n_layers, sizeof(*w->layers));
     loader l = {w, why, why_size};
 
-    int rc = w->layers == NULL ? -ENOMEM : refuse_unknown(&l);
+    int rc = 0;
+    w->layers = calloc(c->n_layers, sizeof(*w->layers));
+    if (w->layers == NULL) {
+        rc = err_why(why, why_size, -ENOMEM, "no memory for %u layers",
+                     c->n_layers);
+    }
     if (rc == 0) rc = load_embedding(&l);
     if (rc == 0) rc = load_rope_factors(&l);
     for (uint32_t i = 0; i < c->n_layers && rc == 0; i++) {

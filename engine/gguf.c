@@ -254,8 +254,34 @@ static int sort_tensors(gguf *g, char *why, size_t why_size) {
     return 0;
 }
 
+static int by_place(const void *a, const void *b, void *context) {
+    const gguf_tensor *tensors = context;
+    const gguf_tensor *x = &tensors[*(const uint32_t *)a];
+    const gguf_tensor *y = &tensors[*(const uint32_t *)b];
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+/* Tensors share no bytes: else a small file could claim any amount of data, and
+ * what is loaded is no longer bounded by the file. */
+static int refuse_overlap(gguf *g, char *why, size_t why_size) {
+    qsort_r(g->tensor_order, g->n_tensors, sizeof(*g->tensor_order), by_place,
+            g->tensors);
+    for (size_t i = 1; i < g->n_tensors; i++) {
+        const gguf_tensor *a = &g->tensors[g->tensor_order[i - 1]];
+        const gguf_tensor *b = &g->tensors[g->tensor_order[i]];
+        if (a->file != b->file || b->offset - a->offset >= a->bytes) continue;
+        return err_why(why, why_size, ERR_FORMAT,
+                       "%s: the tensors '%s' and '%s' overlap",
+                       g->files[a->file].path, gguf_quote(a->name).text,
+                       gguf_quote(b->name).text);
+    }
+    return 0;
+}
+
 int gguf_join(gguf *g, char *why, size_t why_size) {
     int rc = join_tensors(g, why, why_size);
+    if (rc == 0) rc = refuse_overlap(g, why, why_size);
     if (rc == 0) rc = sort_tensors(g, why, why_size);
     return rc;
 }

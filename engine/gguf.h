@@ -32,6 +32,12 @@ typedef struct {
     size_t len;
 } gguf_string;
 
+/* Text of a file as it may stand in a log line: cut, unprintables replaced. */
+typedef struct {
+    char text[68];
+} gguf_quoted;
+gguf_quoted gguf_quote(gguf_string s);
+
 typedef struct {
     gguf_string name;
     uint32_t n_dims;

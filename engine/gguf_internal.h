@@ -59,10 +59,4 @@ int gguf_file_u64(const gguf_file *f, const char *key, uint64_t *out, char *why,
 /* Order by bytes, a prefix first. */
 int gguf_string_compare(gguf_string a, gguf_string b);
 
-/* Text of a file as it may stand in a log line: cut, unprintables replaced. */
-typedef struct {
-    char text[68];
-} gguf_quoted;
-gguf_quoted gguf_quote(gguf_string s);
-
 #endif

@@ -64,13 +64,15 @@ class NodeFaults(RackTest):
         self.assertGreater(dispatch["takeover_local"], 0)
         self.assertEqual(0, dispatch["lost_pairs"])
 
-    def nobody_takes_over(self, action):
+    def nobody_takes_over(self, action, of_request=True):
         seconds = 3 * rack.SLOWER
+        limit = ["--timeout", "%ds" % seconds]
         spec = "node.compute=%s@%d" % (action, MID_STORY)
         nodes = self.rack.nodes(2, envs={0: {"ROSTER_FAILPOINTS": spec}})
-        asked = self.rack.coordinator(nodes, "--no-local-experts")
-        story = self.rack.generating(asked, PROMPT, "--timeout",
-                                     "%ds" % seconds)
+        asked = self.rack.coordinator(nodes, "--no-local-experts",
+                                      *([] if of_request else limit))
+        story = self.rack.generating(asked, PROMPT,
+                                     *(limit if of_request else []))
         self.check_hit(nodes[0], action)
         hit = time.monotonic()
         result = story.result()
@@ -80,6 +82,9 @@ class NodeFaults(RackTest):
         status = self.rack.status(asked)
         self.assertEqual(1, status["requests"]["failed"])
         self.assertGreater(status["coverage"]["unheld"], 0)
+
+    def test_the_coordinators_deadline_holds_for_who_names_none(self):
+        self.nobody_takes_over("stop", of_request=False)
 
     def test_a_restarted_node_is_used_again(self):
         nodes = self.rack.nodes(2, replicas=2)
@@ -141,6 +146,22 @@ class NodeFaults(RackTest):
         self.assertEqual(0, result.status, result.err)
         self.assertEqual(self.story, result.text)
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+
+    def test_a_slow_node_is_waited_for(self):
+        """Each layer of the prompt takes it longer than a pair's patience, but
+        it lives: its answers are used, and not asked for again and again."""
+        model = rack.make_model(
+            self.rack.folder, layers=2, width=1024, heads=8, kv_heads=2,
+            head_dim=128, expert_width=2048, experts=4, context=256)
+        node = self.rack.node(model=model, env={"ROSTER_CPU": "scalar"})
+        asked = self.rack.coordinator([node], "--no-local-experts",
+                                      model=model)
+        result = self.rack.generating(
+            asked, "x" * (4 if rack.SANITIZED else 60), "--timeout",
+            "%ds" % (30 * rack.SLOWER), n=2).result()
+        self.assertEqual(0, result.status, result.err)
+        dispatch = self.rack.status(asked)["dispatch"]
+        self.assertEqual(0, dispatch["refusals"])
 
     def test_nodes_that_refuse_and_swallow_batches_change_nothing(self):
         envs = {0: {"ROSTER_FAILPOINTS": "node.receive=fail@100"},

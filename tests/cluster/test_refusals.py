@@ -8,7 +8,6 @@ import shutil
 import socket
 import struct
 import sys
-import time
 import unittest
 
 import rack

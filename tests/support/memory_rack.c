@@ -17,6 +17,7 @@ typedef struct {
     struct link *server;
     worker *worker;
     pthread_t thread;
+    bool running;
     uint64_t boot_id;
 } memory_node;
 
@@ -45,8 +46,8 @@ memory_model *memory_model_open(const char *path) {
     must(blas_open(why, sizeof(why)), "blas", why);
     must(gguf_open(&m->file, path, why, sizeof(why)), path, why);
     must(model_read(&m->config, m->file, why, sizeof(why)), path, why);
-    must(weights_load(&m->weights, m->file, &m->config, why, sizeof(why)),
-         path, why);
+    must(weights_load(&m->weights, m->file, &m->config, why, sizeof(why)), path,
+         why);
     must(expert_store_new(&m->store, m->file, &m->config, NULL, why,
                           sizeof(why)),
          path, why);
@@ -73,8 +74,8 @@ static void *node_main(void *arg) {
     return NULL;
 }
 
-static void open_node(memory_rack *r, uint32_t i, uint32_t threads,
-                      bool exact) {
+static void open_node(memory_rack *r, uint32_t i, uint32_t threads, bool exact,
+                      bool silent) {
     memory_node *n = &r->nodes[i];
     n->rack = r;
     n->boot_id = 1000 + i;
@@ -92,7 +93,9 @@ static void open_node(memory_rack *r, uint32_t i, uint32_t threads,
     must(link_memory(&unused, &n->server, LINK_MESSAGES), "link_memory", "");
     link_close(unused);
     must(worker_new(&n->worker, &c, n->server), "worker_new", "");
+    if (silent) return;
     if (pthread_create(&n->thread, NULL, node_main, n) != 0) abort();
+    n->running = true;
 }
 
 /* Endpoints are the nodes' numbers. */
@@ -105,11 +108,10 @@ static int connect_memory(void *ctx, struct link **out, const link_config *c,
     return link_memory(out, &r->nodes[atoi(to)].server, LINK_MESSAGES);
 }
 
-static void post_rack(memory_rack *r, const holdings *held) {
-    const holdings *list[MEMORY_RACK_NODES];
+void memory_rack_post(memory_rack *r, const holdings *const *held) {
     rack_node seen[MEMORY_RACK_NODES] = {{0}};
     for (uint32_t i = 0; i < r->n_nodes; i++) {
-        list[i] = &held[i];
+        if (held[i] == NULL) continue;
         seen[i].up = true;
         seen[i].boot_id = r->nodes[i].boot_id;
         snprintf(seen[i].endpoint, sizeof(seen[i].endpoint), "%u", i);
@@ -117,7 +119,7 @@ static void post_rack(memory_rack *r, const holdings *held) {
     placement *where;
     rack *snapshot;
     must(placement_new(&where, 1, r->model->config.n_layers,
-                       r->model->config.n_experts, list, r->n_nodes),
+                       r->model->config.n_experts, held, r->n_nodes),
          "placement_new", "");
     must(rack_new(&snapshot, where, seen, r->n_nodes), "rack_new", "");
     exchange_post(r->experts, snapshot);
@@ -133,13 +135,13 @@ memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {
     snprintf(r->self.cluster, sizeof(r->self.cluster), "memory");
     r->self.boot_id = 77;
     for (uint32_t i = 0; i < c->n_nodes; i++) {
-        open_node(r, i, c->threads, c->exact);
+        open_node(r, i, c->threads, c->exact, (c->silent >> i & 1) != 0);
     }
     must(pool_new(&r->threads, c->threads), "pool_new", "");
 
     const model_config *config = &m->weights->config;
     uint32_t max_pairs = c->max_rows * config->n_used;
-    local_config local = {m->file,    config, NULL,     r->threads,
+    local_config local = {m->file,    config,    NULL,    r->threads,
                           UINT64_MAX, max_pairs, c->exact};
     must(local_experts_new(&r->local, &local, why, sizeof(why)), "local", why);
     kv_config kv = {c->kv,           config->n_layers,  config->n_kv_heads,
@@ -156,17 +158,22 @@ memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {
                      .credit_bytes = c->credit_bytes,
                      .hedge_min_us = 10000000, /* a slow machine is no fault */
                      .hedge_factor = 10,
-                     .patience_us = 60000000,
+                     .patience_us =
+                         c->patience_us != 0 ? c->patience_us : 60000000,
                      .local = c->local},
         .max_rows = c->max_rows,
         .connect = connect_memory,
         .connect_ctx = r,
     };
     must(exchange_new(&r->experts, &x), "exchange_new", "");
-    forward_config f = {m->weights, r->experts,  r->local, r->threads,
+    forward_config f = {m->weights, r->experts,  r->local,    r->threads,
                         r->kv,      c->max_rows, c->max_rows, c->exact};
     must(forward_new(&r->forward, &f), "forward_new", "");
-    post_rack(r, c->held);
+    const holdings *list[MEMORY_RACK_NODES] = {0};
+    for (uint32_t i = 0; i < c->n_nodes; i++) {
+        list[i] = &c->held[i];
+    }
+    memory_rack_post(r, list);
     return r;
 }
 
@@ -178,7 +185,7 @@ void memory_rack_close(memory_rack *r) {
     pool_free(r->threads);
     for (uint32_t i = 0; i < r->n_nodes; i++) {
         worker_stop(r->nodes[i].worker);
-        pthread_join(r->nodes[i].thread, NULL);
+        if (r->nodes[i].running) pthread_join(r->nodes[i].thread, NULL);
         worker_free(r->nodes[i].worker);
         link_close(r->nodes[i].server);
     }

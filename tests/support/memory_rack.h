@@ -27,11 +27,16 @@ typedef struct {
     kv_type kv;
     uint32_t max_rows;
     uint64_t piece_bytes, credit_bytes;
+    uint32_t patience_us; /* 0: a minute */
+    uint32_t silent;      /* bits of nodes that take batches and say nothing */
 } memory_rack_config;
 
 typedef struct memory_rack memory_rack;
 memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c);
 void memory_rack_close(memory_rack *r);
+
+/* Another rack for the exchange: held[i] NULL means that node i is down. */
+void memory_rack_post(memory_rack *r, const holdings *const *held);
 
 forward *memory_rack_forward(memory_rack *r);
 exchange *memory_rack_exchange(memory_rack *r);

@@ -1,0 +1,677 @@
+/* test_exchange.c - a layer's way to the nodes and back, over links in memory,
+ * with nodes that do what a test says.
+ *
+ * A node's answer for (expert, row) is expert * 100 + the row's first byte, in
+ * every value.  Each node runs in a thread: it waits for batches and answers
+ * them in its own manner. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "coordinator/exchange.h"
+#include "engine/act.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+#include "tests/support/fixture.h"
+#include "tests/support/memory_rack.h"
+#include "tests/support/model_gen.h"
+
+#define NODES 2
+#define K 2
+#define ROWS 5
+#define PAIRS (ROWS * K)
+#define FLOOD 3000
+
+typedef enum {
+    GOOD,
+    SILENT,
+    DOUBLED,     /* every answer twice */
+    LATE,        /* the answer to a batch when the next one comes */
+    FORGED,      /* rows of requests that nobody made, then the answer */
+    FOREIGN,     /* as another process would sign it */
+    DAMAGED,     /* a payload byte flipped */
+    GARBAGE,     /* no message at all */
+    WRONG_LAYER, /* the answer to another question, by size or kind ... */
+    TOO_FEW,
+    TOO_NARROW,
+    REFUSING,
+    BUSY,     /* ERR_OVERLOADED once, then the answer */
+    FLOODING, /* very many answers that nobody asked for, then the right one */
+} manner;
+
+typedef struct {
+    pthread_t thread;
+    atomic_bool stop;
+    atomic_int manner;
+    atomic_uint batches; /* received */
+    struct link *server;
+    message_arena *arena;
+    uint64_t boot_id;
+    frames kept; /* LATE: the answer that was held back */
+    bool refused_once;
+} node;
+
+typedef struct {
+    memory_model *model;
+    pool *threads;
+    local_experts *local;
+    identity self;
+    node nodes[NODES];
+    exchange *x;
+    holdings all;
+    act_form form;
+    uint8_t *rows[ROWS];
+    const float *outputs[PAIRS];
+    bool lost[ROWS];
+} rig;
+
+/* every row goes to two experts, together to all four */
+static const uint32_t experts[PAIRS] = {0, 1, 1, 2, 2, 3, 3, 0, 1, 3};
+
+/* ---- a node ---- */
+
+static message answer_to(const node *n, const message *batch,
+                         message_kind kind) {
+    return (message){.kind = kind,
+                     .cluster = "test",
+                     .boot_id = n->boot_id,
+                     .to_boot_id = batch->boot_id,
+                     .request_id = batch->request_id};
+}
+
+static void send_to(node *n, const frames *in, frames *f) {
+    memcpy(f->address, in->address, in->address_bytes);
+    f->address_bytes = in->address_bytes;
+    while (link_send(n->server, f) == -EAGAIN && !atomic_load(&n->stop)) {
+        poll(NULL, 0, 1); /* the exchange has not read yet */
+    }
+    frames_fini(f);
+}
+
+static void send_error(node *n, const frames *in, const message *batch,
+                       int code) {
+    message m = answer_to(n, batch, MESSAGE_ERROR);
+    m.error.code = code;
+    m.error.text = "no";
+    frames f;
+    frames_init(&f);
+    frames_add(&f, 0);
+    if (message_seal(&f, &m) == 0) send_to(n, in, &f);
+    frames_fini(&f);
+}
+
+/* The right rows under a header that may be wrong. */
+static void make_rows(node *n, frames *in, const message *batch, message m,
+                      frames *f) {
+    m.rows.layer = batch->batch.layer;
+    m.rows.n_pairs = (uint32_t)batch->batch.rows.count;
+    m.rows.width = batch->batch.width;
+    m.rows.form = ACT_F32;
+    int how = atomic_load(&n->manner);
+    if (how == WRONG_LAYER) m.rows.layer++;
+    if (how == TOO_FEW) m.rows.n_pairs++;
+    if (how == TOO_NARROW) m.rows.width /= 2;
+
+    const uint8_t *x = frames_data(in, 1);
+    size_t row_bytes = frames_bytes(in, 1) / batch->batch.n_rows;
+    frames_init(f);
+    frames_add(f, 0);
+    float *y =
+        frames_add(f, (size_t)m.rows.n_pairs * m.rows.width * sizeof(float));
+    memset(y, 0, frames_bytes(f, 1));
+    size_t pair = 0;
+    for (size_t g = 0; g < batch->batch.experts.count; g++) {
+        for (uint32_t i = 0; i < batch->batch.counts.items[g]; i++, pair++) {
+            const uint8_t *row = x + batch->batch.rows.items[pair] * row_bytes;
+            float value = (float)(batch->batch.experts.items[g] * 100 + row[0]);
+            for (uint32_t j = 0; j < m.rows.width; j++) {
+                y[pair * m.rows.width + j] = value;
+            }
+        }
+    }
+    if (message_seal(f, &m) < 0) abort();
+    if (how == DAMAGED) ((uint8_t *)y)[3] ^= 0x40;
+}
+
+static void send_rows(node *n, frames *in, const message *batch, message m) {
+    frames f;
+    make_rows(n, in, batch, m, &f);
+    send_to(n, in, &f);
+}
+
+static void send_strangers(node *n, frames *in, const message *batch,
+                           int count) {
+    for (int i = 0; i < count && !atomic_load(&n->stop); i++) {
+        message m = answer_to(n, batch, MESSAGE_ROWS);
+        m.request_id += 1 + (uint64_t)i * 7919;
+        send_rows(n, in, batch, m);
+    }
+}
+
+static void keep_for_later(node *n, frames *in, const message *batch) {
+    frames f;
+    make_rows(n, in, batch, answer_to(n, batch, MESSAGE_ROWS), &f);
+    if (n->kept.count > 0) send_to(n, in, &n->kept);
+    frames_init(&n->kept);
+    frames_move(&n->kept, &f);
+}
+
+static void answer(node *n, frames *in, const message *batch) {
+    message m = answer_to(n, batch, MESSAGE_ROWS);
+    frames f;
+    switch ((manner)atomic_load(&n->manner)) {
+    case SILENT:
+        return;
+    case LATE:
+        keep_for_later(n, in, batch);
+        return;
+    case REFUSING:
+        send_error(n, in, batch, ERR_NOT_HERE);
+        return;
+    case BUSY:
+        if (!n->refused_once) send_error(n, in, batch, ERR_OVERLOADED);
+        if (n->refused_once) send_rows(n, in, batch, m);
+        n->refused_once = true;
+        return;
+    case FOREIGN:
+        m.boot_id++;
+        break;
+    case DOUBLED:
+        send_rows(n, in, batch, m);
+        break;
+    case FORGED:
+        send_strangers(n, in, batch, 20);
+        break;
+    case FLOODING:
+        send_strangers(n, in, batch, FLOOD);
+        break;
+    case GARBAGE:
+        frames_init(&f);
+        memset(frames_add(&f, 100), 0xa5, 100);
+        send_to(n, in, &f);
+        return;
+    default:
+        break;
+    }
+    send_rows(n, in, batch, m);
+}
+
+static void *node_main(void *arg) {
+    node *n = arg;
+    while (!atomic_load(&n->stop)) {
+        frames in;
+        frames_init(&in);
+        message m;
+        char why[160] = "";
+        if (link_recv(n->server, &in) == 0) {
+            if (message_open(&in, n->arena, &m, why, sizeof(why)) < 0) {
+                fprintf(stderr, "a bad batch: %s\n", why);
+                abort();
+            }
+            atomic_fetch_add(&n->batches, 1);
+            answer(n, &in, &m);
+        } else {
+            struct pollfd fd = {.fd = link_fd(n->server), .events = POLLIN};
+            poll(&fd, 1, 5);
+        }
+        frames_fini(&in);
+    }
+    return NULL;
+}
+
+/* ---- the rig ---- */
+
+static int connect_node(void *ctx, struct link **out, const link_config *c,
+                        const char *to, char *why, size_t why_size) {
+    rig *r = ctx;
+    (void)c;
+    if (strcmp(to, "nowhere") == 0) {
+        return err_why(why, why_size, ERR_USAGE, "no such place");
+    }
+    return link_memory(out, &r->nodes[atoi(to)].server, 16);
+}
+
+/* up: bits of nodes; each holds everything. */
+static void post(rig *r, uint32_t up, uint64_t boot_offset) {
+    const model_config *m = &r->model->config;
+    const holdings *held[NODES] = {NULL};
+    rack_node seen[NODES] = {{0}};
+    for (uint32_t i = 0; i < NODES; i++) {
+        if ((up >> i & 1) == 0) continue;
+        held[i] = &r->all;
+        seen[i].up = true;
+        seen[i].boot_id = r->nodes[i].boot_id + boot_offset;
+        snprintf(seen[i].endpoint, sizeof(seen[i].endpoint), "%u", i);
+    }
+    placement *where;
+    rack *snapshot;
+    assert_int_equal(
+        placement_new(&where, 1, m->n_layers, m->n_experts, held, NODES), 0);
+    assert_int_equal(rack_new(&snapshot, where, seen, NODES), 0);
+    exchange_post(r->x, snapshot);
+}
+
+static void open_parts(rig *r) {
+    char why[256] = "";
+    model_shape shape = model_shape_small();
+    const char *path = fixture_path("exchange.gguf");
+    assert_int_equal(model_gen(&shape, path, why, sizeof(why)), 0);
+    r->model = memory_model_open(path);
+    const model_config *m = &r->model->config;
+    assert_int_equal(pool_new(&r->threads, 1), 0);
+    local_config l = {r->model->file, m,     NULL, r->threads,
+                      UINT64_MAX,     PAIRS, false};
+    assert_int_equal(local_experts_new(&r->local, &l, why, sizeof(why)), 0);
+    r->form = local_experts_form(r->local, 0);
+    assert_int_equal(holdings_init(&r->all, m->n_layers, m->n_experts), 0);
+    for (uint32_t l2 = 0; l2 < m->n_layers; l2++) {
+        for (uint32_t e = 0; e < m->n_experts; e++) {
+            holdings_add(&r->all, l2, e);
+        }
+    }
+    for (uint32_t i = 0; i < ROWS; i++) {
+        r->rows[i] = calloc(1, act_row_bytes(r->form, m->n_embd));
+        r->rows[i][0] = (uint8_t)(10 + i);
+    }
+}
+
+static void open_nodes(rig *r, const manner *manners) {
+    for (uint32_t i = 0; i < NODES; i++) {
+        node *n = &r->nodes[i];
+        struct link *unused; /* a server is made with its first client */
+        assert_int_equal(link_memory(&unused, &n->server, 16), 0);
+        link_close(unused);
+        assert_int_equal(message_arena_new(&n->arena, 1 << 20), 0);
+        n->boot_id = 1000 + i;
+        frames_init(&n->kept);
+        atomic_store(&n->manner, (int)manners[i]);
+        assert_int_equal(pthread_create(&n->thread, NULL, node_main, n), 0);
+    }
+}
+
+static rig *open_rig(manner first, manner second, uint32_t patience_us) {
+    log_setup("test", (log_level)(LOG_ERROR + 1));
+    rig *r = calloc(1, sizeof(*r));
+    assert_non_null(r);
+    open_parts(r);
+    const manner manners[NODES] = {first, second};
+    open_nodes(r, manners);
+    snprintf(r->self.cluster, sizeof(r->self.cluster), "test");
+    r->self.boot_id = 77;
+    size_t row = r->model->config.n_embd * sizeof(float);
+    exchange_config c = {
+        .self = &r->self,
+        .model = &r->model->config,
+        .local = r->local,
+        .dispatch = {.max_nodes = NODES,
+                     .max_pairs = PAIRS,
+                     .reply_row_bytes = row,
+                     .piece_bytes = 3 * row,
+                     .credit_bytes = 100 * row,
+                     .hedge_min_us = 20000,
+                     .hedge_factor = 4,
+                     .patience_us = patience_us},
+        .max_rows = ROWS,
+        .connect = connect_node,
+        .connect_ctx = r,
+    };
+    assert_int_equal(exchange_new(&r->x, &c), 0);
+    return r;
+}
+
+static void close_rig(rig *r) {
+    for (uint32_t i = 0; i < NODES; i++) {
+        atomic_store(&r->nodes[i].stop, true);
+        pthread_join(r->nodes[i].thread, NULL);
+    }
+    exchange_free(r->x);
+    for (uint32_t i = 0; i < NODES; i++) {
+        frames_fini(&r->nodes[i].kept);
+        message_arena_free(r->nodes[i].arena);
+        link_close(r->nodes[i].server);
+    }
+    for (uint32_t i = 0; i < ROWS; i++)
+        free(r->rows[i]);
+    holdings_fini(&r->all);
+    local_experts_free(r->local);
+    pool_free(r->threads);
+    memory_model_close(r->model);
+    free(r);
+}
+
+static int run(rig *r, uint32_t layer) {
+    exchange_layer l = {
+        .layer = layer,
+        .n_rows = ROWS,
+        .k = K,
+        .rows = (const void *const *)r->rows,
+        .experts = experts,
+        .deadline_us = now_us() + 10000000,
+    };
+    return exchange_run(r->x, &l, r->outputs, r->lost);
+}
+
+static void assert_all_right(const rig *r) {
+    uint32_t width = r->model->config.n_embd;
+    for (uint32_t i = 0; i < PAIRS; i++) {
+        float value = (float)(experts[i] * 100 + 10 + i / K);
+        assert_false(r->lost[i / K]);
+        assert_true(r->outputs[i][0] == value);
+        assert_true(r->outputs[i][width - 1] == value);
+    }
+}
+
+static dispatch_stats totals(rig *r) {
+    dispatch_stats s;
+    exchange_totals(r->x, &s);
+    return s;
+}
+
+#define BOTH 3u
+#define PATIENT 30000000u
+#define HASTY 150000u
+
+/* ---- what goes well ---- */
+
+static void gathers_every_pair(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    post(r, BOTH, 0);
+    for (uint32_t i = 0; i < 20; i++) {
+        assert_int_equal(run(r, i % 2), 0);
+        assert_all_right(r);
+    }
+    assert_int_equal(totals(r).lost_pairs, 0);
+    close_rig(r);
+}
+
+static void says_so_when_it_has_no_rack_yet(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    assert_false(exchange_has_news(r->x));
+    assert_int_equal(run(r, 0), ERR_UNAVAILABLE);
+    post(r, BOTH, 0);
+    assert_true(exchange_has_news(r->x));
+    assert_int_equal(run(r, 0), 0);
+    assert_false(exchange_has_news(r->x));
+    close_rig(r);
+}
+
+/* ---- what goes badly on one node of two ---- */
+
+static void the_other_node_makes_up_for(manner bad) {
+    rig *r = open_rig(bad, GOOD, PATIENT);
+    post(r, BOTH, 0);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(run(r, i % 2), 0);
+        assert_all_right(r);
+        exchange_idle(r->x);
+    }
+    assert_true(atomic_load(&r->nodes[0].batches) > 0);
+    close_rig(r);
+}
+
+static void a_replica_answers_for_a_silent_node(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(SILENT);
+}
+static void an_answer_that_comes_twice_counts_once(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(DOUBLED);
+}
+static void a_late_answer_is_dropped(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(LATE);
+}
+static void answers_nobody_asked_for_are_dropped(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(FORGED);
+}
+static void another_process_does_not_answer_for_the_node(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(FOREIGN);
+}
+static void a_damaged_answer_is_asked_again_elsewhere(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(DAMAGED);
+}
+static void garbage_is_no_answer(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(GARBAGE);
+}
+static void an_answer_for_another_layer_is_refused(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(WRONG_LAYER);
+}
+static void an_answer_of_another_length_is_refused(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(TOO_FEW);
+}
+static void an_answer_of_another_width_is_refused(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(TOO_NARROW);
+}
+static void a_refusal_goes_elsewhere(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(REFUSING);
+}
+static void a_flood_does_not_hide_the_answer(void **state) {
+    (void)state;
+    the_other_node_makes_up_for(FLOODING);
+}
+
+static void a_busy_node_is_asked_again(void **state) {
+    (void)state;
+    rig *r = open_rig(BUSY, SILENT, PATIENT);
+    post(r, 1, 0);
+    assert_int_equal(run(r, 0), 0);
+    assert_all_right(r);
+    assert_true(totals(r).refusals > 0);
+    close_rig(r);
+}
+
+/* ---- when nobody answers ---- */
+
+static void rows_are_lost_when_nobody_answers(manner bad) {
+    rig *r = open_rig(bad, bad, HASTY);
+    post(r, 1, 0);
+    assert_int_equal(run(r, 1), ROWS);
+    for (uint32_t i = 0; i < ROWS; i++)
+        assert_true(r->lost[i]);
+    uint32_t layer, expert;
+    exchange_missing(r->x, &layer, &expert);
+    assert_int_equal(layer, 1);
+    assert_int_equal(expert, experts[0]);
+
+    /* what comes later, for the layer that is over, harms nobody */
+    exchange_idle(r->x);
+    atomic_store(&r->nodes[1].manner, GOOD);
+    post(r, 2, 0);
+    assert_int_equal(run(r, 0), 0);
+    assert_all_right(r);
+    close_rig(r);
+}
+
+static void gives_up_on_a_silent_rack(void **state) {
+    (void)state;
+    rows_are_lost_when_nobody_answers(SILENT);
+}
+static void gives_up_on_a_rack_that_refuses(void **state) {
+    (void)state;
+    rows_are_lost_when_nobody_answers(REFUSING);
+}
+static void gives_up_on_a_rack_of_damaged_answers(void **state) {
+    (void)state;
+    rows_are_lost_when_nobody_answers(DAMAGED);
+}
+
+static void a_rack_without_nodes_loses_rows_at_once(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    post(r, 0, 0);
+    assert_int_equal(run(r, 0), ROWS);
+    close_rig(r);
+}
+
+static void a_node_that_cannot_be_reached_is_not_up(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    const model_config *m = &r->model->config;
+    const holdings *held[NODES] = {&r->all, NULL};
+    rack_node seen[NODES] = {{.up = true, .endpoint = "nowhere"}};
+    placement *where;
+    rack *snapshot;
+    assert_int_equal(
+        placement_new(&where, 1, m->n_layers, m->n_experts, held, NODES), 0);
+    assert_int_equal(rack_new(&snapshot, where, seen, NODES), 0);
+    exchange_post(r->x, snapshot);
+    assert_int_equal(run(r, 0), ROWS);
+    dispatch_node_stats s;
+    exchange_node(r->x, 0, &s);
+    assert_false(s.up);
+    close_rig(r);
+}
+
+/* ---- racks that change ---- */
+
+static void *post_good_node(void *arg) {
+    rig *r = arg;
+    while (atomic_load(&r->nodes[0].batches) == 0)
+        poll(NULL, 0, 1);
+    post(r, 2, 0); /* node 0 went away in the middle of the layer */
+    return NULL;
+}
+
+static void a_node_that_goes_away_ends_the_wait(void **state) {
+    (void)state;
+    rig *r = open_rig(SILENT, GOOD, PATIENT);
+    post(r, 1, 0);
+    exchange_idle(r->x);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, post_good_node, r), 0);
+    assert_int_equal(run(r, 0),
+                     ROWS); /* this layer's placement knew one node */
+    pthread_join(thread, NULL);
+    assert_int_equal(run(r, 0), 0);
+    assert_all_right(r);
+    close_rig(r);
+}
+
+static void a_restarted_node_is_connected_anew(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, HASTY);
+    post(r, 1, 0);
+    assert_int_equal(run(r, 0), 0);
+    post(r, 1, 5); /* the node signs with its old boot id: not this process */
+    assert_int_equal(run(r, 0), ROWS);
+    post(r, 1, 0);
+    assert_int_equal(run(r, 0), 0);
+    close_rig(r);
+}
+
+/* The loop may post between the step thread's look and its own wake-up; the
+ * wake-up then finds nothing, and must not be found again and again. */
+static void a_wake_up_without_news_is_used_up(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    post(r, BOTH, 0);
+    exchange_idle(r->x);
+    int fds[NODES + 1];
+    assert_int_equal(exchange_fds(r->x, fds, NODES + 1), NODES + 1);
+    uint64_t one = 1;
+    assert_int_equal(write(fds[0], &one, sizeof(one)), sizeof(one));
+    exchange_idle(r->x);
+    struct pollfd fd = {.fd = fds[0], .events = POLLIN};
+    assert_int_equal(poll(&fd, 1, 0), 0);
+    assert_int_equal(exchange_fds(r->x, fds, 1), 1);
+    close_rig(r);
+}
+
+/* ---- being looked after ---- */
+
+typedef struct {
+    rig *r;
+    uint32_t looks, patience;
+    uint32_t layer, expert;
+} looker;
+
+static bool look(void *ctx) {
+    looker *l = ctx;
+    exchange_missing(l->r->x, &l->layer, &l->expert);
+    return ++l->looks < l->patience;
+}
+
+static void a_step_that_nobody_wants_ends(void **state) {
+    (void)state;
+    rig *r = open_rig(LATE, GOOD, PATIENT);
+    looker l = {.r = r, .patience = 3};
+    exchange_on_wait(r->x, look, &l);
+    post(r, 1, 0);
+    assert_int_equal(run(r, 1), ERR_CANCELLED);
+    assert_int_equal(l.looks, 3);
+    assert_int_equal(l.layer, 1);
+    assert_true(l.expert < 4);
+
+    /* The placement is not borrowed any more: with node 0's last batch a late
+     * answer comes back to a layer that is gone. */
+    post(r, BOTH, 0);
+    exchange_idle(r->x);
+    atomic_store(&r->nodes[0].manner, GOOD);
+    assert_int_equal(run(r, 0), 0);
+    assert_all_right(r);
+    exchange_idle(r->x);
+    close_rig(r);
+}
+
+static void a_layer_that_comes_through_is_not_looked_at(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    looker l = {.r = r, .patience = 0};
+    exchange_on_wait(r->x, look, &l);
+    post(r, BOTH, 0);
+    int rc = run(r, 0);
+    /* unless the machine stood still for so long */
+    if (l.looks == 0) assert_int_equal(rc, 0);
+    close_rig(r);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gathers_every_pair),
+        cmocka_unit_test(says_so_when_it_has_no_rack_yet),
+        cmocka_unit_test(a_replica_answers_for_a_silent_node),
+        cmocka_unit_test(an_answer_that_comes_twice_counts_once),
+        cmocka_unit_test(a_late_answer_is_dropped),
+        cmocka_unit_test(answers_nobody_asked_for_are_dropped),
+        cmocka_unit_test(another_process_does_not_answer_for_the_node),
+        cmocka_unit_test(a_damaged_answer_is_asked_again_elsewhere),
+        cmocka_unit_test(garbage_is_no_answer),
+        cmocka_unit_test(an_answer_for_another_layer_is_refused),
+        cmocka_unit_test(an_answer_of_another_length_is_refused),
+        cmocka_unit_test(an_answer_of_another_width_is_refused),
+        cmocka_unit_test(a_refusal_goes_elsewhere),
+        cmocka_unit_test(a_flood_does_not_hide_the_answer),
+        cmocka_unit_test(a_busy_node_is_asked_again),
+        cmocka_unit_test(gives_up_on_a_silent_rack),
+        cmocka_unit_test(gives_up_on_a_rack_that_refuses),
+        cmocka_unit_test(gives_up_on_a_rack_of_damaged_answers),
+        cmocka_unit_test(a_rack_without_nodes_loses_rows_at_once),
+        cmocka_unit_test(a_node_that_cannot_be_reached_is_not_up),
+        cmocka_unit_test(a_node_that_goes_away_ends_the_wait),
+        cmocka_unit_test(a_restarted_node_is_connected_anew),
+        cmocka_unit_test(a_wake_up_without_news_is_used_up),
+        cmocka_unit_test(a_step_that_nobody_wants_ends),
+        cmocka_unit_test(a_layer_that_comes_through_is_not_looked_at),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
