@@ -151,11 +151,11 @@ $(B)/roster: $(B)/obj/client/main.o $(LIBCLIENT) $(B)/libroster.a $(LIBENGINE)
 
 # ---- tests ----
 TEST_LIBS := $(LIBSUPPORT) $(LIBCLIENT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
-$(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
+$(UNIT) $(MEMORY) $(GOLDEN) $(CLUSTER) $(BENCH): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,-lcmocka)
-$(B)/tests/sim/%: $(B)/obj/tests/sim/%.o $(call obj,$(sim_SRC)) $(TEST_LIBS)
+$(SIM): $(B)/tests/sim/%: $(B)/obj/tests/sim/%.o $(call obj,$(sim_SRC)) $(TEST_LIBS)
 	$(call link,-lcmocka)
-$(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBPROTO) $(LIBENGINE)
+$(TOOLS): $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBPROTO) $(LIBENGINE)
 	$(call link)
 
 test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS)
@@ -190,7 +190,7 @@ fuzz-run: $(FUZZ)
 			|| { tail -n 40 $$corpus.log; exit 1; }; \
 		grep -E "number_of_executed_units" $$corpus.log; \
 	done
-$(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TEST_LIBS)
+$(FUZZ): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TEST_LIBS)
 	$(call link,-fsanitize=fuzzer)
 
 bench: all $(BENCH)

@@ -81,6 +81,7 @@ static int open_model(coordinator *c, char *why, size_t why_size) {
     }
     rc = weights_load(&c->weights, c->file, &c->model, why, why_size);
     if (rc < 0) return rc;
+    why[0] = '\0'; /* what was looked for and may be missing is no reason */
     log_info("%s: %s, %u layers, width %u, %u experts of which %u are used, "
              "%.1f MB without experts",
              c->model.name, c->model.arch, c->model.n_layers, c->model.n_embd,

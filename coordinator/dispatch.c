@@ -190,6 +190,15 @@ static void allow_again(dispatch *d, dispatch_request *r) {
     d->replan = true;
 }
 
+/* When a late request counts as lost: not while its node is at work. */
+static uint64_t again_us(const dispatch *d, const dispatch_request *r) {
+    uint64_t works_us = d->peers[r->node].works_us;
+    if (works_us == 0) return r->again_us;
+    return dispatch_max(r->again_us,
+                        dispatch_later(works_us, d->config.patience_us /
+                                                     DISPATCH_RESENDS));
+}
+
 static void check_late(dispatch *d, uint64_t now_us) {
     if (now_us < d->late_wake_us) return;
     d->late_wake_us = UINT64_MAX;
@@ -199,15 +208,29 @@ static void check_late(dispatch *d, uint64_t now_us) {
         dispatch_request *r = &d->requests[i];
         if (!dispatch_table_current(d, r)) break;
         if (!r->late && now_us >= r->late_us) mark_late(d, now_us, r);
-        if (r->late && !r->again && now_us >= r->again_us) allow_again(d, r);
+        uint64_t lost_us = again_us(d, r);
+        if (r->late && !r->again && now_us >= lost_us) allow_again(d, r);
         if (r->again) continue;
         d->late_wake_us =
-            dispatch_min(d->late_wake_us, r->late ? r->again_us : r->late_us);
+            dispatch_min(d->late_wake_us, r->late ? lost_us : r->late_us);
     }
 }
 
-/* A pair that was asked has its patience from then on; one that was not (its
- * node's credit is used up, or it rests) as long as others are answered. */
+/* The last sign that a pair may still be computed.  One that was asked counts
+ * from then on, one that was not (its node's credit is used up, or it rests) as
+ * long as others are answered; and both as long as a holder is at work. */
+static uint64_t last_sign_us(const dispatch *d, const dispatch_pair *p) {
+    uint64_t us = p->first != DISPATCH_NONE ? p->first_us : d->progress_us;
+    uint32_t n;
+    const uint16_t *holders = placement_nodes(d->where, d->layer, p->expert, &n);
+    for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
+        const dispatch_peer *peer = &d->peers[holders[i]];
+        if (!peer->up || (p->refused >> i & 1)) continue;
+        us = dispatch_max(us, peer->works_us);
+    }
+    return us;
+}
+
 static void check_patience(dispatch *d, uint64_t now_us) {
     if (now_us < d->give_up_us) return;
     d->give_up_us = UINT64_MAX;
@@ -215,9 +238,8 @@ static void check_patience(dispatch *d, uint64_t now_us) {
     for (uint32_t i = 0; i < d->n_pairs; i++) {
         dispatch_pair *p = &d->pairs[i];
         if (p->state != PAIR_OPEN || p->local || p->overdue) continue;
-        bool asked = p->first != DISPATCH_NONE;
-        uint64_t due_us = dispatch_later(asked ? p->first_us : d->progress_us,
-                                         d->config.patience_us);
+        uint64_t due_us =
+            dispatch_later(last_sign_us(d, p), d->config.patience_us);
         if (now_us < due_us) {
             d->give_up_us = dispatch_min(d->give_up_us, due_us);
         } else if (d->config.local && !p->local_failed) {

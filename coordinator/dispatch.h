@@ -29,7 +29,8 @@ typedef struct {
     uint64_t credit_bytes;   /* most outstanding reply bytes of one node */
     uint32_t hedge_min_us;   /* a request is never late before that */
     uint32_t hedge_factor;   /* late after this many times the expected time */
-    uint32_t patience_us;    /* a pair without an alternative waits this long */
+    uint32_t patience_us;    /* a pair without an alternative waits this long
+                                for a node that shows no sign of work */
     bool local;              /* the caller can compute experts itself */
 } dispatch_config;
 
@@ -95,6 +96,10 @@ void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
  * in parts.  Until then there is no other LOCAL and no DONE. */
 void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
                          uint32_t n_pairs, bool ok);
+
+/* The node's compute pool moves while work waits there: what it owes takes long
+ * but is coming.  Nothing is given up, or asked of it again, for that long. */
+void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node);
 
 /* Membership: a node can be used (again), with nothing in flight to it; or it
  * cannot, and what was in flight to it is lost. */

@@ -193,6 +193,11 @@ void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
 
 /* ---- membership ---- */
 
+void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node) {
+    assert(node < d->config.max_nodes);
+    d->peers[node].works_us = now_us;
+}
+
 static void drop_requests(dispatch *d, uint32_t node) {
     uint32_t i = d->oldest;
     while (i != DISPATCH_NONE) {
@@ -224,6 +229,7 @@ void dispatch_node_up(dispatch *d, uint32_t node) {
     peer->suspect = false;
     peer->rest_us = 0;
     peer->rest_until_us = 0;
+    peer->works_us = 0;
     dispatch_refusal_clear(d, node);
     for (uint32_t i = 0; i < d->n_pairs && d->where != NULL; i++) {
         dispatch_pair *p = &d->pairs[i];

@@ -85,6 +85,7 @@ typedef struct {
     uint32_t n_fresh;
     uint64_t rest_until_us;
     uint32_t rest_us;
+    uint64_t works_us; /* when it was last seen to compute */
     uint64_t trial_at_us;
     uint32_t trial_us;
     /* speed: a request with `ahead` pairs takes base + ahead * pair */

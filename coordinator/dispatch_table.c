@@ -122,14 +122,15 @@ void dispatch_table_remove(dispatch *d, dispatch_request *r) {
     d->free_slot = slot;
 }
 
-/* Only requests of layers that are over can be this old: a layer's own pairs
- * run out of patience before. */
+/* Requests of layers that are over, unless their node is still at work. */
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
     uint64_t age_us = (uint64_t)d->config.patience_us * DISPATCH_FORGET;
 
     while (d->oldest != DISPATCH_NONE) {
         dispatch_request *r = &d->requests[d->oldest];
-        uint64_t at_us = dispatch_later(r->sent_us, age_us);
+        uint64_t sign_us =
+            dispatch_max(r->sent_us, d->peers[r->node].works_us);
+        uint64_t at_us = dispatch_later(sign_us, age_us);
         if (dispatch_table_current(d, r)) return UINT64_MAX;
         if (now_us < at_us) return at_us;
         dispatch_table_remove(d, r);

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -28,6 +29,7 @@ typedef struct {
     uint64_t boot_id;
     bool up;
     char endpoint[ENDPOINT_MAX];
+    atomic_bool works; /* set by the loop, taken by the step thread */
 } peer;
 
 struct exchange {
@@ -445,11 +447,19 @@ static bool receive_from(exchange *x, uint32_t node) {
     return any;
 }
 
+void exchange_node_works(exchange *x, uint32_t node) {
+    atomic_store(&x->peers[node].works, true);
+}
+
 /* Returns whether anything had arrived. */
 static bool receive_all(exchange *x) {
     bool any = false;
     uint32_t n = x->now != NULL ? rack_n_nodes(x->now) : 0;
     for (uint32_t i = 0; i < n; i++) {
+        if (atomic_load_explicit(&x->peers[i].works, memory_order_relaxed)) {
+            atomic_store(&x->peers[i].works, false);
+            dispatch_node_works(x->machine, now_us(), i);
+        }
         if (receive_from(x, i)) any = true;
     }
     return any;

@@ -41,6 +41,9 @@ void exchange_free(exchange *x);
 typedef bool (*exchange_look)(void *ctx);
 void exchange_on_wait(exchange *x, exchange_look look, void *ctx);
 
+/* A node was seen to compute, by its progress; any thread. */
+void exchange_node_works(exchange *x, uint32_t node);
+
 /* Hand over a new rack (takes the reference); any thread. It is used from the
  * next look on, in the middle of a layer for nodes that went away. */
 void exchange_post(exchange *x, rack *r);

@@ -30,7 +30,7 @@ typedef struct {
     holdings held;
 
     char why[200];           /* of the last refusal */
-    uint64_t batches, pairs; /* of the last pong */
+    uint64_t batches, pairs, progress; /* of the last pong */
     uint32_t queued;
 } node;
 
@@ -276,6 +276,10 @@ static void on_control(void *ctx, frames *f) {
         p->pairs = m.pong.pairs;
         p->queued = m.pong.queued_jobs;
         p->resident_bytes = m.pong.resident_bytes;
+        if (m.pong.progress != p->progress) {
+            exchange_node_works(n->config.experts, p->index);
+        }
+        p->progress = m.pong.progress;
         membership_pong(n->machine, now_ms(), p->index, m.boot_id,
                         m.pong.progress, m.pong.queued_jobs);
     } else if (m.kind == MESSAGE_ERROR) {

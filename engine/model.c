@@ -39,8 +39,9 @@ static int read_heads(model_config *c, const model_keys *k) {
         c->n_heads / c->n_kv_heads > ATTENTION_MAX_GROUP) {
         return err_why(k->why, k->why_size, ERR_FORMAT,
                        "%s.attention.head_count = %u is not 1 to %d times "
-                       "head_count_kv = %u",
-                       k->arch, c->n_heads, ATTENTION_MAX_GROUP, c->n_kv_heads);
+                       "%s.attention.head_count_kv = %u",
+                       k->arch, c->n_heads, ATTENTION_MAX_GROUP, k->arch,
+                       c->n_kv_heads);
     }
     return 0;
 }

@@ -212,6 +212,42 @@ static void gives_up_after_its_patience(void **state) {
     rig_close(&r);
 }
 
+static void waits_for_a_node_that_is_at_work(void **state) {
+    rig r = rig_of(HELD("*:*"));
+    (void)state;
+
+    uint64_t start = r.now;
+    rig_begin_same(&r, 1, 2);
+    uint64_t id = rig_send(&r, 0, 2);
+    while (r.now < start + 10 * RIG_PATIENCE_US) {
+        dispatch_node_works(r.d, r.now, 0);
+        rig_expect(&r, DISPATCH_WAIT); /* neither asked again nor given up */
+        r.now += RIG_PATIENCE_US / 8;
+    }
+    assert_int_equal(rig_rows(&r, 0, id), 2);
+    rig_expect(&r, DISPATCH_DONE);
+    assert_false(dispatch_row_lost(r.d, 0));
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 0);
+    rig_close(&r);
+}
+
+static void gives_up_a_node_that_stopped_working(void **state) {
+    rig r = rig_of(HELD("*:*"));
+    (void)state;
+
+    rig_begin_same(&r, 1, 2);
+    rig_send(&r, 0, 2);
+    r.now += 3 * RIG_PATIENCE_US;
+    dispatch_node_works(r.d, r.now, 0);
+    uint64_t last = r.now;
+    while (rig_next(&r) != DISPATCH_DONE) {
+        if (r.a.kind == DISPATCH_WAIT) r.now = r.a.wake_us;
+    }
+    assert_int_equal(r.now - last, RIG_PATIENCE_US);
+    assert_true(dispatch_row_lost(r.d, 0));
+    rig_close(&r);
+}
+
 static void asks_the_only_holder_again_when_a_message_was_lost(void **state) {
     rig r = rig_of(HELD("*:*"));
     (void)state;
@@ -644,6 +680,8 @@ int main(void) {
         cmocka_unit_test(computes_here_what_is_late_without_a_replica),
         cmocka_unit_test(waits_for_the_node_if_computing_here_fails),
         cmocka_unit_test(gives_up_after_its_patience),
+        cmocka_unit_test(waits_for_a_node_that_is_at_work),
+        cmocka_unit_test(gives_up_a_node_that_stopped_working),
         cmocka_unit_test(asks_the_only_holder_again_when_a_message_was_lost),
         cmocka_unit_test(gives_up_what_waits_for_credit_of_a_dead_node),
         cmocka_unit_test(moves_what_waits_for_credit_of_a_late_node),

@@ -1,0 +1,500 @@
+/* test_server.c - what a client gets for what it asks, well or badly: the
+ * server, the step thread and the model in one process. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "coordinator/server.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+#include "tests/support/fixture.h"
+#include "tests/support/memory_rack.h"
+#include "tests/support/model_gen.h"
+
+#define WAIT_MS 60000
+#define ENDPOINT "inproc://server"
+#define CONTEXT 450
+#define QUEUE 4
+
+static const uint32_t prompt[] = {1, 70, 80, 90, 100};
+
+static memory_model *model;
+static tokenizer *words;
+
+static int open_model_of(uint32_t n_vocab, const char *name) {
+    char why[256] = "";
+    model_shape shape = model_shape_small();
+    shape.n_vocab = n_vocab;
+    const char *path = fixture_path(name);
+    if (model_gen(&shape, path, why, sizeof(why)) < 0) return -1;
+    model = memory_model_open(path);
+    return tokenizer_new(&words, model->file, why, sizeof(why));
+}
+
+/* Rows of logits that fill an outbox. */
+static int open_model(void **state) {
+    (void)state;
+    return open_model_of(4096, "large.gguf");
+}
+
+/* Each token, and so the end, comes up often. */
+static int open_small_model(void **state) {
+    (void)state;
+    return open_model_of(MODEL_GEN_MIN_VOCAB, "small.gguf");
+}
+
+static int close_model(void **state) {
+    (void)state;
+    tokenizer_free(words);
+    memory_model_close(model);
+    return 0;
+}
+
+typedef struct {
+    memory_rack *rack;
+    local_experts *local; /* of the server's reports alone */
+    step *steps;
+    void *zmq;
+    uv_loop_t loop;
+    identity self;
+    profile profile;
+    server *server;
+    struct link *client;
+    message_arena *arena;
+    frames in;
+    message m; /* the last message to the client */
+} rig;
+
+static void ignore(void *ctx) {
+    (void)ctx; /* the test looks by itself */
+}
+
+static void open_steps(rig *r) {
+    memory_rack_config c = {.threads = 1,
+                            .local = true,
+                            .kv = KV_F32,
+                            .max_rows = 64,
+                            .piece_bytes = 1 << 16,
+                            .credit_bytes = 1 << 20};
+    r->rack = memory_rack_open(model, &c);
+    log_setup("test", (log_level)(LOG_ERROR + 1));
+    step_config s = {
+        .limits = {.max_running = 8,
+                   .max_queued = 8,
+                   .batch_tokens = 64,
+                   .page_tokens = KV_PAGE,
+                   .n_pages = 100,
+                   .max_context = CONTEXT},
+        .forward = memory_rack_forward(r->rack),
+        .experts = memory_rack_exchange(r->rack),
+        .kv = memory_rack_kv(r->rack),
+        .words = words,
+        .n_vocab = model->config.n_vocab,
+        .n_used = model->config.n_used,
+        .notify = ignore,
+    };
+    assert_int_equal(step_new(&r->steps, &s), 0);
+    assert_int_equal(step_start(r->steps), 0);
+}
+
+static rig *open_rig(void) {
+    char why[256] = "";
+    rig *r = calloc(1, sizeof(*r));
+    assert_non_null(r);
+    open_steps(r);
+    local_config l = {model->file, &model->config, NULL, NULL, 0, 1, false};
+    assert_int_equal(local_experts_new(&r->local, &l, why, sizeof(why)), 0);
+    r->zmq = zmq_ctx_new();
+    strcpy(r->self.cluster, "test");
+    strcpy(r->self.name, "served");
+    r->self.boot_id = 77;
+    r->profile = profile_of_coordinator(false, "f32", "none");
+    assert_int_equal(uv_loop_init(&r->loop), 0);
+    server_config c = {
+        .loop = &r->loop,
+        .self = &r->self,
+        .profile = &r->profile,
+        .weights = model->weights,
+        .words = words,
+        .steps = r->steps,
+        .experts = memory_rack_exchange(r->rack),
+        .local = r->local,
+        .max_context = CONTEXT,
+        .timeout_ms = 50000,
+        .links = {.zmq = r->zmq,
+                  .max_part_bytes = 64 << 20,
+                  .queue_messages = QUEUE},
+        .listen = ENDPOINT,
+    };
+    assert_int_equal(server_open(&r->server, &c, why, sizeof(why)), 0);
+    assert_int_equal(
+        link_connect(&r->client, &c.links, ENDPOINT, why, sizeof(why)), 0);
+    assert_int_equal(message_arena_new(&r->arena, 16 << 20), 0);
+    frames_init(&r->in);
+    return r;
+}
+
+static void close_rig(rig *r) {
+    step_stop(r->steps);
+    step_join(r->steps);
+    server_close(r->server);
+    uv_run(&r->loop, UV_RUN_DEFAULT);
+    assert_int_equal(uv_loop_close(&r->loop), 0);
+    server_free(r->server);
+    frames_fini(&r->in);
+    link_close(r->client);
+    message_arena_free(r->arena);
+    step_free(r->steps);
+    local_experts_free(r->local);
+    memory_rack_close(r->rack);
+    zmq_ctx_term(r->zmq);
+    free(r);
+}
+
+/* ---- asking and hearing ---- */
+
+static void ask(rig *r, const message *m) {
+    uint64_t until = now_ms() + WAIT_MS;
+    frames f;
+    frames_init(&f);
+    assert_non_null(frames_add(&f, 0));
+    message named = *m;
+    named.cluster = m->cluster != NULL ? m->cluster : "test";
+    named.boot_id = 5;
+    assert_int_equal(message_seal(&f, &named), 0);
+    while (link_send(r->client, &f) == -EAGAIN) {
+        assert_true(now_ms() < until);
+        uv_run(&r->loop, UV_RUN_NOWAIT);
+    }
+}
+
+static void turn(rig *r) {
+    uv_run(&r->loop, UV_RUN_NOWAIT);
+    server_take_events(r->server);
+}
+
+/* The next message to the client. */
+static message_kind hear(rig *r) {
+    uint64_t until = now_ms() + WAIT_MS;
+    for (;;) {
+        turn(r);
+        frames_fini(&r->in);
+        if (link_recv(r->client, &r->in) == 0) break;
+        assert_true(now_ms() < until);
+    }
+    char why[160] = "";
+    int rc = message_open(&r->in, r->arena, &r->m, why, sizeof(why));
+    if (rc < 0) fail_msg("%s: %s", err_text(rc), why);
+    return r->m.kind;
+}
+
+static void expect_error(rig *r, uint64_t id, int code, const char *part) {
+    assert_int_equal(hear(r), MESSAGE_ERROR);
+    assert_int_equal(r->m.request_id, id);
+    assert_int_equal(r->m.error.code, code);
+    if (strstr(r->m.error.text, part) == NULL) {
+        fail_msg("'%s' does not say '%s'", r->m.error.text, part);
+    }
+}
+
+static message generate(uint64_t id, uint32_t max_tokens) {
+    message m = {.kind = MESSAGE_GENERATE, .request_id = id};
+    m.generate.tokens = (message_u32s){prompt, ARRAY_LEN(prompt)};
+    m.generate.max_tokens = max_tokens;
+    m.generate.ignore_end = true;
+    return m;
+}
+
+static message eval(uint64_t id, const uint32_t *tokens, size_t n) {
+    message m = {.kind = MESSAGE_EVAL, .request_id = id};
+    m.eval.tokens = (message_u32s){tokens, n};
+    return m;
+}
+
+/* ---- what is answered ---- */
+
+static void streams_what_was_asked_for(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    message m = generate(1, 3);
+    ask(r, &m);
+    assert_int_equal(hear(r), MESSAGE_ACCEPTED);
+    assert_int_equal(r->m.accepted.max_tokens, 3);
+    assert_int_equal(r->m.accepted.timeout_ms, 50000);
+    assert_true(r->m.accepted.sampling.has_seed);
+    assert_int_equal(r->m.accepted.prompt_tokens.count, ARRAY_LEN(prompt));
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(hear(r), MESSAGE_TOKEN);
+        assert_int_equal(r->m.token.index, i);
+    }
+    assert_int_equal(hear(r), MESSAGE_FINISHED);
+    assert_int_equal(r->m.finished.reason, FINISH_LENGTH);
+    assert_int_equal(r->m.finished.generated_tokens, 3);
+    assert_true(server_idle(r->server));
+    close_rig(r);
+}
+
+static void bounds_what_a_client_wishes(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    const struct {
+        uint32_t asked_ms, given_ms;
+    } timeouts[] = {
+        {0, 50000}, {1, 100}, {700, 700}, {UINT32_MAX, 24 * 3600 * 1000}};
+    for (uint32_t i = 0; i < ARRAY_LEN(timeouts); i++) {
+        message m = generate(i, UINT32_MAX);
+        m.generate.timeout_ms = timeouts[i].asked_ms;
+        m.generate.sampling.top_k = UINT32_MAX;
+        m.generate.sampling.temperature = 1e30f;
+        ask(r, &m);
+        assert_int_equal(hear(r), MESSAGE_ACCEPTED);
+        assert_int_equal(r->m.accepted.timeout_ms, timeouts[i].given_ms);
+        assert_int_equal(r->m.accepted.max_tokens, CONTEXT - ARRAY_LEN(prompt));
+        message stop = {.kind = MESSAGE_CANCEL, .request_id = i};
+        ask(r, &stop);
+        while (hear(r) == MESSAGE_TOKEN)
+            continue;
+        assert_int_equal(r->m.kind, MESSAGE_FINISHED);
+        assert_int_equal(r->m.finished.reason, FINISH_CANCELLED);
+    }
+    close_rig(r);
+}
+
+static void refuses_what_makes_no_sense(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    message m = generate(1, 3);
+    m.generate.sampling.top_p = -0.5f;
+    ask(r, &m);
+    expect_error(r, 1, ERR_RANGE, "top_p");
+    m = generate(2, 3);
+    m.generate.sampling.temperature = -1.0f;
+    ask(r, &m);
+    expect_error(r, 2, ERR_RANGE, "temperature");
+    m = generate(3, 3);
+    m.generate.tokens.count = 0;
+    ask(r, &m);
+    expect_error(r, 3, ERR_RANGE, "empty");
+    const uint32_t outside[] = {1, 4096};
+    m = generate(4, 3);
+    m.generate.tokens = (message_u32s){outside, 2};
+    ask(r, &m);
+    expect_error(r, 4, ERR_RANGE, "4096");
+    m = eval(5, outside, 2);
+    ask(r, &m);
+    expect_error(r, 5, ERR_RANGE, "4096");
+    uint32_t many[CONTEXT + 1] = {0};
+    m = generate(6, 3);
+    m.generate.tokens = (message_u32s){many, CONTEXT};
+    ask(r, &m);
+    expect_error(r, 6, ERR_CONTEXT, "450");
+    m = eval(7, many, CONTEXT + 1);
+    ask(r, &m);
+    expect_error(r, 7, ERR_CONTEXT, "451");
+    m = (message){.kind = MESSAGE_PONG, .request_id = 8};
+    ask(r, &m);
+    expect_error(r, 8, ERR_MALFORMED, "pong");
+    m = generate(9, 3);
+    m.cluster = "other";
+    ask(r, &m);
+    expect_error(r, 9, ERR_WRONG_CLUSTER, "test");
+    m = generate(10, 3);
+    m.to_boot_id = 78;
+    ask(r, &m);
+    expect_error(r, 10, ERR_WRONG_BOOT, "earlier");
+    assert_true(server_idle(r->server));
+    close_rig(r);
+}
+
+static void refuses_a_request_id_twice_and_serves_the_first(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    message m = generate(1, 400);
+    ask(r, &m);
+    ask(r, &m);
+    uint32_t tokens = 0, errors = 0;
+    while (hear(r) != MESSAGE_FINISHED) {
+        if (r->m.kind == MESSAGE_TOKEN) tokens++;
+        if (r->m.kind == MESSAGE_ERROR) errors++;
+    }
+    assert_int_equal(errors, 1);
+    assert_int_equal(tokens, 400);
+    close_rig(r);
+}
+
+static void refuses_at_once_what_exceeds_the_queue(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    uint32_t refused = 0, finished = 0;
+    for (uint64_t id = 1; id <= 40; id++) {
+        message m = generate(id, 60);
+        ask(r, &m);
+    }
+    while (refused + finished < 40) {
+        message_kind kind = hear(r);
+        if (kind == MESSAGE_FINISHED) finished++;
+        if (kind != MESSAGE_ERROR) continue;
+        assert_int_equal(r->m.error.code, ERR_OVERLOADED);
+        refused++;
+    }
+    assert_true(finished >= 16); /* at least those that there is room for */
+    close_rig(r);
+}
+
+/* ---- resuming ---- */
+
+/* The stream ended before its last text was delivered, and what comes next is
+ * the end: the text is owed all the same. */
+static void a_resume_that_ends_at_once_gets_what_is_owed(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    static const uint32_t told[] = {1, 70, 80, 90, 100}; /* 3 were generated */
+    char owed[64] = "";
+    for (uint32_t i = 2; i < 5; i++) {
+        gguf_string piece = tokenizer_piece(words, (int32_t)told[i], false);
+        memcpy(owed + strlen(owed), piece.data, piece.len);
+    }
+    assert_true(strlen(owed) > 1);
+    for (uint64_t seed = 1;; seed++) {
+        assert_true(seed < 100000);
+        message m = generate(seed, 1);
+        m.generate.tokens = (message_u32s){told, 5};
+        m.generate.resumed_tokens = 3;
+        m.generate.delivered_bytes = 1;
+        m.generate.ignore_end = false;
+        m.generate.sampling = (message_sampling){
+            .temperature = 100.0f, .seed = seed, .has_seed = true};
+        ask(r, &m);
+        assert_int_equal(hear(r), MESSAGE_ACCEPTED);
+        if (hear(r) == MESSAGE_FINISHED) break;
+        assert_memory_equal(r->m.token.text.data, owed + 1, strlen(owed) - 1);
+        assert_int_equal(r->m.token.index, 3);
+        assert_int_equal(hear(r), MESSAGE_FINISHED);
+    }
+    assert_int_equal(r->m.finished.reason, FINISH_END);
+    assert_int_equal(r->m.finished.text.len, strlen(owed) - 1);
+    assert_memory_equal(r->m.finished.text.data, owed + 1, strlen(owed) - 1);
+    close_rig(r);
+}
+
+/* ---- a client that does not read ---- */
+
+static void a_slow_client_gets_everything_in_the_end(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    uint32_t tokens[400];
+    for (uint32_t i = 0; i < 400; i++)
+        tokens[i] = 3 + i % 300;
+    const uint64_t evals = 7; /* more than an outbox holds before it is full */
+    for (uint64_t id = 1; id <= evals; id++) {
+        message m = eval(id, tokens, 400);
+        ask(r, &m);
+    }
+    uint64_t until = now_ms() + WAIT_MS;
+    step_stats s = {0};
+    uint64_t enough = (uint64_t)34 * 1024 * 1024 / (4096 * sizeof(float));
+    while (s.tokens < enough) {
+        assert_true(now_ms() < until);
+        turn(r);
+        step_read_stats(r->steps, &s);
+    }
+    for (int i = 0; i < 20; i++)
+        turn(r);
+    message late = generate(100, 5); /* while the client is held back */
+    ask(r, &late);
+    uint64_t finished = 0, rows = 0, told = 0;
+    while (finished < evals + 1) {
+        message_kind kind = hear(r);
+        if (kind == MESSAGE_LOGITS) rows += r->m.logits.n_rows;
+        if (kind == MESSAGE_TOKEN) told++;
+        if (kind == MESSAGE_FINISHED) finished++;
+        assert_int_not_equal(kind, MESSAGE_ERROR);
+    }
+    assert_int_equal(rows, evals * 400);
+    assert_int_equal(told, 5);
+    close_rig(r);
+}
+
+/* ---- the end ---- */
+
+static void refuses_work_but_answers_when_it_ends(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    server_refuse(r->server);
+    message m = generate(1, 3);
+    ask(r, &m);
+    expect_error(r, 1, ERR_CLOSED, "ending");
+    m = (message){.kind = MESSAGE_STATUS_REQUEST, .request_id = 2};
+    ask(r, &m);
+    assert_int_equal(hear(r), MESSAGE_STATUS);
+    close_rig(r);
+}
+
+static void tells_those_who_are_cut_off(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    for (uint64_t id = 1; id <= 3; id++) {
+        message m = generate(id, 400);
+        ask(r, &m);
+    }
+    uint32_t accepted = 0, told = 0;
+    while (accepted < 3) {
+        if (hear(r) == MESSAGE_ACCEPTED) accepted++;
+    }
+    assert_false(server_idle(r->server));
+    server_cut_off(r->server);
+    while (told < 3) {
+        if (hear(r) != MESSAGE_ERROR) continue;
+        assert_int_equal(r->m.error.code, ERR_CLOSED);
+        told++;
+    }
+    assert_true(server_idle(r->server));
+    close_rig(r);
+}
+
+static void a_bad_listen_is_said_at_once(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    const char *const bad[] = {ENDPOINT, "nonsense", "tcp://10.1.2.3:80"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char why[256] = "";
+        server *s;
+        server_config c = {.loop = &r->loop,
+                           .links = {.zmq = r->zmq, .queue_messages = QUEUE},
+                           .listen = bad[i]};
+        assert_true(server_open(&s, &c, why, sizeof(why)) < 0);
+        assert_true(why[0] != '\0');
+        server_close(s);
+        server_close(s); /* twice is fine */
+        uv_run(&r->loop, UV_RUN_NOWAIT);
+        server_free(s);
+    }
+    close_rig(r);
+}
+
+#define WITH_LARGE(test)                                                       \
+    cmocka_unit_test_setup_teardown(test, open_model, close_model)
+#define WITH_SMALL(test)                                                       \
+    cmocka_unit_test_setup_teardown(test, open_small_model, close_model)
+
+int main(void) {
+    log_setup("test", (log_level)(LOG_ERROR + 1));
+    const struct CMUnitTest tests[] = {
+        WITH_LARGE(streams_what_was_asked_for),
+        WITH_LARGE(bounds_what_a_client_wishes),
+        WITH_LARGE(refuses_what_makes_no_sense),
+        WITH_SMALL(refuses_a_request_id_twice_and_serves_the_first),
+        WITH_SMALL(refuses_at_once_what_exceeds_the_queue),
+        WITH_SMALL(a_resume_that_ends_at_once_gets_what_is_owed),
+        WITH_LARGE(a_slow_client_gets_everything_in_the_end),
+        WITH_SMALL(refuses_work_but_answers_when_it_ends),
+        WITH_SMALL(tells_those_who_are_cut_off),
+        WITH_SMALL(a_bad_listen_is_said_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
