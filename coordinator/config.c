@@ -6,6 +6,7 @@
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
+#include "proto/endpoint.h"
 #include "proto/message.h"
 
 #define MOST_TIMEOUT_MS (24u * 3600 * 1000)
@@ -42,9 +43,25 @@ static int check_name(const char *what, const char *name, char *why,
                    MESSAGE_NAME_MAX);
 }
 
+/* Whether they can be reached is found out later; that they can be read, now.
+ */
+static int check_endpoints(const config *c, char *why, size_t why_size) {
+    if (c->nodes.count > PLACEMENT_MAX_NODES) {
+        return err_why(why, why_size, ERR_USAGE, "--node: at most %d",
+                       PLACEMENT_MAX_NODES);
+    }
+    endpoint e;
+    int rc = endpoint_parse(&e, c->listen, why, why_size);
+    for (size_t i = 0; i < c->nodes.count && rc == 0; i++) {
+        rc = endpoint_parse(&e, c->nodes.items[i], why, why_size);
+    }
+    return rc;
+}
+
 static int check(config *c, char *why, size_t why_size) {
     int rc = check_name("cluster", c->cluster, why, why_size);
     if (rc == 0) rc = check_name("name", c->name, why, why_size);
+    if (rc == 0) rc = check_endpoints(c, why, why_size);
     if (rc < 0) return rc;
     if (strcmp(c->kv, "f32") == 0) {
         c->kv_type = KV_F32;
@@ -77,10 +94,6 @@ static int check(config *c, char *why, size_t why_size) {
         return err_why(why, why_size, ERR_USAGE,
                        "--context %u: a message holds at most %zu tokens",
                        c->context, MESSAGE_TOKENS_MAX);
-    }
-    if (c->nodes.count > PLACEMENT_MAX_NODES) {
-        return err_why(why, why_size, ERR_USAGE, "--node: at most %d",
-                       PLACEMENT_MAX_NODES);
     }
     return 0;
 }

@@ -29,7 +29,7 @@ typedef struct {
     uint64_t resident_bytes;
     holdings held;
 
-    char why[200];           /* of the last refusal */
+    char why[200];                     /* of the last refusal */
     uint64_t batches, pairs, progress; /* of the last pong */
     uint32_t queued;
 } node;

@@ -5,15 +5,15 @@
 #include "coordinator/step.h"
 
 typedef struct {
-    step_request r;      /* owns r.tokens, with room for max_new more */
-    uint32_t n_tokens;   /* prompt and generated so far */
+    step_request r;    /* owns r.tokens, with room for max_new more */
+    uint32_t n_tokens; /* prompt and generated so far */
     uint32_t generated;
     kv_seq kv;
-    uint64_t started_us; /* admission */
-    uint64_t first_us;   /* when the prompt was through */
+    uint64_t started_us;              /* admission */
+    uint64_t first_us;                /* when the prompt was through */
     uint32_t lost_layer, lost_expert; /* why it is parked */
     bool failed; /* told so in the middle of a step, which goes on without it */
-    uint32_t *routed_experts;         /* of the current step, EVAL */
+    uint32_t *routed_experts; /* of the current step, EVAL */
     float *routed_weights;
 } sequence;
 

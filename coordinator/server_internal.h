@@ -14,8 +14,8 @@ struct server {
     zmq_watch *watch;
     message_arena *arena;
     clients *clients;
+    uv_check_t room; /* active while something waits to be sent */
     uv_timer_t flush, probe;
-    uv_timer_cb on_flush;
     uint32_t flush_ms; /* longer while nothing can be sent */
     uint64_t last_id;
     uint64_t started_ms;

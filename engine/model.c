@@ -88,8 +88,11 @@ static int read_rope_factor(const model_keys *k, float *out) {
     char key[96];
     gguf_string type = {"linear", 6};
     snprintf(key, sizeof(key), "%s.rope.scaling.type", k->arch);
-    int rc = gguf_get_string(k->g, key, &type, k->why, k->why_size);
-    if (rc < 0 && rc != ERR_NOT_HERE) return rc;
+    int rc = 0;
+    if (gguf_has(k->g, key)) {
+        rc = gguf_get_string(k->g, key, &type, k->why, k->why_size);
+    }
+    if (rc < 0) return rc;
 
     *out = 1.0f;
     if (type.len == 4 && memcmp(type.data, "none", 4) == 0) return 0;

@@ -112,6 +112,17 @@ static int open_experts(whole *w) {
     return say(w, exchange_new(&w->experts, &x), "exchange");
 }
 
+/* A rack without nodes: everything is computed here. */
+static int post_rack(whole *w) {
+    placement *where = NULL;
+    rack *r = NULL;
+    int rc = placement_new(&where, 1, w->config.n_layers, w->config.n_experts,
+                           NULL, 0);
+    if (rc == 0) rc = rack_new(&r, where, NULL, 0);
+    if (rc == 0) exchange_post(w->experts, r);
+    return say(w, rc, "rack");
+}
+
 static int open_forward(whole *w) {
     forward_config f = {.weights = w->weights,
                         .experts = w->experts,
@@ -128,6 +139,7 @@ static int open_coordinator(whole *w) {
     if (rc == 0) rc = say(w, pool_new(&w->threads, 1), "threads");
     if (rc == 0) rc = open_kv(w);
     if (rc == 0) rc = open_experts(w);
+    if (rc == 0) rc = post_rack(w);
     if (rc == 0) rc = open_forward(w);
     return rc;
 }

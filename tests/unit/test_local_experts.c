@@ -9,6 +9,7 @@
 #include <string.h>
 #include "coordinator/local_experts.h"
 #include "engine/act.h"
+#include "engine/cpu.h"
 #include "engine/err.h"
 #include "engine/util.h"
 #include "tests/support/fixture.h"
@@ -144,6 +145,7 @@ static void loads_all_whatever_the_budget(void **state) {
 }
 
 int main(void) {
+    if (cpu_setup(NULL, 0) < 0) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(computes_one_expert_after_the_other),
         cmocka_unit_test(computes_groups_that_fit),

@@ -13,7 +13,8 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include "coordinator/mailbox.h"
+#include "coordinator/step.h"
+#include "engine/cpu.h"
 #include "engine/err.h"
 #include "engine/util.h"
 #include "tests/support/fixture.h"
@@ -618,62 +619,8 @@ static void steps_pause_while_nobody_takes_the_events(void **state) {
     close_rig(r);
 }
 
-/* ---- the mailbox ---- */
-
-static void a_mailbox_is_full_until_the_loop_has_done(void **state) {
-    (void)state;
-    mailbox *m;
-    assert_int_equal(mailbox_new(&m, 1, NULL), 0);
-    for (uint32_t i = 0; i < STEP_MAX_EVENTS; i++) {
-        assert_false(mailbox_full(m));
-        step_event *e = calloc(1, sizeof(*e));
-        e->bytes = sizeof(*e);
-        mailbox_tell(m, e);
-    }
-    assert_true(mailbox_full(m));
-    step_event *e = mailbox_events(m);
-    assert_false(mailbox_has_events(m));
-    assert_true(mailbox_full(m)); /* taken, not done with */
-    while (e != NULL) {
-        step_event *next = e->next;
-        step_event_free(e);
-        e = next;
-    }
-    mailbox_events_done(m);
-    assert_false(mailbox_full(m));
-    mailbox_free(m);
-    mailbox_free(NULL);
-}
-
-static void a_mailbox_gives_news_once_and_in_order(void **state) {
-    (void)state;
-    mailbox *m;
-    assert_int_equal(mailbox_new(&m, 3, NULL), 0);
-    for (uint64_t id = 1; id <= 3; id++) {
-        step_request q = make(id, REQUEST_GENERATE, 1);
-        assert_int_equal(mailbox_submit(m, &q), 0);
-    }
-    ticket got[3];
-    bool changed;
-    assert_int_equal(mailbox_take(m, got, &changed), 3);
-    assert_false(changed);
-    for (uint64_t id = 1; id <= 3; id++) {
-        assert_int_equal(got[id - 1].id, id);
-        sequence_free(got[id - 1].seq, NULL);
-    }
-    mailbox_nodes_changed(m);
-    assert_int_equal(mailbox_hold(m, 2, true), 0);
-    assert_int_equal(mailbox_cancel(m, 2), 0);
-    assert_int_equal(mailbox_take(m, got, &changed), 1);
-    assert_true(changed && got[0].held && got[0].cancelled);
-    assert_null(got[0].seq);
-    assert_int_equal(mailbox_take(m, got, &changed), 0);
-    mailbox_drop(m, 2);
-    assert_int_equal(mailbox_hold(m, 2, false), ERR_NOT_HERE);
-    mailbox_free(m);
-}
-
 int main(void) {
+    if (cpu_setup(NULL, 0) < 0) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_and_stops_with_nothing_to_do),
         cmocka_unit_test(frees_what_was_never_started),
@@ -694,8 +641,6 @@ int main(void) {
         cmocka_unit_test(ends_at_once_although_the_step_waits),
         cmocka_unit_test(eval_beside_generate_gives_the_same_bits),
         cmocka_unit_test(steps_pause_while_nobody_takes_the_events),
-        cmocka_unit_test(a_mailbox_is_full_until_the_loop_has_done),
-        cmocka_unit_test(a_mailbox_gives_news_once_and_in_order),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
