@@ -216,7 +216,10 @@ static int status(control *c, frames *f, const message *asked, char *why) {
 /* ---- all of them ---- */
 
 static int check_header(const control *c, const message *m, char *why) {
-    if (strcmp(m->cluster, c->config.cluster) != 0) {
+    /* Clients need not name one; they may look, not order work. */
+    bool works = m->kind == MESSAGE_HELLO && m->hello.role == ROLE_COORDINATOR;
+    bool unnamed = m->cluster[0] == '\0' && !works;
+    if (!unnamed && strcmp(m->cluster, c->config.cluster) != 0) {
         return err_why(why, WHY_SIZE, ERR_WRONG_CLUSTER,
                        "this is cluster '%s', not '%.64s'", c->config.cluster,
                        m->cluster);

@@ -103,8 +103,8 @@ ROSTER_API const char *roster_version(void);
  *   cluster             name that the coordinator must have; default: any
  *   name                ours, for the coordinator's log; default "libroster"
  *   connect_timeout_ms  5000; for roster_client_create()
- *   timeout_ms          10000; longest wait for the next token, of requests
- *                       that set none, and for the answer to roster_status()
+ *   timeout_ms          longest wait for the next token, of requests that set
+ *                       none; default 0: the coordinator's own
  *   grace_ms            2000; how much later than the coordinator's deadline
  *                       the library gives up by itself
  *   interrupt_fd        number of a descriptor, on loan, such as a signalfd or

@@ -99,7 +99,7 @@ int call_start(call *c, const call_kind *kind, roster_client *client,
     c->kind = kind;
     c->client = client;
     c->result = -EINPROGRESS;
-    c->timeout_ms = timeout_ms;
+    c->timeout_ms = timeout_ms > 0 ? timeout_ms : CALL_SILENCE_MS;
     c->next = client->calls;
     client->calls = c;
     client->n_calls++;
@@ -213,6 +213,19 @@ static void on_error(roster_client *c, call *to, const message *m) {
     call_end(to, code, why);
 }
 
+/* A long prompt gives no token for a while: steps that go on are news, too.
+ * What becomes of one request among them is the coordinator's to say. */
+static void heard_all(roster_client *c) {
+    for (call *at = c->calls; at != NULL; at = at->next)
+        heard_call(at);
+}
+
+static void on_pong(roster_client *c, const message *m) {
+    if (m->pong.progress == c->peer_progress) return;
+    c->peer_progress = m->pong.progress;
+    heard_all(c);
+}
+
 static void on_frames(roster_client *c, frames *f) {
     char why[ROSTER_WHY_BYTES] = "";
     message m;
@@ -226,10 +239,15 @@ static void on_frames(roster_client *c, frames *f) {
         lose(c, "the coordinator was restarted");
         return;
     }
+    if (m.kind == MESSAGE_PONG) {
+        on_pong(c, &m);
+        return;
+    }
     call *to = find_call(c, m.request_id);
-    if (to == NULL) return; /* a pong, or late news of a call that has ended */
+    if (to == NULL) return; /* late news of a call that has ended */
 
     heard_call(to);
+    if (m.kind == MESSAGE_TOKEN || m.kind == MESSAGE_LOGITS) heard_all(c);
     if (m.kind == MESSAGE_ERROR) {
         on_error(c, to, &m);
         return;

@@ -18,6 +18,9 @@
 
 #define CLIENT_CALLS_MAX 1024
 
+/* Silence that is borne while the coordinator's own timeout is not known. */
+#define CALL_SILENCE_MS 10000
+
 typedef struct call call;
 
 typedef struct {
@@ -35,7 +38,7 @@ struct call {
     call *next;
     uint64_t id;
     int result;           /* -EINPROGRESS while in flight */
-    uint32_t timeout_ms;  /* longest silence, before grace */
+    uint32_t timeout_ms;  /* longest time without news, before grace */
     uint64_t deadline_ms; /* by now_ms() */
     bool cancelling;
     char why[ROSTER_WHY_BYTES];
@@ -55,6 +58,7 @@ struct roster_client {
     bool has_fingerprint;
     uint32_t n_vocab, n_context;
     uint64_t peer_boot_id;
+    uint64_t peer_progress; /* batch steps, by its last pong */
 
     uint64_t boot_id;
     uint64_t last_id;

@@ -48,7 +48,7 @@ void client_config_defaults(roster_config *c) {
     *c = (roster_config){
         .name = "libroster",
         .connect_timeout_ms = 5000,
-        .timeout_ms = 10000,
+        .timeout_ms = 0,
         .grace_ms = 2000,
         .interrupt_fd = -1,
     };

@@ -220,8 +220,8 @@ int roster_status(roster_client *client, const char **json) {
     status_call s = {.json = NULL};
     message m;
     client_header(client, &m, MESSAGE_STATUS_REQUEST, 0);
-    m.remaining_ms = client->config.timeout_ms;
-    rc = call_start(&s.call, &status_kind, client, &m, m.remaining_ms);
+    rc = call_start(&s.call, &status_kind, client, &m,
+                    client->config.timeout_ms);
     if (rc == 0) rc = call_wait(&s.call);
     if (rc < 0) {
         free(s.json);

@@ -51,6 +51,33 @@ static void silence_ends_at_the_deadline(void **state) {
     rig_close(&r);
 }
 
+/* Its batch steps go on, but give this request nothing for a long time. */
+static void work_long(peer *p) {
+    peer_welcome(p);
+    if (!peer_take(p, MESSAGE_GENERATE)) return;
+    uint64_t request_id = p->m.request_id;
+    peer_accept(p);
+    for (uint64_t steps = 1; steps <= 2; steps++) {
+        if (!peer_take(p, MESSAGE_PING)) return;
+        message m = peer_answer(p, MESSAGE_PONG);
+        m.pong.progress = steps;
+        peer_send(p, &m);
+    }
+    p->m.request_id = request_id;
+    peer_finish(p, FINISH_END, "");
+}
+
+static void steps_that_go_on_are_no_silence(void **state) {
+    rig r;
+    (void)state;
+
+    rig_start(&r, work_long);
+    set(r.config, "timeout_ms", "1400"); /* a ping comes every second */
+    assert_int_equal(rig_connect(&r, NULL, 0), 0);
+    assert_int_equal(generate(&r, NULL, NULL, NULL), 0);
+    rig_close(&r);
+}
+
 static void send_garbage(peer *p) {
     frames f;
     peer_welcome(p);
@@ -290,6 +317,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_reply_is_typed_and_told),
         cmocka_unit_test(silence_ends_at_the_deadline),
+        cmocka_unit_test(steps_that_go_on_are_no_silence),
         cmocka_unit_test(bytes_that_are_no_message_end_the_request),
         cmocka_unit_test(a_missing_token_is_noticed),
         cmocka_unit_test(a_token_outside_the_vocabulary_is_refused),
