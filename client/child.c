@@ -134,9 +134,9 @@ static void *read_output(void *opaque) {
 /* ---- starting ---- */
 
 /* Between fork() and exec() only what a signal handler may do. */
-__attribute__((noreturn)) static void become(const char *path,
-                                             char *const argv[], pid_t parent,
-                                             int null, int out, int err) {
+__attribute__((noreturn)) static void become(const child_program *p,
+                                             pid_t parent, int null, int out,
+                                             int err) {
     static const char cannot[] = "cannot be executed\n";
 
     setpgid(0, 0);
@@ -146,7 +146,7 @@ __attribute__((noreturn)) static void become(const char *path,
     dup2(out, STDOUT_FILENO);
     dup2(err, STDERR_FILENO);
     signals_reset();
-    execv(path, argv);
+    execve(p->path, p->argv, p->env);
     ssize_t n = write(STDERR_FILENO, cannot, sizeof(cannot) - 1);
     (void)n;
     _exit(127);
@@ -157,7 +157,7 @@ static void close_fd(int *fd) {
     *fd = -1;
 }
 
-static int fork_child(child *c, const char *path, char *const argv[]) {
+static int fork_child(child *c, const child_program *p) {
     int out[2] = {-1, -1}, err[2] = {-1, -1};
     int rc = 0;
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -168,7 +168,7 @@ static int fork_child(child *c, const char *path, char *const argv[]) {
     }
     pid_t parent = getpid();
     c->pid = fork();
-    if (c->pid == 0) become(path, argv, parent, null, out[1], err[1]);
+    if (c->pid == 0) become(p, parent, null, out[1], err[1]);
     if (c->pid < 0) {
         rc = -errno;
         goto done;
@@ -200,24 +200,24 @@ static int start_thread(child *c) {
     return rc;
 }
 
-int child_start(child **out, const char *name, const char *path,
-                char *const argv[], bool forward, char *why, size_t why_size) {
+int child_start(child **out, const child_program *p, char *why,
+                size_t why_size) {
     *out = NULL;
     child *c = calloc(1, sizeof(*c));
     if (c == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
-    snprintf(c->name, sizeof(c->name), "%s", name);
+    snprintf(c->name, sizeof(c->name), "%s", p->name);
     pthread_mutex_init(&c->lock, NULL);
-    c->forward = forward;
+    c->forward = p->forward;
     c->pidfd = c->out = c->err = -1;
     c->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     c->quit = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
-    int rc = c->news < 0 || c->quit < 0 ? -errno : fork_child(c, path, argv);
+    int rc = c->news < 0 || c->quit < 0 ? -errno : fork_child(c, p);
     if (rc == 0) rc = start_thread(c);
     if (rc < 0) {
         child_free(c);
-        return err_why(why, why_size, rc, "cannot start %s (%s): %s", name,
-                       path, err_text(rc));
+        return err_why(why, why_size, rc, "cannot start %s (%s): %s", p->name,
+                       p->path, err_text(rc));
     }
     *out = c;
     return 0;

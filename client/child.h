@@ -18,11 +18,17 @@
 
 typedef struct child child;
 
-/* Start `path` with `argv` (ends with NULL) as `name` (at most 31 characters).
- * `forward`: show its stderr, line by line, under its name.  A program that
- * cannot be run is a child that ends at once. */
-int child_start(child **out, const char *name, const char *path,
-                char *const argv[], bool forward, char *why, size_t why_size);
+typedef struct {
+    const char *name; /* to us; at most 31 characters */
+    const char *path;
+    char *const *argv, *const *env; /* both end with NULL */
+    bool forward; /* show its stderr, line by line, under its name */
+} child_program;
+
+/* Start it; `p` is copied or used up.  A program that cannot be run is a child
+ * that ends at once. */
+int child_start(child **out, const child_program *p, char *why,
+                size_t why_size);
 
 /* Wait until the first line of stdout is there, and copy it.  ERR_CLOSED: it
  * ended before, `why` says how and with what last words; ERR_DEADLINE;

@@ -19,6 +19,7 @@ static void say(const char *command, const char *fmt, va_list args) {
     char line[CLI_WHY];
 
     vsnprintf(line, sizeof(line), fmt, args);
+    make_printable(line); /* it may quote a peer */
     fflush(stdout);
     fprintf(stderr, "%s: %s\n", command, line);
 }

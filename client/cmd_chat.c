@@ -130,7 +130,7 @@ static bool goes_on(chat *c, int rc, const char *why) {
         return c->session.signal == SIGINT;
     }
     if (rc == ERR_CLOSED || rc == -EPIPE || rc == -EIO) return false;
-    fprintf(stderr, "%s: %s\n", NAME, why);
+    (void)cli_fail(NAME, "%s", why);
     if (rc == ERR_CONTEXT) {
         ask_history_fini(&c->history);
         fputs("The context is full: starting over with an empty one.\n",
@@ -141,6 +141,7 @@ static bool goes_on(chat *c, int rc, const char *why) {
 
 static int answer(chat *c, const char *text, size_t len, char *why,
                   size_t why_size) {
+    why[0] = '\0'; /* an earlier answer may have failed */
     int rc = take_turn(c, text, len, why, why_size);
     if (rc < 0 && goes_on(c, rc, why)) rc = 0;
     /* On a terminal the answer has ended its line itself. */

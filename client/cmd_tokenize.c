@@ -22,7 +22,10 @@ static int open_tokenizer(tokenizer **out, const char *path, char *why,
     int rc = gguf_open(&g, path, why, why_size);
     if (rc < 0) return rc;
     rc = tokenizer_new(out, g, what, sizeof(what));
-    if (rc < 0) err_why(why, why_size, rc, "%s: %s", path, what);
+    if (rc < 0) {
+        err_why(why, why_size, rc, "%s: %s", path,
+                what[0] != '\0' ? what : err_text(rc));
+    }
     gguf_close(g);
     return rc;
 }
@@ -51,9 +54,11 @@ typedef struct {
 static int encode(const tokenizer *t, const tokenize_config *c,
                   const char *text, size_t bytes, int32_t **ids, size_t *n,
                   char *why, size_t why_size) {
-    size_t capacity = bytes + 4; /* never more, says tokenizer_encode() */
+    size_t capacity; /* 3n + 4: never more, says tokenizer_encode() */
 
-    *ids = calloc(capacity, sizeof(**ids));
+    *ids = NULL;
+    if (size_mul(bytes, 3, &capacity) && size_add(capacity, 4, &capacity))
+        *ids = calloc(capacity, sizeof(**ids));
     if (*ids == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
     int rc = tokenizer_encode(t, text, bytes, c->add_special, c->parse_special,
                               *ids, capacity, n);

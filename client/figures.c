@@ -3,6 +3,9 @@
 
 #include <inttypes.h>
 #include "client/cli.h"
+#include "engine/util.h"
+
+#define NAME_BYTES 128
 
 static double percent(uint64_t part, uint64_t whole) {
     return whole > 0 ? 100.0 * (double)part / (double)whole : 0.0;
@@ -25,7 +28,10 @@ static void print_shares(FILE *out, const roster_stats *s) {
     if (all == 0) return;
     fprintf(out, "%-11s", "nodes");
     for (size_t i = 0; i < s->n_shares; i++) {
-        fprintf(out, "%s %s %.1f %%", i > 0 ? "," : "", s->shares[i].name,
+        char name[NAME_BYTES]; /* chosen by the node itself */
+        snprintf(name, sizeof(name), "%s", s->shares[i].name);
+        make_printable(name);
+        fprintf(out, "%s %s %.1f %%", i > 0 ? "," : "", name,
                 percent(s->shares[i].pairs, all));
     }
     fputs(" of the expert work\n", out);

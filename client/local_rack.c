@@ -199,22 +199,46 @@ static void coordinator_words(words *w, const local_rack_config *c,
     add_common(w, c);
 }
 
+/* ---- environment ---- */
+
+/* Ours, without the variables that set a daemon's options: what they do is said
+ * on their command lines, all of it. */
+static void environment_words(words *w) {
+    static const char *const kept[] = {"ROSTER_CPU=", "ROSTER_FAILPOINTS="};
+
+    for (char **at = environ; *at != NULL; at++) {
+        bool keep = strncmp(*at, "ROSTER_", 7) != 0;
+        for (size_t i = 0; i < ARRAY_LEN(kept); i++)
+            keep = keep || strncmp(*at, kept[i], strlen(kept[i])) == 0;
+        if (keep) words_add(w, *at);
+    }
+}
+
 /* ---- starting ---- */
 
 static int start(local_rack *r, const local_rack_config *c, const char *name,
                  const char *program, words *w, char *why, size_t why_size) {
     char path[PATH_MAX];
+    words env = {0};
 
-    char *const *argv = words_argv(w);
-    int rc = argv != NULL ? 0 : err_why(why, why_size, -ENOMEM, "no memory");
+    environment_words(&env);
+    const child_program p = {
+        .name = name,
+        .path = path,
+        .argv = words_list(w),
+        .env = words_list(&env),
+        .forward = c->verbose,
+    };
+    int rc = 0;
+    if (p.argv == NULL || p.env == NULL)
+        rc = err_why(why, why_size, -ENOMEM, "no memory");
     if (rc == 0)
         rc = find_program(c, program, path, sizeof(path), why, why_size);
-    if (rc == 0) {
-        rc = child_start(&r->children[r->n_children], name, path, argv,
-                         c->verbose, why, why_size);
-    }
+    if (rc == 0)
+        rc = child_start(&r->children[r->n_children], &p, why, why_size);
     if (rc == 0) r->n_children++;
     words_fini(w);
+    words_fini(&env);
     return rc;
 }
 

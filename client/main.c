@@ -44,6 +44,7 @@ static int run(const command *c, int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    standard_streams_keep();
     if (argc < 2) {
         print_help(stderr);
         return CLI_USAGE;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include "client/cli.h"
 #include "engine/err.h"
+#include "engine/util.h"
 
 #define CELL 64
 #define LABEL "%-12s "
@@ -23,6 +24,7 @@ static const char *cell(const json_t *value, char *out, size_t size) {
     } else {
         snprintf(out, size, "-");
     }
+    make_printable(out); /* nodes choose their names themselves */
     return out[0] != '\0' ? out : "-";
 }
 
@@ -50,13 +52,15 @@ static void print_profile(FILE *out, const json_t *root) {
     const json_t *profile = json_object_get(root, "profile");
     const char *key;
     json_t *value;
-    char text[CELL];
+    char name[CELL], text[CELL];
 
     if (!json_is_object(profile)) return;
     fprintf(out, LABEL, "profile");
     const char *separator = "";
     json_object_foreach((json_t *)profile, key, value) {
-        fprintf(out, "%s%s %s", separator, key,
+        snprintf(name, sizeof(name), "%s", key);
+        make_printable(name);
+        fprintf(out, "%s%s %s", separator, name,
                 cell(value, text, sizeof(text)));
         separator = ", ";
     }
@@ -70,7 +74,7 @@ static void print_head(FILE *out, const json_t *root) {
     static const char *const labels[] = {"cluster",  "model",   "fingerprint",
                                          "epoch",    "context", "generated",
                                          "takeovers"};
-    for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
         char text[160];
         const json_t *value = json_object_get(root, keys[i]);
         if (value == NULL) continue;

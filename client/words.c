@@ -43,7 +43,8 @@ void words_format(words *w, const char *fmt, ...) {
     add_owned(w, n < 0 ? NULL : text);
 }
 
-char *const *words_argv(const words *w) {
+char *const *words_list(words *w) {
+    if (w->items == NULL) w->items = calloc(1, sizeof(*w->items));
     return w->failed ? NULL : w->items;
 }
 

@@ -2,8 +2,10 @@
 #include "engine/err.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include "engine/util.h"
 
 static const struct {
     int code;
@@ -15,20 +17,26 @@ static const struct {
 #undef ERR_ROW
 };
 
+#define ERRNO_MOST 4095 /* the kernel's own limit */
+
+static bool is_errno(int code) {
+    return code < 0 && code >= -ERRNO_MOST;
+}
+
 const char *err_text(int code) {
     if (code >= 0) return "no error";
-    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
         if (errors[i].code == code) return errors[i].text;
     }
-    return strerror(-code);
+    return is_errno(code) ? strerror(-code) : "unknown error";
 }
 
 const char *err_name(int code) {
     if (code >= 0) return "OK";
-    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(errors); i++) {
         if (errors[i].code == code) return errors[i].name;
     }
-    const char *name = strerrorname_np(-code);
+    const char *name = is_errno(code) ? strerrorname_np(-code) : NULL;
     return name != NULL ? name : "unknown error";
 }
 

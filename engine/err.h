@@ -42,8 +42,8 @@ enum {
  * storage for our codes, strerror()'s for -errno. */
 const char *err_text(int code);
 
-/* "ERR_DEADLINE", or "errno 12" style names for system errors: for logs and
- * tests that compare names.  Never NULL. */
+/* "ERR_DEADLINE", "ENOENT": for logs and tests that compare names.  Never NULL,
+ * whatever the number: it may have come from a peer. */
 const char *err_name(int code);
 
 /* Write a printf-style sentence into `why` (which may be NULL) and return

@@ -25,22 +25,36 @@ static struct {
 } points[FAILPOINT_MAX];
 static size_t n_points;
 
+/* The visit that an action waits for, from 1; NULL is the first. */
+static bool parse_visit(const char *text, unsigned long *visit) {
+    char *end;
+    *visit = 1;
+    if (text == NULL) return true;
+    if (*text < '1' || *text > '9') return false;
+    errno = 0;
+    *visit = strtoul(text, &end, 10);
+    return *end == '\0' && errno == 0;
+}
+
 static int parse_one(char *item, char *why, unsigned long why_size) {
-    char *equals = strchr(item, '=');
+    char *equals = strchr(item, '='), *at = strchr(item, '@');
+    unsigned long visit;
+    if (at != NULL) *at++ = '\0';
     if (equals == NULL || n_points == FAILPOINT_MAX ||
-        (size_t)(equals - item) >= FAILPOINT_NAME_MAX) {
+        (size_t)(equals - item) >= FAILPOINT_NAME_MAX ||
+        !parse_visit(at, &visit)) {
         return err_why(why, why_size, ERR_USAGE,
-                       "ROSTER_FAILPOINTS: cannot read '%s'", item);
+                       "ROSTER_FAILPOINTS: cannot read '%s%s%s'", item,
+                       at != NULL ? "@" : "", at != NULL ? at : "");
     }
     *equals = '\0';
-    char *verb = equals + 1, *at = strchr(verb, '@');
-    if (at != NULL) *at++ = '\0';
+    const char *verb = equals + 1;
 
     for (size_t i = 0; i < ARRAY_LEN(action_names); i++) {
         if (strcmp(verb, action_names[i]) != 0) continue;
         strcpy(points[n_points].name, item);
         points[n_points].what = (action)i;
-        points[n_points].at = at != NULL ? strtoul(at, NULL, 10) : 1;
+        points[n_points].at = visit;
         n_points++;
         return 0;
     }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include "engine/util.h"
 
 #define LOG_LINE_MAX 2048
 
@@ -45,6 +46,7 @@ void log_write(log_level level, const char *fmt, ...) {
     int wanted = vsnprintf(line + used, sizeof(line) - used - 1, fmt, args);
     va_end(args);
     if (wanted < 0) return;
+    make_printable(line + used);
     used += (size_t)wanted;
     if (used > sizeof(line) - 2) used = sizeof(line) - 2;
     line[used++] = '\n';

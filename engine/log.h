@@ -1,4 +1,5 @@
-/* log.h - one line per event on stderr: time, level, program, text.
+/* log.h - one line per event on stderr: time, level, program, text, in which
+ * control characters are replaced.
  *
  * Any thread may log; a line is written with one write().  Whoever handles an
  * error logs it, once; everyone else passes it up. */

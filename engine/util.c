@@ -1,10 +1,13 @@
 /* util.c - see util.h. */
 #include "engine/util.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
+#include <unistd.h>
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 
@@ -45,8 +48,37 @@ void random_bytes(void *out, size_t n) {
     uint8_t *at = out;
     while (n > 0) {
         ssize_t got = getrandom(at, n, 0);
-        if (got < 0) continue; /* interrupted */
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) abort(); /* keys must not be guessed */
         at += got;
         n -= (size_t)got;
     }
+}
+
+uint64_t random_boot_id(void) {
+    uint64_t id = 0;
+    while (id == 0)
+        random_bytes(&id, sizeof(id));
+    return id;
+}
+
+void make_printable(char *text) {
+    for (uint8_t *at = (uint8_t *)text; *at != 0; at++) {
+        bool wide = at[0] == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0;
+        if (wide) *at++ = '?'; /* U+0080 to U+009F */
+        if (wide || *at < 0x20 || *at == 0x7f) *at = '?';
+    }
+}
+
+void standard_streams_keep(void) {
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDONLY); /* of no use to 1 and 2 */
+        if (fd == STDIN_FILENO) {
+            int unreadable = open("/dev/null", O_WRONLY);
+            dup2(unreadable, STDIN_FILENO);
+            close(unreadable);
+        }
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
 }

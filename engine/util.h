@@ -39,4 +39,16 @@ void aligned_release(void *p);
 /* Fill with random bytes from the kernel; aborts only if the kernel has none. */
 void random_bytes(void *out, size_t n);
 
+/* A number that no other process has; never 0, which means none. */
+uint64_t random_boot_id(void);
+
+/* Put '?' in the place of control characters (in UTF-8), in place: what a peer
+ * or a file says must not write lines of its own, or move a terminal's cursor. */
+void make_printable(char *text);
+
+/* Occupy the standard streams that are closed with what can be neither read nor
+ * written, so that no file or socket of ours is taken for one.  To be called
+ * first in main(). */
+void standard_streams_keep(void);
+
 #endif

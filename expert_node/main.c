@@ -8,6 +8,7 @@
 #include "engine/err.h"
 #include "engine/failpoint.h"
 #include "engine/log.h"
+#include "engine/util.h"
 #include "expert_node/config.h"
 #include "expert_node/server.h"
 #include "expert_node/shard.h"
@@ -23,8 +24,10 @@ static void bound_memory(void) {
     mallopt(M_TRIM_THRESHOLD, 4 << 20);
 }
 
-/* CPU level and failpoints, which come from the environment alone. */
+/* What must be right before anything else: descriptors, memory, signals, and
+ * CPU level and failpoints, which come from the environment alone. */
 static int setup(char *why, size_t why_size) {
+    standard_streams_keep();
     bound_memory();
     signal(SIGPIPE, SIG_IGN);
     int rc = cpu_setup(why, why_size);

@@ -195,8 +195,7 @@ int server_open(server **out, const node_config *c, const shard *s, char *why,
     if (v == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
     v->config = c;
     v->shard = s;
-    while (v->boot_id == 0)
-        random_bytes(&v->boot_id, sizeof(v->boot_id));
+    v->boot_id = random_boot_id();
 
     int rc;
     v->zmq = zmq_ctx_new();

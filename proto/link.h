@@ -19,7 +19,7 @@ typedef struct {
     bool insecure;           /* may leave the loopback interface */
 } link_config;
 
-/* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats, linger 0), or a
+/* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats), or a
  * ROUTER bound to it (ZMQ_ROUTER_MANDATORY).  "inproc://NAME" is possible too.
  * ERR_USAGE with a sentence for an endpoint that cannot be read, or that is not
  * loopback without `insecure`; -errno, also with a sentence, for one that

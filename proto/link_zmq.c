@@ -19,6 +19,12 @@
 #include "engine/util.h"
 #include "proto/link_form.h"
 
+/* How long a closed socket still tries to send.  Not 0: ZeroMQ 4.3.4 aborts when
+ * a connection breaks while it drops a message that is half sent
+ * (session_base.cpp, clean_pipes), and with 0 a peer that ends at the same time
+ * as we do brings that about. */
+#define LINGER_MS 200
+
 typedef struct {
     struct link base;
     void *sock;
@@ -193,7 +199,7 @@ static int set_options(zmq_link *z, const link_config *c, bool ipv6) {
     const struct {
         int option, value;
     } options[] = {
-        {ZMQ_LINGER, 0},
+        {ZMQ_LINGER, LINGER_MS},
         {ZMQ_SNDHWM, c->queue_messages},
         {ZMQ_RCVHWM, c->queue_messages},
         {ZMQ_HEARTBEAT_IVL, 1000},

@@ -122,6 +122,7 @@ void call_drop(call *c) {
 }
 
 void call_end(call *c, int result, const char *why) {
+    assert(result != -EINPROGRESS);
     if (!in_flight(c)) return;
     call_drop(c);
     c->result = result;
@@ -206,7 +207,8 @@ static void on_unreadable(roster_client *c, uint64_t id, int code,
 
 static void on_error(roster_client *c, call *to, const message *m) {
     char why[ROSTER_WHY_BYTES];
-    int code = m->error.code;
+    /* To us this one number is a call that goes on. */
+    int code = m->error.code != -EINPROGRESS ? m->error.code : ERR_INTERNAL;
 
     err_why(why, sizeof(why), code, "%s answered: %s", c->endpoint,
             m->error.text[0] != '\0' ? m->error.text : err_text(code));

@@ -144,7 +144,7 @@ static int new_client(roster_client **out, const roster_config *config) {
         free(c);
         return rc;
     }
-    random_bytes(&c->boot_id, sizeof(c->boot_id));
+    c->boot_id = random_boot_id();
     c->stale = true;
     *out = c;
     return 0;

@@ -77,7 +77,7 @@ static void write_text(gguf_writer *w, const char *key, const char *text) {
     if (text != NULL) gguf_writer_string(w, key, text);
 }
 
-static int write_file(const vocab *v, const char *path) {
+int vocab_write(const vocab *v, const char *path) {
     gguf_writer *w = gguf_writer_new();
     assert(w != NULL);
     write_text(w, "general.architecture", "llama");
@@ -107,7 +107,7 @@ int vocab_open(const vocab *v, tokenizer **out, char *why, size_t why_size) {
     int fd = mkstemp(path);
     assert(fd >= 0);
     close(fd);
-    int rc = write_file(v, path);
+    int rc = vocab_write(v, path);
     assert(rc == 0);
     rc = gguf_open(&g, path, why, why_size);
     assert(rc == 0);

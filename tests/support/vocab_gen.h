@@ -51,6 +51,9 @@ void vocab_merge(vocab *v, const char *merge);
 void vocab_id(vocab *v, const char *key, uint32_t id);
 void vocab_flag(vocab *v, const char *key, bool value);
 
+/* Write the GGUF file; gguf_writer_finish()'s code. */
+int vocab_write(const vocab *v, const char *path);
+
 /* Write a file, open the tokenizer, remove the file.  tokenizer_new()'s code;
  * a failure before that aborts. */
 int vocab_open(const vocab *v, tokenizer **out, char *why, size_t why_size);

@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,17 @@ static void has_a_name_and_a_text_for_every_code(void **state) {
     assert_string_equal(err_text(-ENOENT), strerror(ENOENT));
     assert_non_null(err_name(-9999));
     assert_non_null(err_text(-999999));
+}
+
+/* A code may come from a peer. */
+static void knows_what_to_say_of_any_number(void **state) {
+    (void)state;
+    static const int codes[] = {INT_MIN, INT_MIN + 1, -100000, -4096, 1,
+                                INT_MAX};
+    for (size_t i = 0; i < ARRAY_LEN(codes); i++) {
+        assert_string_not_equal(err_name(codes[i]), "");
+        assert_string_not_equal(err_text(codes[i]), "");
+    }
 }
 
 static void gives_no_two_codes_one_number(void **state) {
@@ -111,6 +124,53 @@ static void gives_other_random_bytes_each_time(void **state) {
     assert_true(memcmp(a, b, sizeof(a)) != 0);
 }
 
+static void shows_no_control_characters(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *shown;
+    } cases[] = {
+        {"", ""},
+        {"plain, M\xC3\xA4rchen, \xE4\xB8\x80", "plain, M\xC3\xA4rchen, "
+                                               "\xE4\xB8\x80"},
+        {"two\nlines\r\n", "two?lines??"},
+        {"\x1b[31mred\x7f", "?[31mred?"},
+        {"\xC2\x9B" "31mred\xC2\xA0", "??31mred\xC2\xA0"}, /* U+009B */
+        {"cut off \xC2", "cut off \xC2"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char text[64];
+        strcpy(text, cases[i].text);
+        make_printable(text);
+        assert_string_equal(text, cases[i].shown);
+    }
+}
+
+/* In a child: no descriptor of ours may pass for a standard stream. */
+static int opens_beside_closed_streams(void) {
+    for (int fd = 0; fd <= 2; fd++)
+        close(fd);
+    standard_streams_keep();
+    int fd = open("/dev/null", O_RDWR);
+    char byte = 0;
+    bool right = fd == 3 && read(0, &byte, 1) < 0 && write(1, "x", 1) < 0 &&
+                 write(2, "x", 1) < 0;
+    return right ? 0 : 1;
+}
+
+static void keeps_the_numbers_of_closed_streams(void **state) {
+    (void)state;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        for (int fd = 3; fd < 64; fd++)
+            close(fd);
+        _exit(opens_beside_closed_streams());
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
 /* ---- log ---- */
 
 static void reads_the_names_of_log_levels(void **state) {
@@ -133,7 +193,7 @@ static void writes_one_line_however_long(void **state) {
     dup2(pipe_ends[1], STDERR_FILENO);
     log_error("%s", text);
     log_debug("dropped");
-    log_warn("short");
+    log_warn("sh\nort\x1b");
     dup2(saved, STDERR_FILENO);
     close(saved);
     close(pipe_ends[1]);
@@ -147,7 +207,7 @@ static void writes_one_line_however_long(void **state) {
     assert_non_null(first_end);
     assert_non_null(strstr(got, "error"));
     assert_null(strstr(got, "dropped"));
-    assert_non_null(strstr(first_end, "warn  test_base: short\n"));
+    assert_non_null(strstr(first_end, "warn  test_base: sh?ort?\n"));
 }
 
 /* ---- cpu ---- */
@@ -225,6 +285,12 @@ static void refuses_failpoints_it_cannot_read(void **state) {
         "a=explode",
         "a=kill,b",
         "=",
+        "a=kill@",
+        "a=kill@soon",
+        "a=kill@2x",
+        "a=kill@0",
+        "a=kill@-1",
+        "a=kill@99999999999999999999",
         "a-name-that-is-far-too-long-for-the-table-of-failpoints=kill",
         "a=kill,a=kill,a=kill,a=kill,a=kill,a=kill,a=kill,a=kill,a=kill,"
         "a=kill,a=kill,a=kill,a=kill,a=kill,a=kill,a=kill,a=kill"};
@@ -274,12 +340,15 @@ int main(void) {
     log_setup("test_base", LOG_INFO);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(has_a_name_and_a_text_for_every_code),
+        cmocka_unit_test(knows_what_to_say_of_any_number),
         cmocka_unit_test(gives_no_two_codes_one_number),
         cmocka_unit_test(writes_a_sentence_and_returns_the_code),
         cmocka_unit_test(sees_sizes_that_overflow),
         cmocka_unit_test(gives_zeroed_aligned_memory),
         cmocka_unit_test(tells_a_time_that_never_goes_back),
         cmocka_unit_test(gives_other_random_bytes_each_time),
+        cmocka_unit_test(shows_no_control_characters),
+        cmocka_unit_test(keeps_the_numbers_of_closed_streams),
         cmocka_unit_test(reads_the_names_of_log_levels),
         cmocka_unit_test(writes_one_line_however_long),
         cmocka_unit_test(takes_the_best_level_by_itself),

@@ -1,5 +1,5 @@
 /* test_client_files.c - what the `roster` command reads and writes: id lists,
- * output files, routing as JSON, the table of a status. */
+ * output files, routing as JSON, token ids, the table of a status. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,13 +17,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "client/cli.h"
+#include "client/commands.h"
 #include "client/output.h"
 #include "client/routing.h"
 #include "client/status_table.h"
 #include "engine/err.h"
 #include "engine/util.h"
-
-#include <sys/stat.h>
+#include "tests/support/vocab_gen.h"
 
 /* ---- lists of ids ---- */
 
@@ -239,6 +239,60 @@ routing_refuses_another_shape_and_what_json_cannot_say(void **state) {
     routing_fini(&r);
 }
 
+/* ---- tokenize ---- */
+
+/* Run `roster tokenize MODEL < input > to` in a child. */
+static int run_tokenize(const char *model, const char *input,
+                        const char *to) {
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        char name[] = "tokenize", path[192];
+        char *argv[] = {name, path, NULL};
+        assert_true(strlen(model) < sizeof(path));
+        strcpy(path, model);
+        int in = open(input, O_RDONLY);
+        int out = open(to, O_WRONLY | O_CREAT, 0600);
+        dup2(in, STDIN_FILENO);
+        dup2(out, STDOUT_FILENO);
+        _exit(cmd_tokenize(2, argv));
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return status;
+}
+
+/* U+1D160 has four bytes; normalized it is three characters of four. */
+static void tokenizes_a_text_that_grows_when_normalized(void **state) {
+    enum { NOTES = 100, IDS_OF_ONE = 12 };
+    vocab v = vocab_bpe("qwen2");
+    char model[192], input[192];
+    place p;
+    (void)state;
+
+    place_init(&p);
+    snprintf(model, sizeof(model), "%s/model", p.folder);
+    snprintf(input, sizeof(input), "%s/input", p.folder);
+    assert_int_equal(vocab_write(&v, model), 0);
+    FILE *f = fopen(input, "w");
+    assert_non_null(f);
+    for (int i = 0; i < NOTES; i++)
+        fputs("\xF0\x9D\x85\xA0", f);
+    assert_int_equal(fclose(f), 0);
+
+    assert_int_equal(run_tokenize(model, input, p.path), 0);
+    f = fopen(p.path, "r");
+    assert_non_null(f);
+    int n = 0;
+    for (unsigned id; fscanf(f, "%u", &id) == 1;)
+        n++;
+    fclose(f);
+    assert_int_equal(n, NOTES * IDS_OF_ONE);
+    unlink(model);
+    unlink(input);
+    place_fini(&p);
+}
+
 /* ---- status ---- */
 
 static char *table(const char *json, int want) {
@@ -264,6 +318,19 @@ static void a_status_names_nodes_and_their_state(void **state) {
     assert_non_null(strstr(text, "node-1"));
     assert_non_null(strstr(text, "1.5 ms"));
     assert_non_null(strstr(text, "no answer"));
+    free(text);
+}
+
+static void a_status_moves_no_cursor(void **state) {
+    (void)state;
+    char *text = table("{\"model\":\"\\u001b[2J\","
+                       "\"profile\":{\"\\n\":\"\\u009b\"},"
+                       "\"nodes\":[{\"name\":\"a\\nb\"}]}",
+                       0);
+    assert_null(strchr(text, '\x1b'));
+    assert_null(strstr(text, "\xC2\x9B"));
+    assert_non_null(strstr(text, "?[2J"));
+    assert_non_null(strstr(text, "a?b"));
     free(text);
 }
 
@@ -294,6 +361,8 @@ int main(void) {
         cmocka_unit_test(
             routing_refuses_another_shape_and_what_json_cannot_say),
         cmocka_unit_test(a_status_names_nodes_and_their_state),
+        cmocka_unit_test(tokenizes_a_text_that_grows_when_normalized),
+        cmocka_unit_test(a_status_moves_no_cursor),
         cmocka_unit_test(a_status_may_lack_anything_or_mean_something_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

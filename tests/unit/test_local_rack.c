@@ -175,6 +175,35 @@ static void passes_on_what_each_node_holds(void **state) {
     rig_fini(&r);
 }
 
+/* A user's environment may be meant for daemons of another rack. */
+static void keeps_daemon_settings_of_the_environment_away(void **state) {
+    rig r;
+    (void)state;
+
+    rig_init(&r);
+    write_program(&r, NODE, "env >> ${0%/*}/args\n" SERVE);
+    setenv("ROSTER_SHARE", "1/7", 1);
+    setenv("ROSTER_CONFIG", "/nowhere", 1);
+    setenv("ROSTER_CPU", "scalar", 1);
+    setenv("ROSTER_FAILPOINTS", "node.reply=fail", 1);
+    setenv("ROSTERS", "kept", 1);
+    int rc = rig_open(&r);
+    unsetenv("ROSTER_SHARE");
+    unsetenv("ROSTER_CONFIG");
+    unsetenv("ROSTER_CPU");
+    unsetenv("ROSTER_FAILPOINTS");
+    unsetenv("ROSTERS");
+    assert_int_equal(rc, 0);
+    const char *env = read_file(&r, "args");
+    assert_null(strstr(env, "ROSTER_SHARE="));
+    assert_null(strstr(env, "ROSTER_CONFIG="));
+    assert_non_null(strstr(env, "ROSTER_CPU=scalar\n"));
+    assert_non_null(strstr(env, "ROSTER_FAILPOINTS=node.reply=fail\n"));
+    assert_non_null(strstr(env, "ROSTERS=kept\n"));
+    assert_non_null(strstr(env, "PATH="));
+    rig_fini(&r);
+}
+
 static void a_rack_without_nodes_is_a_coordinator(void **state) {
     rig r;
     (void)state;
@@ -374,6 +403,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_nodes_and_tells_the_coordinator_where),
         cmocka_unit_test(passes_on_what_each_node_holds),
+        cmocka_unit_test(keeps_daemon_settings_of_the_environment_away),
         cmocka_unit_test(a_rack_without_nodes_is_a_coordinator),
         cmocka_unit_test(settings_that_contradict_are_refused),
         cmocka_unit_test(an_early_death_is_told_with_its_last_words),

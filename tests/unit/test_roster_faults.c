@@ -98,6 +98,26 @@ static void bytes_that_are_no_message_end_the_request(void **state) {
     rig_close(&r);
 }
 
+/* The number that stands for `still running` here. */
+static void answer_in_progress(peer *p) {
+    peer_welcome(p);
+    if (!peer_take(p, MESSAGE_GENERATE)) return;
+    peer_error(p, -EINPROGRESS, "later");
+}
+
+static void an_error_of_any_number_ends_the_request(void **state) {
+    rig r;
+    roster_generation *g = NULL;
+    (void)state;
+
+    rig_open(&r, answer_in_progress);
+    assert_int_equal(generate(&r, NULL, NULL, &g), ROSTER_ERR_INTERNAL);
+    assert_int_equal(roster_generation_result(g), ROSTER_ERR_INTERNAL);
+    assert_non_null(strstr(roster_client_error(r.client), "later"));
+    roster_generation_destroy(&g);
+    rig_close(&r);
+}
+
 static void skip_a_token(peer *p) {
     peer_welcome(p);
     if (!peer_take(p, MESSAGE_GENERATE)) return;
@@ -319,6 +339,7 @@ int main(void) {
         cmocka_unit_test(silence_ends_at_the_deadline),
         cmocka_unit_test(steps_that_go_on_are_no_silence),
         cmocka_unit_test(bytes_that_are_no_message_end_the_request),
+        cmocka_unit_test(an_error_of_any_number_ends_the_request),
         cmocka_unit_test(a_missing_token_is_noticed),
         cmocka_unit_test(a_token_outside_the_vocabulary_is_refused),
         cmocka_unit_test(a_message_of_the_wrong_kind_is_refused),
