@@ -134,9 +134,8 @@ static void *read_output(void *opaque) {
 /* ---- starting ---- */
 
 /* Between fork() and exec() only what a signal handler may do. */
-__attribute__((noreturn)) static void become(const child_program *p,
-                                             pid_t parent, int null, int out,
-                                             int err) {
+__attribute__((noreturn)) static void
+become(const child_program *p, pid_t parent, int null, int out, int err) {
     static const char cannot[] = "cannot be executed\n";
 
     setpgid(0, 0);

@@ -17,26 +17,22 @@
 #include "engine/util.h"
 
 #define NAME "roster up"
+#define OWN_OPTIONS 4
 
-typedef struct {
-    local_rack_config rack;
-    uint32_t timeout_ms;
-} up_config;
-
-static int parse(up_config *u, options **o, int argc, char **argv) {
-    option table[LOCAL_RACK_OPTIONS + 4] = {
-        {"endpoint", 0, OPTION_STRING, &u->rack.endpoint, "tcp://HOST:PORT",
+static int parse(local_rack_config *c, options **o, int argc, char **argv) {
+    option table[OWN_OPTIONS + LOCAL_RACK_OPTIONS] = {
+        {"endpoint", 0, OPTION_STRING, &c->endpoint, "tcp://HOST:PORT",
          "Where the coordinator listens; without it any free port of "
          "loopback."},
-        {"insecure", 0, OPTION_FLAG, &u->rack.insecure, NULL,
+        {"insecure", 0, OPTION_FLAG, &c->insecure, NULL,
          "Allow an endpoint beyond loopback; nothing is encrypted yet."},
-        {"cluster", 0, OPTION_STRING, &u->rack.cluster, "NAME",
+        {"cluster", 0, OPTION_STRING, &c->cluster, "NAME",
          "The cluster's name."},
-        {"timeout", 0, OPTION_MS, &u->timeout_ms, "TIME",
+        {"timeout", 0, OPTION_MS, &c->timeout_ms, "TIME",
          "Longest wait of a request for its next token, such as 30s; 0: the "
          "coordinator's own."},
     };
-    size_t n = 4 + local_rack_options(&u->rack, table + 4);
+    size_t n = OWN_OPTIONS + local_rack_options(c, table + OWN_OPTIONS);
     const option_set set = {
         .program = NAME,
         .usage = "MODEL [options]",
@@ -54,9 +50,8 @@ static int parse(up_config *u, options **o, int argc, char **argv) {
 
     int status = cli_parse(o, &set, argc, argv, 1, 1, &args, &n_args);
     if (status != CLI_RUN) return status;
-    u->rack.model = args[0];
-    u->rack.timeout_ms = u->timeout_ms;
-    if (local_rack_check(&u->rack, why, sizeof(why)) < 0)
+    c->model = args[0];
+    if (local_rack_check(c, why, sizeof(why)) < 0)
         return cli_usage(NAME, "%s", why);
     return CLI_RUN;
 }
@@ -102,11 +97,11 @@ static int announce(const local_rack *r) {
 int cmd_up(int argc, char **argv) {
     char why[CLI_WHY] = "";
     options *o = NULL;
-    up_config u = {.timeout_ms = 0};
-    local_rack_config_init(&u.rack);
-    u.rack.nodes = 2;
+    local_rack_config c;
+    local_rack_config_init(&c);
+    c.nodes = 2;
 
-    int status = parse(&u, &o, argc, argv);
+    int status = parse(&c, &o, argc, argv);
     if (status != CLI_RUN) {
         options_free(o);
         return status;
@@ -115,7 +110,7 @@ int cmd_up(int argc, char **argv) {
     local_rack *rack = NULL;
     int rc = signals < 0
                  ? err_why(why, sizeof(why), signals, "cannot watch signals")
-                 : local_rack_open(&rack, &u.rack, signals, why, sizeof(why));
+                 : local_rack_open(&rack, &c, signals, why, sizeof(why));
     if (rc == 0) {
         rc = announce(rack);
         if (rc < 0)

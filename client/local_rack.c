@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 #include "client/words.h"
 #include "engine/err.h"
+#include "engine/pool.h"
 #include "engine/util.h"
 
 #define GRACE_MS 2000
@@ -141,12 +141,8 @@ static int find_program(const local_rack_config *c, const char *name, char *out,
 /* ---- command lines ---- */
 
 static uint32_t threads_each(const local_rack_config *c) {
-    cpu_set_t cpus;
-
     if (c->threads > 0) return c->threads;
-    if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0) return 1;
-    uint32_t each = (uint32_t)CPU_COUNT(&cpus) / (c->nodes + 1);
-    return each > 0 ? each : 1;
+    return (uint32_t)size_max(pool_cpus() / (c->nodes + 1), 1);
 }
 
 static void add_common(words *w, const local_rack_config *c) {

@@ -71,22 +71,3 @@ char *fingerprint_hex(const fingerprint *f, char out[FINGERPRINT_HEX_SIZE]) {
     out[2 * sizeof(f->bytes)] = '\0';
     return out;
 }
-
-static int hex_digit(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
-}
-
-int fingerprint_parse(const char *text, fingerprint *out) {
-    fingerprint f;
-    if (strlen(text) != 2 * sizeof(f.bytes)) return ERR_FORMAT;
-    for (size_t i = 0; i < sizeof(f.bytes); i++) {
-        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
-        if (high < 0 || low < 0) return ERR_FORMAT;
-        f.bytes[i] = (uint8_t)(high << 4 | low);
-    }
-    *out = f;
-    return 0;
-}

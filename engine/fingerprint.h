@@ -34,7 +34,4 @@ bool fingerprint_equal(const fingerprint *a, const fingerprint *b);
 /* 64 lower-case hex digits and a zero; returns `out`. */
 char *fingerprint_hex(const fingerprint *f, char out[FINGERPRINT_HEX_SIZE]);
 
-/* ERR_FORMAT unless `text` is 64 hex digits of either case. */
-int fingerprint_parse(const char *text, fingerprint *out);
-
 #endif

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define GGUF_MAX_DIMS 4
 #define GGUF_MAX_SPLITS 4096
@@ -37,6 +38,10 @@ typedef struct {
     char text[68];
 } gguf_quoted;
 gguf_quoted gguf_quote(gguf_string s);
+
+static inline bool gguf_string_is(gguf_string s, const char *text) {
+    return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
+}
 
 typedef struct {
     gguf_string name;

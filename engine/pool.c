@@ -151,7 +151,7 @@ static void *worker_main(void *arg) {
     return NULL;
 }
 
-static uint32_t cpus_allowed(void) {
+uint32_t pool_cpus(void) {
     cpu_set_t set;
     /* Fails on machines with more CPUs than the set holds. */
     if (sched_getaffinity(0, sizeof(set), &set) == 0) {
@@ -181,7 +181,7 @@ int pool_new(pool **out, uint32_t n_threads) {
     *out = NULL;
     if (n_threads > POOL_MAX_THREADS) return ERR_RANGE;
 
-    uint32_t cpus = cpus_allowed();
+    uint32_t cpus = pool_cpus();
     if (n_threads == 0) n_threads = (uint32_t)size_min(cpus, POOL_MAX_THREADS);
 
     pool *p = aligned_alloc_zero(sizeof(*p) + n_threads * sizeof(worker));

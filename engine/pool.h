@@ -15,8 +15,10 @@
 typedef struct pool pool;
 typedef void (*pool_task)(void *ctx, uint32_t task, uint32_t worker);
 
-/* `n_threads` counts the lead; 0 means one per CPU that this process may use.
- * ERR_RANGE above POOL_MAX_THREADS, -errno. */
+/* CPUs that this process may use; at least 1. */
+uint32_t pool_cpus(void);
+
+/* `n_threads` counts the lead; 0 means pool_cpus().  ERR_RANGE above POOL_MAX_THREADS, -errno. */
 int pool_new(pool **out, uint32_t n_threads);
 
 /* Stop and join the workers.  NULL is fine.  No run may be going on. */

@@ -34,11 +34,3 @@ bool profile_same_experts(const profile *a, const profile *b, char *why,
     return same("activation", a->activation, b->activation, why, why_size) &&
            same("rows", a->rows, b->rows, why, why_size);
 }
-
-bool profile_same_all(const profile *a, const profile *b, char *why,
-                      size_t why_size) {
-    return profile_same_experts(a, b, why, why_size) &&
-           same("kv", a->kv, b->kv, why, why_size) &&
-           same("mla", a->mla, b->mla, why, why_size) &&
-           same("blas", a->blas, b->blas, why, why_size);
-}

@@ -24,11 +24,9 @@ typedef struct {
 profile profile_of_node(bool exact);
 profile profile_of_coordinator(bool exact, const char *kv, const char *blas);
 
-/* May these two work on the same token?  If not, `why` names the field and both
+/* May these two compute experts for the same token?  If not, `why` names the field and both
  * values. */
 bool profile_same_experts(const profile *a, const profile *b, char *why,
                           size_t why_size);
-bool profile_same_all(const profile *a, const profile *b, char *why,
-                      size_t why_size);
 
 #endif

@@ -14,10 +14,6 @@
 
 /* ---- opening ---- */
 
-static bool is_text(gguf_string s, const char *text) {
-    return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
-}
-
 static int load_kind(tokenizer *t, const gguf *g, char *why, size_t why_size) {
     gguf_string model;
     int rc = gguf_get_string(g, "tokenizer.ggml.model", &model, why, why_size);
@@ -26,9 +22,9 @@ static int load_kind(tokenizer *t, const gguf *g, char *why, size_t why_size) {
                        "the file has no tokenizer (tokenizer.ggml.model)");
     if (rc < 0) return rc;
 
-    if (is_text(model, "gpt2"))
+    if (gguf_string_is(model, "gpt2"))
         t->kind = TOKENIZER_BPE;
-    else if (is_text(model, "llama"))
+    else if (gguf_string_is(model, "llama"))
         t->kind = TOKENIZER_SPM;
     else
         return err_why(why, why_size, ERR_UNSUPPORTED,

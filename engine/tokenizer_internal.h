@@ -150,9 +150,6 @@ int pre_split(const pre_tokenizer *p, const char *text, size_t len,
 
 /* ---- UTF-8 (tokenizer_utf8.c) ---- */
 
-/* Bytes of the character that begins at s[0]; 0 if the `n` bytes are the begin
- * of one, -1 if s[0] can begin none.  n > 0. */
-int utf8_length(const char *s, size_t n);
 /* `text` in Unicode's form C; bytes that are no characters stay as they are.
  * *out is NULL if the text is in that form already, else the caller frees it.
  */

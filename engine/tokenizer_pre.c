@@ -216,9 +216,7 @@ static const pre_row rows[] = {
 
 static const pre_row *find_row(gguf_string name) {
     for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        if (strlen(rows[i].name) == name.len &&
-            memcmp(rows[i].name, name.data, name.len) == 0)
-            return &rows[i];
+        if (gguf_string_is(name, rows[i].name)) return &rows[i];
     }
     return NULL;
 }

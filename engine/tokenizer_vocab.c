@@ -319,13 +319,9 @@ static const char *const end_names[] = {
     "<｜end▁of▁sentence｜>",
 };
 
-static bool equals(gguf_string s, const char *text) {
-    return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
-}
-
 static bool has_end_name(gguf_string s) {
     for (size_t i = 0; i < ARRAY_LEN(end_names); i++) {
-        if (equals(s, end_names[i])) return true;
+        if (gguf_string_is(s, end_names[i])) return true;
     }
     return false;
 }
@@ -339,7 +335,7 @@ static void mark_end(tokenizer *t, int32_t id) {
 static int32_t find_special(const tokenizer *t, const char *name) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         if ((t->flags[id] & (TOKEN_CONTROL | TOKEN_USER)) != 0 &&
-            equals(symbols_bytes(&t->symbols, (uint32_t)id), name))
+            gguf_string_is(symbols_bytes(&t->symbols, (uint32_t)id), name))
             return id;
     }
     return -1;

@@ -62,6 +62,36 @@ uint64_t random_boot_id(void) {
     return id;
 }
 
+int utf8_length(const char *s, size_t n) {
+    const uint8_t *b = (const uint8_t *)s;
+    /* The second byte's range excludes overlong forms, surrogates and what is
+     * above U+10FFFF. */
+    uint8_t low = 0x80, high = 0xBF;
+    int length;
+
+    if (b[0] < 0x80) return 1;
+    if (b[0] < 0xC2 || b[0] > 0xF4) return -1;
+    if (b[0] < 0xE0) {
+        length = 2;
+    } else if (b[0] < 0xF0) {
+        length = 3;
+        if (b[0] == 0xE0) low = 0xA0;
+        if (b[0] == 0xED) high = 0x9F;
+    } else {
+        length = 4;
+        if (b[0] == 0xF0) low = 0x90;
+        if (b[0] == 0xF4) high = 0x8F;
+    }
+
+    for (int i = 1; i < length; i++) {
+        if ((size_t)i >= n) return 0;
+        if (b[i] < low || b[i] > high) return -1;
+        low = 0x80;
+        high = 0xBF;
+    }
+    return length;
+}
+
 void make_printable(char *text) {
     for (uint8_t *at = (uint8_t *)text; *at != 0; at++) {
         bool wide = at[0] == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0;

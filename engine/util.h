@@ -42,6 +42,10 @@ void random_bytes(void *out, size_t n);
 /* A number that no other process has; never 0, which means none. */
 uint64_t random_boot_id(void);
 
+/* Bytes of the UTF-8 character that begins at s[0]; 0 if the `n` bytes are the
+ * begin of one, -1 if s[0] can begin none.  n > 0. */
+int utf8_length(const char *s, size_t n);
+
 /* Put '?' in the place of control characters (in UTF-8), in place: what a peer
  * or a file says must not write lines of its own, or move a terminal's cursor. */
 void make_printable(char *text);

@@ -117,8 +117,7 @@ int batch_accept(batch *b, account *a, frames *request, const message *m,
     b->expires_us =
         m->remaining_ms > 0 ? now_us + (uint64_t)m->remaining_ms * 1000 : 0;
 
-    b->reply.address_bytes = request->address_bytes;
-    memcpy(b->reply.address, request->address, request->address_bytes);
+    frames_copy_address(&b->reply, request);
     frames_move(&b->request, request);
     b->rows = frames_data(&b->request, 1);
     return 0;

@@ -8,8 +8,8 @@
 #include "engine/pool.h"
 #include "engine/util.h"
 
-#define QUEUE_DEFAULT                                                          \
-    ((uint64_t)64 << 20) /* four coordinators at full credit */
+/* Four coordinators at full credit. */
+#define QUEUE_DEFAULT ((uint64_t)64 << 20)
 #define QUEUE_LEAST ((uint64_t)64 << 10)
 
 /* The texts that are converted after parsing. */
@@ -47,8 +47,7 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
          "and nobody is asked for a key."},
         {"max-queue", 0, OPTION_SIZE, &c->max_queue, "SIZE",
          "Most reply bytes of work that waits, is computed or is not yet "
-         "taken; "
-         "what exceeds it is refused at once."},
+         "taken; what exceeds it is refused at once."},
         {"log-level", 0, OPTION_STRING, &raw->log_level, "LEVEL",
          "debug, info, warn or error."},
     };
@@ -68,9 +67,9 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
 
 static int check_name(const char *what, const char *text, char *why,
                       size_t why_size) {
-    if (text[0] != '\0' && strlen(text) <= MESSAGE_NAME_MAX) return 0;
+    if (message_is_name(text)) return 0;
     return err_why(why, why_size, ERR_USAGE,
-                   "--%s '%.60s': 1 to %d bytes are possible", what, text,
+                   "--%s: expected 1 to %d printable ASCII characters", what,
                    MESSAGE_NAME_MAX);
 }
 
@@ -142,7 +141,7 @@ int node_config_parse(node_config *c, int argc, char **argv, char *why,
                       size_t why_size) {
     *c = (node_config){.cluster = "roster", .max_queue = QUEUE_DEFAULT};
     if (gethostname(c->host_name, sizeof(c->host_name) - 1) != 0 ||
-        c->host_name[0] == '\0') {
+        !message_is_name(c->host_name)) {
         snprintf(c->host_name, sizeof(c->host_name), "node");
     }
     c->name = c->host_name;

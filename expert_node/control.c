@@ -30,12 +30,7 @@ int control_new(control **out, const control_config *c) {
     if (made == NULL) return -ENOMEM;
     made->config = *c;
     made->began_ms = now_ms();
-    made->self = (message){
-        .cluster = c->cluster,
-        .has_fingerprint = true,
-        .boot_id = c->boot_id,
-    };
-    memcpy(made->self.fingerprint, c->fingerprint, MESSAGE_FINGERPRINT);
+    made->self = message_from(c->cluster, c->fingerprint, c->boot_id);
     refusals_init(&made->refusals);
 
     int rc = message_arena_new(&made->arena, CONTROL_ARENA);
@@ -68,8 +63,7 @@ static message answer_to(const control *c, const message *asked,
 static int put_answer(frames *f, const message *m) {
     frames answer;
     frames_init(&answer);
-    answer.address_bytes = f->address_bytes;
-    memcpy(answer.address, f->address, f->address_bytes);
+    frames_copy_address(&answer, f);
 
     int rc =
         frames_add(&answer, 0) == NULL ? -ENOMEM : message_seal(&answer, m);
@@ -103,11 +97,8 @@ static int check_hello(const control *c, const message *m, char *why) {
         return err_why(why, WHY_SIZE, ERR_WRONG_PROFILE,
                        "the hello has no numerics profile");
     }
-    const message_profile *p = &m->hello.profile;
-    const profile theirs = {p->version, p->activation, p->rows,
-                            p->kv,      p->mla,        p->blas};
     const profile ours = profile_of_node(c->config.exact);
-    if (profile_same_experts(&ours, &theirs, why, WHY_SIZE)) return 0;
+    if (profile_same_experts(&ours, &m->hello.profile, why, WHY_SIZE)) return 0;
     return ERR_WRONG_PROFILE;
 }
 
@@ -126,13 +117,11 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
     if (rc < 0) return rc;
 
     const control_config *config = &c->config;
-    const profile p = profile_of_node(config->exact);
     message m = answer_to(c, asked, MESSAGE_WELCOME);
     m.welcome.role = ROLE_NODE;
     m.welcome.name = config->name;
     m.welcome.has_profile = true;
-    m.welcome.profile =
-        (message_profile){p.version, p.activation, p.rows, p.kv, p.mla, p.blas};
+    m.welcome.profile = profile_of_node(config->exact);
     m.welcome.data_port = config->data_port;
     m.welcome.n_layers = config->held->n_layers;
     m.welcome.n_experts = config->held->n_experts;

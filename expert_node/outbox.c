@@ -2,9 +2,7 @@
 #include "expert_node/outbox.h"
 
 #include <errno.h>
-#include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct {
     frames message;
@@ -83,15 +81,13 @@ void outbox_flush(outbox *o, struct link *l, uint64_t now_us) {
     sweep(o);
 }
 
-static bool same_address(const frames *a, const frames *b) {
-    return a->address_bytes == b->address_bytes &&
-           memcmp(a->address, b->address, a->address_bytes) == 0;
-}
-
 void outbox_forget(outbox *o, const frames *address) {
     for (size_t i = 0; i < o->count; i++) {
         frames *message = &o->letters[i].message;
-        if (same_address(message, address)) drop(o, message);
+        if (frames_has_address(message, address->address,
+                               address->address_bytes)) {
+            drop(o, message);
+        }
     }
     sweep(o);
 }

@@ -18,8 +18,7 @@ void peers_fini(peers *p) {
 static peer *find_address(peers *p, const frames *from) {
     for (size_t i = 0; i < p->count; i++) {
         peer *known = &p->table[i];
-        if (known->address_bytes != from->address_bytes) continue;
-        if (memcmp(known->address, from->address, from->address_bytes) == 0) {
+        if (frames_has_address(from, known->address, known->address_bytes)) {
             return known;
         }
     }

@@ -115,12 +115,7 @@ int worker_new(worker **out, const worker_config *c, struct link *data) {
     w->config = *c;
     w->link = data;
     w->stop_fd = -1;
-    w->self = (message){
-        .cluster = c->cluster,
-        .has_fingerprint = true,
-        .boot_id = c->boot_id,
-    };
-    memcpy(w->self.fingerprint, c->fingerprint, MESSAGE_FINGERPRINT);
+    w->self = message_from(c->cluster, c->fingerprint, c->boot_id);
     peers_init(&w->peers);
     refusals_init(&w->refusals);
 
@@ -347,9 +342,10 @@ static int receive(worker *w) {
         frames_init(&f);
         int rc = link_recv(w->link, &f);
         if (rc == -EAGAIN) break;
-        if (rc == ERR_MALFORMED) {
+        if (rc == ERR_MALFORMED || rc == -ENOMEM) { /* and was dropped */
             refusals_log(&w->refusals, now_us(), "a message", &f, rc,
-                         "it has too many parts or none");
+                         rc == -ENOMEM ? err_text(rc)
+                                       : "it has too many parts or none");
             continue;
         }
         if (rc < 0) return rc;

@@ -25,9 +25,17 @@ void frames_move(frames *to, frames *from) {
         zmq_msg_close(&from->part[i]);
     }
     to->count = from->count;
+    frames_copy_address(to, from);
+    frames_init(from);
+}
+
+void frames_copy_address(frames *to, const frames *from) {
     to->address_bytes = from->address_bytes;
     memcpy(to->address, from->address, from->address_bytes);
-    frames_init(from);
+}
+
+bool frames_has_address(const frames *f, const uint8_t *address, size_t bytes) {
+    return f->address_bytes == bytes && memcmp(f->address, address, bytes) == 0;
 }
 
 void *frames_add(frames *f, size_t bytes) {

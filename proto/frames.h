@@ -7,6 +7,7 @@
 #ifndef PROTO_FRAMES_H
 #define PROTO_FRAMES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <zmq.h>
@@ -32,6 +33,10 @@ void frames_move(frames *to, frames *from);
 /* Append a part of `bytes` bytes, uninitialized, and return it (NULL: no
  * memory, or FRAMES_MAX reached).  Valid until the message is sent or moved. */
 void *frames_add(frames *f, size_t bytes);
+
+/* Answer to where another message came from. */
+void frames_copy_address(frames *to, const frames *from);
+bool frames_has_address(const frames *f, const uint8_t *address, size_t bytes);
 
 static inline void *frames_data(frames *f, size_t i) {
     return zmq_msg_data(&f->part[i]);

@@ -44,7 +44,8 @@ int link_memory(struct link **client, struct link **server, int queue_messages);
 int link_send(struct link *l, frames *f);
 
 /* The next whole message into *f (which is empty).  -EAGAIN: none now.
- * ERR_MALFORMED: a message with too many or no parts was read and dropped. */
+ * ERR_MALFORMED: a message with too many or no parts was read and dropped;
+ * -ENOMEM: one was dropped for lack of memory.  *f is empty on failure. */
 int link_recv(struct link *l, frames *f);
 
 /* For poll(): readable when link_recv() might have something, or a full link

@@ -19,8 +19,8 @@
 #include "engine/util.h"
 #include "proto/link_form.h"
 
-/* How long a closed socket still tries to send.  Not 0: ZeroMQ 4.3.4 aborts when
- * a connection breaks while it drops a message that is half sent
+/* How long a closed socket still tries to send.  Not 0: ZeroMQ 4.3.4 aborts
+ * when a connection breaks while it drops a message that is half sent
  * (session_base.cpp, clean_pipes), and with 0 a peer that ends at the same time
  * as we do brings that about. */
 #define LINGER_MS 200

@@ -38,6 +38,15 @@ const char *message_kind_name(message_kind kind) {
     return names[kind];
 }
 
+bool message_is_name(const char *text) {
+    size_t len = strnlen(text, MESSAGE_NAME_MAX + 1);
+    if (len == 0 || len > MESSAGE_NAME_MAX) return false;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] < 0x20 || text[i] > 0x7e) return false;
+    }
+    return true;
+}
+
 uint64_t wire_checksum(const void *data, size_t bytes) {
     return XXH3_64bits(data, bytes);
 }
@@ -56,6 +65,18 @@ size_t message_rows_bytes(uint32_t form, uint64_t n_rows, uint32_t width) {
         return SIZE_MAX;
     }
     return size_mul(n_rows, row, &bytes) ? bytes : SIZE_MAX;
+}
+
+message message_from(const char *cluster,
+                     const uint8_t fingerprint[MESSAGE_FINGERPRINT],
+                     uint64_t boot_id) {
+    message m = {
+        .cluster = cluster,
+        .has_fingerprint = true,
+        .boot_id = boot_id,
+    };
+    memcpy(m.fingerprint, fingerprint, sizeof(m.fingerprint));
+    return m;
 }
 
 /* Copy what is text of `from`, with '?' for bytes that are not, up to `size`

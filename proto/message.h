@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "engine/profile.h"
 #include "proto/frames.h"
 
 #define PROTOCOL_VERSION 1 /* ours; neighbours (one apart) talk */
@@ -62,10 +63,7 @@ typedef struct {
 
 typedef enum { ROLE_NONE, ROLE_CLIENT, ROLE_COORDINATOR, ROLE_NODE } peer_role;
 
-typedef struct {
-    uint32_t version;
-    const char *activation, *rows, *kv, *mla, *blas;
-} message_profile;
+typedef profile message_profile;
 
 typedef struct {
     float temperature, top_p, min_p;
@@ -103,13 +101,13 @@ typedef struct {
             peer_role role;
             const char *name;
             bool has_profile;
-            message_profile profile;
+            profile profile;
         } hello;
         struct {
             peer_role role;
             const char *name;
             bool has_profile;
-            message_profile profile;
+            profile profile;
             uint32_t data_port;
             const char *data_endpoint;
             uint32_t n_layers, n_experts;
@@ -181,6 +179,12 @@ typedef struct {
     };
 } message;
 
+/* What a process says of itself in every header; `cluster` is borrowed, the
+ * kind is the caller's to add. */
+message message_from(const char *cluster,
+                     const uint8_t fingerprint[MESSAGE_FINGERPRINT],
+                     uint64_t boot_id);
+
 /* Memory for one opened message at a time, reused; grows up to `max_bytes`. */
 typedef struct message_arena message_arena;
 int message_arena_new(message_arena **out, size_t max_bytes);
@@ -214,5 +218,9 @@ int message_error(frames *f, const message *from, const message *to, int code,
                   const char *text);
 
 const char *message_kind_name(message_kind kind);
+
+/* May a process or a cluster be called this?  1 to MESSAGE_NAME_MAX printable
+ * ASCII characters: names stand in every message, log line and table. */
+bool message_is_name(const char *text);
 
 #endif

@@ -73,7 +73,7 @@ static uint32_t *numbers(draft *d, message_u32s list, size_t max,
     return (uint32_t *)list.items;
 }
 
-static Roster__Profile *profile(draft *d, bool has, const message_profile *p) {
+static Roster__Profile *numerics(draft *d, bool has, const profile *p) {
     if (!has) return NULL;
     roster__profile__init(&d->profile);
     d->profile.version = p->version;
@@ -103,7 +103,7 @@ static void fill_hello(draft *d, const message *m) {
     roster__hello__init(b);
     b->role = (Roster__Role)m->hello.role;
     b->name = name(d, m->hello.name);
-    b->profile = profile(d, m->hello.has_profile, &m->hello.profile);
+    b->profile = numerics(d, m->hello.has_profile, &m->hello.profile);
 }
 
 static void fill_welcome(draft *d, const message *m) {
@@ -111,7 +111,7 @@ static void fill_welcome(draft *d, const message *m) {
     roster__welcome__init(b);
     b->role = (Roster__Role)m->welcome.role;
     b->name = name(d, m->welcome.name);
-    b->profile = profile(d, m->welcome.has_profile, &m->welcome.profile);
+    b->profile = numerics(d, m->welcome.has_profile, &m->welcome.profile);
     b->data_port = m->welcome.data_port;
     b->data_endpoint = name(d, m->welcome.data_endpoint);
     b->n_layers = m->welcome.n_layers;

@@ -7,6 +7,7 @@
  * error reply needs. */
 #include <string.h>
 #include "engine/err.h"
+#include "engine/util.h"
 #include "proto/message_wire.h"
 
 #define SCAN_DEPTH 4 /* header, body, sampling or share; one to spare */
@@ -29,19 +30,8 @@ typedef struct {
 
 size_t wire_character(const uint8_t *p, size_t n) {
     if (n == 0 || p[0] == 0) return 0;
-    if (p[0] < 0x80) return 1;
-
-    size_t len = p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-    if (p[0] < 0xc2 || p[0] > 0xf4 || len > n) return 0;
-    for (size_t i = 1; i < len; i++) {
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    }
-    /* Overlong forms, surrogates, and what lies above U+10FFFF. */
-    if (p[0] == 0xe0 && p[1] < 0xa0) return 0;
-    if (p[0] == 0xed && p[1] > 0x9f) return 0;
-    if (p[0] == 0xf0 && p[1] < 0x90) return 0;
-    if (p[0] == 0xf4 && p[1] > 0x8f) return 0;
-    return len;
+    int length = utf8_length((const char *)p, n);
+    return length > 0 ? (size_t)length : 0;
 }
 
 bool wire_is_text(const char *data, size_t len) {

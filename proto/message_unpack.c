@@ -71,9 +71,9 @@ static int read_role(const opening *o, const char *field, Roster__Role role,
 
 /* Absent: the profile's texts are empty, not NULL. */
 static int read_profile(const opening *o, const Roster__Profile *p, bool *has,
-                        message_profile *out) {
+                        profile *out) {
     *has = p != NULL;
-    *out = (message_profile){0, "", "", "", "", ""};
+    *out = (profile){0, "", "", "", "", ""};
     if (p == NULL) return 0;
 
     out->version = p->version;

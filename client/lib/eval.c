@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include "client/lib/buffer.h"
 #include "client/lib/stats.h"
 #include "engine/err.h"
 
@@ -17,7 +16,6 @@ typedef struct evaluation {
     void *opaque;
     uint32_t n_tokens, n_done;
     bool routing;
-    buffer aligned[PARTS]; /* for payloads that lie askew */
     stats stats;
 } evaluation;
 
@@ -25,18 +23,6 @@ static int out_of_turn(const message *m, char *why, size_t why_size) {
     return err_why(why, why_size, ERR_MALFORMED,
                    "the coordinator answered an evaluation with %s",
                    message_kind_name(m->kind));
-}
-
-/* ZeroMQ may hand over a part at any address; numbers want theirs aligned. */
-static int aligned_part(evaluation *e, frames *f, size_t part,
-                        const void **out) {
-    *out = frames_data(f, part);
-    if ((uintptr_t)*out % _Alignof(float) == 0) return 0;
-
-    e->aligned[part].bytes = 0;
-    int rc = client_buffer_add(&e->aligned[part], *out, frames_bytes(f, part));
-    *out = e->aligned[part].data;
-    return rc;
 }
 
 static int check_logits(const evaluation *e, const message *m, const frames *f,
@@ -69,23 +55,18 @@ static int on_logits(evaluation *e, const message *m, frames *f, char *why,
     int rc = check_logits(e, m, f, why, why_size);
     if (rc < 0) return rc;
 
-    const void *parts[PARTS] = {NULL};
-    for (size_t i = 1; i < f->count && rc == 0; i++)
-        rc = aligned_part(e, f, i, &parts[i]);
-    if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
-
     roster_rows rows = {
         .first = m->logits.first,
         .n_rows = m->logits.n_rows,
         .n_vocab = m->logits.n_vocab,
-        .logits = parts[PART_LOGITS],
+        .logits = frames_data(f, PART_LOGITS), /* aligned: frames.h */
     };
-    if (e->routing) {
+    if (f->count == PARTS) {
         rows.n_moe_layers = (uint32_t)m->logits.moe_layers.count;
         rows.k = m->logits.k;
         rows.moe_layers = m->logits.moe_layers.items;
-        rows.experts = parts[PART_EXPERTS];
-        rows.weights = parts[PART_WEIGHTS];
+        rows.experts = frames_data(f, PART_EXPERTS);
+        rows.weights = frames_data(f, PART_WEIGHTS);
     }
     e->n_done += rows.n_rows;
     if (e->on_rows == NULL || e->call.cancelling) return 0;
@@ -136,8 +117,6 @@ static const call_kind eval_kind = {on_eval_message, NULL};
 
 void evaluation_free(evaluation *e) {
     if (e == NULL) return;
-    for (size_t i = 0; i < PARTS; i++)
-        client_buffer_fini(&e->aligned[i]);
     client_stats_fini(&e->stats);
     free(e);
 }

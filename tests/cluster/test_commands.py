@@ -385,6 +385,23 @@ class Eval(RackTest):
         with open(out) as f:
             self.assertEqual("before", f.read())
 
+    def test_a_kill_leaves_no_part_of_a_file(self):
+        out = os.path.join(self.rack.folder, "cut.f32")
+        with open(out, "w") as f:
+            f.write("before")
+        told = self.rack.command("eval", rack.STORIES, "--tokens",
+                                 ",".join(["1"] * 512), "--chunk", "1",
+                                 "--logits", out)
+        rack.wait_until(lambda: any(
+            os.path.getsize(os.path.join(self.rack.folder, name)) > 0
+            for name in os.listdir(self.rack.folder)
+            if name.startswith("cut.f32.")), "some rows were written")
+        told.kill()
+        told.wait()
+        self.assertEqual(-signal.SIGKILL, told.status)
+        with open(out) as f:
+            self.assertEqual("before", f.read())
+
     def test_exact_is_another_profile_with_nearly_the_same_logits(self):
         rounded = self.rack.eval(self.TOKENS)
         exact = self.rack.eval(self.TOKENS, "--exact")

@@ -18,8 +18,8 @@ static const char json[] = "{\"nodes\": []}";
 #define U32S(array) ((message_u32s){array, ARRAY_LEN(array)})
 #define TEXT(array) ((message_text){array, sizeof(array) - 1})
 
-static const message_profile profile = {3,     "a8",       "f32",
-                                        "f16", "absorbed", "Haswell"};
+static const profile sample_profile = {3,     "a8",       "f32",
+                                       "f16", "absorbed", "Haswell"};
 static const message_sampling sampling = {0.75f, 0.9f, 0.05f, 40, 42, true};
 
 static void sample_body(message *m) {
@@ -28,13 +28,13 @@ static void sample_body(message *m) {
         m->hello.role = ROLE_COORDINATOR;
         m->hello.name = "coordinator-1";
         m->hello.has_profile = true;
-        m->hello.profile = profile;
+        m->hello.profile = sample_profile;
         break;
     case MESSAGE_WELCOME:
         m->welcome.role = ROLE_NODE;
         m->welcome.name = "node-a";
         m->welcome.has_profile = true;
-        m->welcome.profile = profile;
+        m->welcome.profile = sample_profile;
         m->welcome.data_port = 7001;
         m->welcome.data_endpoint = "inproc://data";
         m->welcome.n_layers = 2;

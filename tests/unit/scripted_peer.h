@@ -82,8 +82,7 @@ static inline message peer_answer(const peer *p, message_kind kind) {
 }
 
 static inline void peer_send_frames(peer *p, frames *f) {
-    memcpy(f->address, p->in.address, p->in.address_bytes);
-    f->address_bytes = p->in.address_bytes;
+    frames_copy_address(f, &p->in);
     if (link_send(p->link, f) < 0) peer_fail(p, "a reply could not be sent");
     frames_fini(f);
 }

@@ -41,8 +41,8 @@ static void has_a_name_and_a_text_for_every_code(void **state) {
 /* A code may come from a peer. */
 static void knows_what_to_say_of_any_number(void **state) {
     (void)state;
-    static const int codes[] = {INT_MIN, INT_MIN + 1, -100000, -4096, 1,
-                                INT_MAX};
+    static const int codes[] = {INT_MIN, INT_MIN + 1, -100000,
+                                -4096,   1,           INT_MAX};
     for (size_t i = 0; i < ARRAY_LEN(codes); i++) {
         assert_string_not_equal(err_name(codes[i]), "");
         assert_string_not_equal(err_text(codes[i]), "");
@@ -131,10 +131,12 @@ static void shows_no_control_characters(void **state) {
     } cases[] = {
         {"", ""},
         {"plain, M\xC3\xA4rchen, \xE4\xB8\x80", "plain, M\xC3\xA4rchen, "
-                                               "\xE4\xB8\x80"},
+                                                "\xE4\xB8\x80"},
         {"two\nlines\r\n", "two?lines??"},
         {"\x1b[31mred\x7f", "?[31mred?"},
-        {"\xC2\x9B" "31mred\xC2\xA0", "??31mred\xC2\xA0"}, /* U+009B */
+        {"\xC2\x9B"
+         "31mred\xC2\xA0",
+         "??31mred\xC2\xA0"}, /* U+009B */
         {"cut off \xC2", "cut off \xC2"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

@@ -242,8 +242,7 @@ routing_refuses_another_shape_and_what_json_cannot_say(void **state) {
 /* ---- tokenize ---- */
 
 /* Run `roster tokenize MODEL < input > to` in a child. */
-static int run_tokenize(const char *model, const char *input,
-                        const char *to) {
+static int run_tokenize(const char *model, const char *input, const char *to) {
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {

@@ -99,7 +99,7 @@ static message hello(void) {
     m.hello.name = "c1";
     m.hello.has_profile = true;
     m.hello.profile =
-        (message_profile){PROFILE_VERSION, "a8", "f32", "f16", "absorbed", "x"};
+        (profile){PROFILE_VERSION, "a8", "f32", "f16", "absorbed", "x"};
     return m;
 }
 

@@ -23,7 +23,6 @@
 #include "engine/err.h"
 #include "engine/util.h"
 
-
 #define NODE "roster-expert-node"
 #define COORDINATOR "roster-coordinator"
 
