@@ -78,17 +78,17 @@ void act_encode_part(act_form form, size_t n, size_t from, size_t to,
 /* The loops below go over whole rows without a way out, so that the compiler
  * can use vectors: bad rows are rare, good ones are on every token's way. */
 
-static int f32_valid(size_t n, const float *x) {
+static bool f32_valid(size_t n, const float *x) {
     int bad = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, &x[i], sizeof(bits));
         bad |= (bits & 0x7f800000u) == 0x7f800000u;
     }
-    return !bad;
+    return bad == 0;
 }
 
-static int a8_valid(size_t n, const void *row) {
+static bool a8_valid(size_t n, const void *row) {
     const float *scales = act_scales(row);
     const int8_t *values = act_values(n, row);
 
@@ -99,10 +99,10 @@ static int a8_valid(size_t n, const void *row) {
             bad |= values[b * ACT_BLOCK + i] == INT8_MIN;
         }
     }
-    return !bad;
+    return bad == 0;
 }
 
-int act_row_valid(act_form form, size_t n, const void *row) {
+bool act_row_valid(act_form form, size_t n, const void *row) {
     if (form == ACT_F32) return f32_valid(n, row);
     return n % ACT_BLOCK == 0 && a8_valid(n, row);
 }

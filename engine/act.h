@@ -8,6 +8,7 @@
 #ifndef ENGINE_ACT_H
 #define ENGINE_ACT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,8 +29,8 @@ void act_encode_part(act_form form, size_t n, size_t from, size_t to,
                      const float *x, void *row);
 
 /* Check a row that came from a peer: A8 values of -128 and scales that are not
- * finite or negative are refused (0), as are non-finite F32 values. */
-int act_row_valid(act_form form, size_t n, const void *row);
+ * finite or negative are refused, as are non-finite F32 values. */
+bool act_row_valid(act_form form, size_t n, const void *row);
 
 static inline const float *act_scales(const void *row) {
     return (const float *)row;

@@ -33,14 +33,9 @@ struct expert_store {
 
 static int packed_bytes(const gguf_tensor *t, uint64_t *bytes, char *why,
                         size_t why_size) {
-    const weight_format *f = weight_format_find(t->type);
-    if (f == NULL) {
-        const char *name = weight_type_name(t->type);
-        return err_why(why, why_size, ERR_UNSUPPORTED,
-                       "tensor %.*s: weight format %s (%u) is not supported",
-                       (int)t->name.len, t->name.data,
-                       name != NULL ? name : "unknown", t->type);
-    }
+    const weight_format *f;
+    int rc = matrix_format(t, &f, why, why_size);
+    if (rc < 0) return rc;
     *bytes += matrix_bytes(f, t->dims[1], t->dims[0]);
     return 0;
 }
@@ -184,8 +179,8 @@ static int load_matrix(const expert_store *s, const gguf_tensor *t,
         if (rc == 0) return matrix_load(out, s->file, t, expert, why, why_size);
     }
     if (rc == 0) return 0;
-    return err_why(why, why_size, rc, "tensor %.*s, expert %u: %s",
-                   (int)t->name.len, t->name.data, expert, err_text(rc));
+    return err_why(why, why_size, rc, "tensor %s, expert %u: %s",
+                   gguf_quote(t->name).text, expert, err_text(rc));
 }
 
 int expert_store_load(expert_store *s, uint32_t layer, uint32_t expert,

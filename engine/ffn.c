@@ -154,7 +154,7 @@ static bool can_feed(act_form have, act_form want, size_t n) {
 }
 
 static int lay_out(ffn_scratch *s, network *n, const ffn_job *job,
-                   size_t first_row, act_form x_form, int exact) {
+                   size_t first_row, act_form x_form, bool exact) {
     const ffn_weights *w = job->weights;
     int rc = check_shape(s, w);
     if (rc < 0) return rc;
@@ -188,7 +188,7 @@ static int lay_out(ffn_scratch *s, network *n, const ffn_job *job,
 /* Lay all jobs out.  Any mix of jobs within the limits fits the scratch, since
  * F32 rows of the largest width do. */
 static int lay_out_all(ffn_scratch *s, const ffn_job *jobs, size_t n_jobs,
-                       act_form x_form, int exact) {
+                       act_form x_form, bool exact) {
     if (n_jobs > s->max_jobs) return ERR_RANGE;
 
     size_t row = 0, offset = 0;
@@ -392,7 +392,7 @@ static void run_phase(pool *p, run *r, phase ph) {
 }
 
 int ffn_run(pool *p, ffn_scratch *s, const ffn_job *jobs, size_t n_jobs,
-            act_form x_form, int exact) {
+            act_form x_form, bool exact) {
     int rc = lay_out_all(s, jobs, n_jobs, x_form, exact);
     if (rc < 0) return rc;
 

@@ -10,6 +10,7 @@
 #ifndef ENGINE_FFN_H
 #define ENGINE_FFN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "engine/matrix.h"
@@ -50,6 +51,6 @@ void ffn_scratch_free(ffn_scratch *s);
  * hidden rows take the form matrix_act(down, exact).  ERR_RANGE above the
  * scratch's sizes.  y's bits depend only on weights and the row. */
 int ffn_run(pool *p, ffn_scratch *s, const ffn_job *jobs, size_t n_jobs,
-            act_form x_form, int exact);
+            act_form x_form, bool exact);
 
 #endif

@@ -131,8 +131,8 @@ static int compute(manifest *m, const gguf *g, char *why, size_t why_size) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
         rc = sum_tensor(m, g, i, state, piece);
         if (rc == 0) continue;
-        err_why(why, why_size, rc, "%s: cannot read the tensor '%.*s': %s",
-                gguf_file_path(g, t->file), (int)t->name.len, t->name.data,
+        err_why(why, why_size, rc, "%s: cannot read the tensor '%s': %s",
+                gguf_file_path(g, t->file), gguf_quote(t->name).text,
                 err_text(rc));
     }
     XXH3_freeState(state);

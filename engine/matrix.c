@@ -97,46 +97,46 @@ static int load_slab(matrix *m, const gguf *g, const gguf_tensor *t,
     return rc;
 }
 
-static int unsupported(const gguf_tensor *t, char *why, size_t why_size) {
+int matrix_format(const gguf_tensor *t, const weight_format **out, char *why,
+                  size_t why_size) {
+    *out = weight_format_find(t->type);
+    if (*out != NULL) return 0;
     const char *name = weight_type_name(t->type);
-    if (name == NULL) {
-        return err_why(why, why_size, ERR_UNSUPPORTED,
-                       "tensor %.*s: unknown weight format %u",
-                       (int)t->name.len, t->name.data, t->type);
-    }
     return err_why(why, why_size, ERR_UNSUPPORTED,
-                   "tensor %.*s: weight format %s is not supported",
-                   (int)t->name.len, t->name.data, name);
+                   "tensor %s: weight format %s (%u) is not supported",
+                   gguf_quote(t->name).text, name != NULL ? name : "unknown",
+                   t->type);
 }
 
 int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
                 char *why, size_t why_size) {
     *m = (matrix){0};
-    const weight_format *f = weight_format_find(t->type);
-    if (f == NULL) return unsupported(t, why, why_size);
+    const weight_format *f;
+    int rc = matrix_format(t, &f, why, why_size);
+    if (rc < 0) return rc;
 
     size_t cols = t->dims[0], rows = t->dims[1];
     if (!shape_fits(f, rows, cols)) {
         return err_why(why, why_size, ERR_FORMAT,
-                       "tensor %.*s: shape [%zu, %zu] does not fit %s, whose "
+                       "tensor %s: shape [%zu, %zu] does not fit %s, whose "
                        "blocks have %zu values",
-                       (int)t->name.len, t->name.data, cols, rows, f->name,
+                       gguf_quote(t->name).text, cols, rows, f->name,
                        f->block_len);
     }
     uint64_t slab = rows * row_bytes(f, cols);
     if (index >= t->bytes / slab) {
         return err_why(why, why_size, ERR_RANGE,
-                       "tensor %.*s: there is no matrix %zu", (int)t->name.len,
-                       t->name.data, index);
+                       "tensor %s: there is no matrix %zu",
+                       gguf_quote(t->name).text, index);
     }
 
-    int rc = prepare(m, f, rows, cols);
+    rc = prepare(m, f, rows, cols);
     if (rc == 0) rc = load_slab(m, g, t, index * slab);
     if (rc == 0) return 0;
 
     matrix_fini(m);
-    return err_why(why, why_size, rc, "tensor %.*s: %s", (int)t->name.len,
-                   t->name.data, err_text(rc));
+    return err_why(why, why_size, rc, "tensor %s: %s", gguf_quote(t->name).text,
+                   err_text(rc));
 }
 
 void matrix_fini(matrix *m) {
@@ -145,7 +145,7 @@ void matrix_fini(matrix *m) {
     *m = (matrix){0};
 }
 
-act_form matrix_act(const matrix *m, int exact) {
+act_form matrix_act(const matrix *m, bool exact) {
     return exact ? ACT_F32 : m->format->act;
 }
 

@@ -6,6 +6,7 @@
 #ifndef ENGINE_MATRIX_H
 #define ENGINE_MATRIX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include "engine/gguf.h"
 #include "engine/pool.h"
@@ -20,6 +21,11 @@ typedef struct {
 
 /* Bytes that a packed matrix takes. */
 size_t matrix_bytes(const weight_format *f, size_t rows, size_t cols);
+
+/* The format of a tensor.  ERR_UNSUPPORTED, with a sentence, for one that we do
+ * not compute with. */
+int matrix_format(const gguf_tensor *t, const weight_format **out, char *why,
+                  size_t why_size);
 
 /* Read slab `index` of a tensor [cols, rows, n] (index 0 of a plain one) with
  * gguf_read() in bounded pieces and pack it.  ERR_UNSUPPORTED with the format's
@@ -36,7 +42,7 @@ void matrix_fini(matrix *m);
 
 /* The activation form that this matrix multiplies: F32 when `exact` or for
  * float formats. */
-act_form matrix_act(const matrix *m, int exact);
+act_form matrix_act(const matrix *m, bool exact);
 
 /* y[t][r] for all rows r and n_x activation rows, spread over the pool. Each
  * y[t] needs matrix_padded_rows() floats (the padding is written). */

@@ -18,7 +18,8 @@ typedef void (*pool_task)(void *ctx, uint32_t task, uint32_t worker);
 /* CPUs that this process may use; at least 1. */
 uint32_t pool_cpus(void);
 
-/* `n_threads` counts the lead; 0 means pool_cpus().  ERR_RANGE above POOL_MAX_THREADS, -errno. */
+/* `n_threads` counts the lead; 0 means pool_cpus().  ERR_RANGE above
+ * POOL_MAX_THREADS, -errno. */
 int pool_new(pool **out, uint32_t n_threads);
 
 /* Stop and join the workers.  NULL is fine.  No run may be going on. */

@@ -24,8 +24,8 @@ typedef struct {
 profile profile_of_node(bool exact);
 profile profile_of_coordinator(bool exact, const char *kv, const char *blas);
 
-/* May these two compute experts for the same token?  If not, `why` names the field and both
- * values. */
+/* May these two compute experts for the same token?  If not, `why` names the
+ * field and both values. */
 bool profile_same_experts(const profile *a, const profile *b, char *why,
                           size_t why_size);
 

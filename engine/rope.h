@@ -14,7 +14,7 @@ typedef enum { ROPE_NORM, ROPE_NEOX } rope_style;
 
 typedef struct {
     rope_style style;
-    uint32_t n_dims;      /* N, even */
+    uint32_t n_dims; /* N, even */
     double base;
     double scale;         /* linear scaling: angles times 1/scale; 1 = none */
     const float *factors; /* [N/2] or NULL; borrowed while the rope lives */

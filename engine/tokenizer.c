@@ -28,8 +28,7 @@ static int load_kind(tokenizer *t, const gguf *g, char *why, size_t why_size) {
         t->kind = TOKENIZER_SPM;
     else
         return err_why(why, why_size, ERR_UNSUPPORTED,
-                       "unknown tokenizer model '%.*s'",
-                       (int)size_min(model.len, 64), model.data);
+                       "unknown tokenizer model '%s'", gguf_quote(model).text);
     return 0;
 }
 

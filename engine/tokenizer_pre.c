@@ -248,8 +248,7 @@ int pre_open(pre_tokenizer **out, gguf_string name, char *why,
     const pre_row *row = find_row(name);
     if (row == NULL)
         return err_why(why, why_size, ERR_UNSUPPORTED,
-                       "unknown pre-tokenizer '%.*s'",
-                       (int)size_min(name.len, 64), name.data);
+                       "unknown pre-tokenizer '%s'", gguf_quote(name).text);
 
     pre_tokenizer *p = calloc(1, sizeof(*p));
     if (p == NULL) return -ENOMEM;

@@ -1,5 +1,5 @@
-/* tokenizer_utf8.c - characters in bytes: where one ends, normal form C, and
- * the stream that holds an unfinished one back.
+/* tokenizer_utf8.c - normal form C, and the stream that holds an unfinished
+ * character back.
  *
  * Text is never rejected: a byte that belongs to no character passes every
  * function here as itself.  Normalisation is done in three steps, decompose,

@@ -22,7 +22,8 @@ uint64_t now_ms(void) {
 }
 
 /* calloc() leaves large blocks to the kernel's zero pages, so scratch that is
- * never used costs no memory; what it returned is kept just before the block. */
+ * never used costs no memory; what it returned is kept just before the block.
+ */
 void *aligned_alloc_zero(size_t bytes) {
     size_t align = bytes >= 2 * HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 64;
     size_t total;

@@ -27,7 +27,8 @@ static inline size_t round_up(size_t n, size_t unit) {
     return (n + unit - 1) / unit * unit;
 }
 
-/* CLOCK_MONOTONIC; the decision code never calls these, it is given the time. */
+/* CLOCK_MONOTONIC; the decision code never calls these, it is given the time.
+ */
 uint64_t now_us(void);
 uint64_t now_ms(void);
 
@@ -36,7 +37,8 @@ uint64_t now_ms(void);
 void *aligned_alloc_zero(size_t bytes);
 void aligned_release(void *p);
 
-/* Fill with random bytes from the kernel; aborts only if the kernel has none. */
+/* Fill with random bytes from the kernel; aborts only if the kernel has none.
+ */
 void random_bytes(void *out, size_t n);
 
 /* A number that no other process has; never 0, which means none. */
@@ -47,7 +49,8 @@ uint64_t random_boot_id(void);
 int utf8_length(const char *s, size_t n);
 
 /* Put '?' in the place of control characters (in UTF-8), in place: what a peer
- * or a file says must not write lines of its own, or move a terminal's cursor. */
+ * or a file says must not write lines of its own, or move a terminal's cursor.
+ */
 void make_printable(char *text);
 
 /* Occupy the standard streams that are closed with what can be neither read nor

@@ -41,6 +41,11 @@ V16_INLINE v16 v16_load_f16(const uint16_t *p) {
 V16_INLINE v16 v16_load_f16_n(const uint16_t *p, size_t n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v16_mask(n), p));
 }
+V16_INLINE v16 v16_load_bf16(const uint16_t *p) {
+    __m256i half = _mm256_loadu_si256((const __m256i *)p);
+    __m512i wide = _mm512_cvtepu16_epi32(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
 V16_INLINE void v16_store(float *p, v16 a) {
     _mm512_storeu_ps(p, a);
 }
@@ -95,31 +100,19 @@ V16_INLINE __m256 v16_high(v16 a) {
     return _mm512_extractf32x8_ps(a, 1);
 }
 
-/* vm_expf() in each lane. */
-V16_INLINE v16 v16_exp(v16 x) {
-    const v16 round = v16_set(VM_EXPF_ROUND);
-    v16 rounded = v16_fma(x, v16_set(VM_EXPF_LOG2E), round);
-    v16 n = v16_sub(rounded, round);
-    v16 r = v16_fma(n, v16_set(-VM_EXPF_LN2_HI), x);
-    r = v16_fma(n, v16_set(-VM_EXPF_LN2_LO), r);
-
-    v16 p = v16_set(VM_EXPF_C6);
-    p = v16_fma(p, r, v16_set(VM_EXPF_C5));
-    p = v16_fma(p, r, v16_set(VM_EXPF_C4));
-    p = v16_fma(p, r, v16_set(VM_EXPF_C3));
-    p = v16_fma(p, r, v16_set(VM_EXPF_C2));
-    p = v16_fma(p, r, v16_set(1.0f));
-    p = v16_fma(p, r, v16_set(1.0f));
-    p = _mm512_castsi512_ps(
-        _mm512_add_epi32(_mm512_castps_si512(p),
-                         _mm512_slli_epi32(_mm512_castps_si512(rounded), 23)));
-
-    __mmask16 low = _mm512_cmp_ps_mask(x, v16_set(VM_EXPF_LOW), _CMP_LT_OQ);
-    __mmask16 high = _mm512_cmp_ps_mask(x, v16_set(VM_EXPF_HIGH), _CMP_GT_OQ);
-    __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    p = _mm512_mask_mov_ps(p, low, _mm512_setzero_ps());
-    p = _mm512_mask_mov_ps(p, high, v16_set(INFINITY));
-    return _mm512_mask_mov_ps(p, nan, v16_set(NAN));
+/* Bits of a plus those of n shifted into the exponent: a * 2^n, where the low
+ * bits of n hold an integer. */
+V16_INLINE v16 v16_add_exponent(v16 a, v16 n) {
+    __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(a), shifted));
+}
+/* yes where a < b, else no; a NaN is never less. */
+V16_INLINE v16 v16_if_less(v16 a, v16 b, v16 yes, v16 no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), yes);
+}
+V16_INLINE v16 v16_if_nan(v16 a, v16 yes, v16 no) {
+    return _mm512_mask_mov_ps(no, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), yes);
 }
 
 #elif defined(VEC16_AVX2)
@@ -156,6 +149,13 @@ V16_INLINE v16 v16_load_f16_n(const uint16_t *p, size_t n) {
     uint16_t lanes[16] = {0};
     memcpy(lanes, p, n * sizeof(*p));
     return v16_load_f16(lanes);
+}
+V16_INLINE __m256 v16_load_bf16_half(const uint16_t *p) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+V16_INLINE v16 v16_load_bf16(const uint16_t *p) {
+    return (v16){v16_load_bf16_half(p), v16_load_bf16_half(p + 8)};
 }
 V16_INLINE void v16_store(float *p, v16 a) {
     _mm256_storeu_ps(p, a.low);
@@ -217,39 +217,53 @@ V16_INLINE __m256 v16_high(v16 a) {
     return a.high;
 }
 
-V16_INLINE __m256 v16_exp_half(__m256 x) {
-    const __m256 round = _mm256_set1_ps(VM_EXPF_ROUND);
-    const __m256 one = _mm256_set1_ps(1.0f);
-    __m256 rounded = _mm256_fmadd_ps(x, _mm256_set1_ps(VM_EXPF_LOG2E), round);
-    __m256 n = _mm256_sub_ps(rounded, round);
-    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-VM_EXPF_LN2_HI), x);
-    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-VM_EXPF_LN2_LO), r);
-
-    __m256 p = _mm256_set1_ps(VM_EXPF_C6);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(VM_EXPF_C5));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(VM_EXPF_C4));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(VM_EXPF_C3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(VM_EXPF_C2));
-    p = _mm256_fmadd_ps(p, r, one);
-    p = _mm256_fmadd_ps(p, r, one);
-    p = _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_castps_si256(p),
-                         _mm256_slli_epi32(_mm256_castps_si256(rounded), 23)));
-
-    __m256 low = _mm256_cmp_ps(x, _mm256_set1_ps(VM_EXPF_LOW), _CMP_LT_OQ);
-    __m256 high = _mm256_cmp_ps(x, _mm256_set1_ps(VM_EXPF_HIGH), _CMP_GT_OQ);
-    __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
-    p = _mm256_blendv_ps(p, _mm256_setzero_ps(), low);
-    p = _mm256_blendv_ps(p, _mm256_set1_ps(INFINITY), high);
-    return _mm256_blendv_ps(p, _mm256_set1_ps(NAN), nan);
+V16_INLINE __m256 v16_add_exponent_half(__m256 a, __m256 n) {
+    __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(a), shifted));
 }
-V16_INLINE v16 v16_exp(v16 x) {
-    return (v16){v16_exp_half(x.low), v16_exp_half(x.high)};
+V16_INLINE v16 v16_add_exponent(v16 a, v16 n) {
+    return (v16){v16_add_exponent_half(a.low, n.low),
+                 v16_add_exponent_half(a.high, n.high)};
+}
+V16_INLINE v16 v16_if_less(v16 a, v16 b, v16 yes, v16 no) {
+    __m256 low = _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ);
+    __m256 high = _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ);
+    return (v16){_mm256_blendv_ps(no.low, yes.low, low),
+                 _mm256_blendv_ps(no.high, yes.high, high)};
+}
+V16_INLINE v16 v16_if_nan(v16 a, v16 yes, v16 no) {
+    __m256 low = _mm256_cmp_ps(a.low, a.low, _CMP_UNORD_Q);
+    __m256 high = _mm256_cmp_ps(a.high, a.high, _CMP_UNORD_Q);
+    return (v16){_mm256_blendv_ps(no.low, yes.low, low),
+                 _mm256_blendv_ps(no.high, yes.high, high)};
 }
 
 #else
 #error "define VEC16_AVX2 or VEC16_AVX512 before including vec16.h"
 #endif
+
+/* vm_expf() in each lane. */
+V16_INLINE v16 v16_exp(v16 x) {
+    const v16 round = v16_set(VM_EXPF_ROUND);
+    v16 rounded = v16_fma(x, v16_set(VM_EXPF_LOG2E), round);
+    v16 n = v16_sub(rounded, round);
+    v16 r = v16_fma(n, v16_set(-VM_EXPF_LN2_HI), x);
+    r = v16_fma(n, v16_set(-VM_EXPF_LN2_LO), r);
+
+    v16 p = v16_set(VM_EXPF_C6);
+    p = v16_fma(p, r, v16_set(VM_EXPF_C5));
+    p = v16_fma(p, r, v16_set(VM_EXPF_C4));
+    p = v16_fma(p, r, v16_set(VM_EXPF_C3));
+    p = v16_fma(p, r, v16_set(VM_EXPF_C2));
+    p = v16_fma(p, r, v16_set(1.0f));
+    p = v16_fma(p, r, v16_set(1.0f));
+    p = v16_add_exponent(p, rounded);
+
+    p = v16_if_less(x, v16_set(VM_EXPF_LOW), v16_set(0.0f), p);
+    p = v16_if_less(v16_set(VM_EXPF_HIGH), x, v16_set(INFINITY), p);
+    return v16_if_nan(x, v16_set(NAN), p);
+}
 
 /* Lane j += lane j + 8, then + 4, + 2, + 1: the order of vm_sum(). */
 V16_INLINE float v16_fold_sum(v16 a) {

@@ -58,14 +58,14 @@ const char *weight_type_name(uint32_t type) {
     return type < ARRAY_LEN(types) ? types[type].name : NULL;
 }
 
-int weight_type_size(uint32_t type, size_t *block_len, size_t *block_bytes) {
+bool weight_type_size(uint32_t type, size_t *block_len, size_t *block_bytes) {
     *block_len = 0;
     *block_bytes = 0;
-    if (weight_type_name(type) == NULL) return 0;
+    if (weight_type_name(type) == NULL) return false;
 
     *block_len = types[type].block_len;
     *block_bytes = types[type].block_bytes;
-    return 1;
+    return true;
 }
 
 weight_mul weight_kernel(const weight_format *f, act_form form) {

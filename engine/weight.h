@@ -21,6 +21,7 @@
 #ifndef ENGINE_WEIGHT_H
 #define ENGINE_WEIGHT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "engine/act.h"
@@ -66,9 +67,9 @@ typedef struct {
 const weight_format *weight_format_find(uint32_t type);
 
 /* The name and block sizes of any GGUF type number, known to us or not, for
- * error texts and for sizes; NULL and 0 for a number nobody uses. */
+ * error texts and for sizes; NULL and false for a number nobody uses. */
 const char *weight_type_name(uint32_t type);
-int weight_type_size(uint32_t type, size_t *block_len, size_t *block_bytes);
+bool weight_type_size(uint32_t type, size_t *block_len, size_t *block_bytes);
 
 /* The kernel in force for a form; NULL if the format has none. */
 weight_mul weight_kernel(const weight_format *f, act_form form);

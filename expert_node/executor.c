@@ -31,7 +31,7 @@ typedef struct {
 struct executor {
     const expert_store *store;
     size_t width, padded;
-    int exact;
+    bool exact;
     pool *pool;
     ffn_scratch *scratch;
     uint32_t piece_most, piece_pairs;

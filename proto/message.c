@@ -1,5 +1,6 @@
 /* message.c - the names of the kinds, the sizes of payloads, error replies.
- * Packing is in message_pack.c, unpacking and checking in message_unpack.c. */
+ * Packing is in message_pack.c; unpacking and checking in message_unpack.c and
+ * message_body.c. */
 #include "proto/message.h"
 
 #include <errno.h>

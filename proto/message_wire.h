@@ -47,6 +47,29 @@ size_t wire_character(const uint8_t *p, size_t n);
 /* Only whole characters, and no zero byte. */
 bool wire_is_text(const char *data, size_t len);
 
+/* ---- message_body.c ---- */
+
+/* One message on its way in. */
+typedef struct {
+    frames *f;
+    message_arena *arena;
+    message *m;
+    char *why;
+    size_t why_size;
+} wire_opening;
+
+#define WIRE_REFUSE(o, code, ...)                                              \
+    err_why((o)->why, (o)->why_size, (code), __VA_ARGS__)
+
+/* The header's body into o->m, whose kind is set last: ERR_MALFORMED,
+ * ERR_TOO_LARGE, or ERR_UNSUPPORTED if it is none that we know. */
+int wire_read_body(wire_opening *o, const Roster__Header *h,
+                   uint32_t unknown_body);
+
+/* A name of bounded length; the scan saw that it holds no zero byte. */
+int wire_read_name(const wire_opening *o, const char *field, const char *text,
+                   const char **out);
+
 /* ---- message_arena.c ---- */
 
 /* Drop the last message's memory and give the allocator for the next one.
