@@ -25,8 +25,8 @@ typedef struct {
     bool forward; /* show its stderr, line by line, under its name */
 } child_program;
 
-/* Start it; `p` is copied or used up.  A program that cannot be run is a child
- * that ends at once. */
+/* Start it; `p` is used during the call only.  A program that cannot be run is
+ * a child that ends at once. */
 int child_start(child **out, const child_program *p, char *why,
                 size_t why_size);
 

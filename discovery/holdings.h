@@ -30,7 +30,8 @@ uint64_t holdings_count(const holdings *h);
 bool holdings_equal(const holdings *a, const holdings *b);
 
 /* Add by a text: "LAYERS:EXPERTS[;LAYERS:EXPERTS...]", each side a list of
- * numbers and ranges or '*': "*:0-7", "0-2,5:1,3;3:*".  ERR_USAGE says where. */
+ * numbers and ranges or '*': "*:0-7", "0-2,5:1,3;3:*".  ERR_USAGE says where.
+ */
 int holdings_add_spec(holdings *h, const char *spec, char *why,
                       size_t why_size);
 

@@ -45,19 +45,6 @@ int fingerprint_of(const gguf *g, const manifest *m, fingerprint *out) {
     return good ? 0 : ERR_INTERNAL;
 }
 
-int fingerprint_of_model(const gguf *g, fingerprint *out, bool write_cache,
-                         char *why, size_t why_size) {
-    manifest *m;
-    int rc = manifest_open(&m, g, write_cache, why, why_size);
-    if (rc < 0) return rc;
-    rc = fingerprint_of(g, m, out);
-    if (rc < 0) {
-        err_why(why, why_size, rc, "%s: SHA-256 failed", gguf_file_path(g, 0));
-    }
-    manifest_close(m);
-    return rc;
-}
-
 bool fingerprint_equal(const fingerprint *a, const fingerprint *b) {
     return memcmp(a->bytes, b->bytes, sizeof(a->bytes)) == 0;
 }

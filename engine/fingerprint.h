@@ -24,11 +24,6 @@ typedef struct {
  * had from the crypto library. */
 int fingerprint_of(const gguf *g, const manifest *m, fingerprint *out);
 
-/* The same with a manifest that is opened for it: the first call for a model
- * reads all of it. */
-int fingerprint_of_model(const gguf *g, fingerprint *out, bool write_cache,
-                         char *why, size_t why_size);
-
 bool fingerprint_equal(const fingerprint *a, const fingerprint *b);
 
 /* 64 lower-case hex digits and a zero; returns `out`. */

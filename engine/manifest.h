@@ -2,9 +2,9 @@
  *
  * A checksum is XXH3-64 of stored bytes.  What is summed:
  *   - a stacked expert tensor (its name contains "_exps."; the last dimension
- *     counts the experts): each expert's slab, and of ffn_gate_exps,
- * ffn_up_exps, ffn_gate_up_exps and ffn_down_exps weights each of the slab's
- * eight equal segments of bytes, if eight divides it;
+ *     counts the experts): each expert's slab; of the weights ffn_gate_exps,
+ *     ffn_up_exps, ffn_gate_up_exps and ffn_down_exps each of the slab's eight
+ *     equal segments of bytes, if eight divides it;
  *   - any other tensor: all its bytes, as one slab of one segment.
  *
  * The whole file is read for that once.  The manifest is kept as

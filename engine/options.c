@@ -1,9 +1,8 @@
 /* options.c - walks the command line and joins the sources.
  *
  * The command line is walked twice: first to check its shape and to find
- * --help,
- * --version and --config, which act before anything is converted; then, after
- * file and environment, to assign its values, which beat theirs.  So each
+ * --help, --version and --config, which act before anything is converted; then,
+ * after file and environment, to assign its values, which beat theirs.  So each
  * source simply overwrites the one before.  options_value.c converts,
  * options_file.c reads files, options_help.c prints. */
 #include "engine/options_internal.h"

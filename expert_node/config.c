@@ -39,7 +39,7 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
          "Activations stay f32, also against quantized weights.  The "
          "coordinator must do the same."},
         {"name", 0, OPTION_STRING, &c->name, "NAME",
-         "The node's name in logs and status; the host's by default."},
+         "The node's name in logs and status."},
         {"cluster", 0, OPTION_STRING, &c->cluster, "NAME",
          "Only coordinators of this cluster are served."},
         {"insecure", 0, OPTION_FLAG, &c->insecure, NULL,

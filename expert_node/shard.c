@@ -104,6 +104,12 @@ static void show_progress(progress *p, uint64_t bytes) {
     p->said_us = now;
 }
 
+/* What follows on stderr begins a line of its own. */
+static void end_progress(const progress *p) {
+    if (p->terminal && p->said_us != p->began_us && p->n_done < p->n_wanted)
+        fputc('\n', stderr);
+}
+
 static uint64_t count_wanted(const shard *s, const holdings *wanted) {
     uint64_t n = 0;
     for (uint32_t layer = 0; layer < s->model.n_layers; layer++) {
@@ -127,7 +133,10 @@ static int load_experts(shard *s, const holdings *wanted, char *why,
         for (uint32_t expert = 0; expert < s->model.n_experts; expert++) {
             if (!holdings_has(wanted, layer, expert)) continue;
             int rc = expert_store_load(s->store, layer, expert, why, why_size);
-            if (rc < 0) return rc;
+            if (rc < 0) {
+                end_progress(&p);
+                return rc;
+            }
             holdings_add(&s->held, layer, expert);
             show_progress(&p, expert_store_bytes(s->store));
         }

@@ -14,9 +14,8 @@
 #include "engine/failpoint.h"
 #include "proto/link_form.h"
 
-#define LANE_ADDRESS                                                           \
-    5 /* a zero byte and the lane's number, as ZeroMQ's are                    \
-       */
+/* A zero byte and the lane's number, as ZeroMQ's addresses are. */
+#define LANE_ADDRESS (1 + sizeof(uint32_t))
 
 typedef struct {
     frames *items;

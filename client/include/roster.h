@@ -232,9 +232,8 @@ ROSTER_API int roster_submit(roster_client *client,
 /* Wait up to `timeout_ms` (0: not at all) for something to happen, and handle
  * whatever has.  Returns how many messages and deadlines were handled; 0 when
  * the time passed, a signal arrived or the configured interrupt_fd is readable.
- * ROSTER_ERR_CLOSED once the connection
- * is lost: every generation has ended with that code then, and the client is
- * good for nothing but its accessors. */
+ * ROSTER_ERR_CLOSED once the connection is lost: every generation has ended
+ * with that code then, and the client is good for nothing but its accessors. */
 ROSTER_API int roster_process(roster_client *client, int timeout_ms);
 
 /* For callers with a poll loop: when this descriptor is readable, or
@@ -263,8 +262,9 @@ roster_generation_finish(const roster_generation *generation);
 
 /* The text so far (zero-terminated; the length does not count that), the ids so
  * far, and the prompt as the model sees it, BOS included (empty until the
- * coordinator has accepted the request).  On loan until the next call that
- * processes or destroys.  Lengths may be NULL. */
+ * coordinator has accepted the request).  Ids may be NULL while there are none.
+ * On loan until the next call that processes or destroys.  Lengths may be
+ * NULL. */
 ROSTER_API const char *
 roster_generation_text(const roster_generation *generation, size_t *bytes);
 ROSTER_API const uint32_t *

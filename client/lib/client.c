@@ -20,8 +20,7 @@
 #include "engine/util.h"
 
 #define PROBE_MS 1000u
-#define TURN_MESSAGES                                                          \
-    256 /* handled in one go, so that callers get their turn */
+#define TURN_MESSAGES 256 /* handled before callers get their turn */
 #define TURN_MS 1000
 
 int client_fail(roster_client *c, int code, const char *fmt, ...) {

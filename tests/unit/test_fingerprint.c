@@ -63,9 +63,11 @@ static gguf *open_model(void) {
 
 static fingerprint take(bool write_cache) {
     fingerprint f;
+    manifest *m;
     gguf *g = open_model();
-    assert_int_equal(fingerprint_of_model(g, &f, write_cache, why, sizeof(why)),
-                     0);
+    assert_int_equal(manifest_open(&m, g, write_cache, why, sizeof(why)), 0);
+    assert_int_equal(fingerprint_of(g, m, &f), 0);
+    manifest_close(m);
     gguf_close(g);
     return f;
 }

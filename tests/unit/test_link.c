@@ -18,6 +18,7 @@
 #include "engine/failpoint.h"
 #include "engine/util.h"
 #include "proto/link.h"
+#include "tests/unit/link_forms.h"
 
 #define QUEUE 8
 #define PART_MAX ((uint64_t)1 << 20)
@@ -54,8 +55,7 @@ static struct link *new_client(fixture *x) {
         char where[64];
         snprintf(where, sizeof(where), "tcp://127.%u.%u.%u:*", 1 + pid % 200,
                  pid / 200 % 250, 1 + pid / 50000 % 200);
-        assert_int_equal(link_bind(&x->server, &c, where, why, sizeof(why)),
-                         0);
+        assert_int_equal(link_bind(&x->server, &c, where, why, sizeof(why)), 0);
     }
     assert_int_equal(
         link_connect(&client, &c, link_endpoint(x->server), why, sizeof(why)),
@@ -518,8 +518,8 @@ static void cuts_off_who_sends_too_large_a_part(void **state) {
     link_close(client);
 }
 
-/* An endpoint where nobody listens, and nobody did a moment ago either: a closed
- * link's listener goes away behind our back. */
+/* An endpoint where nobody listens, and nobody did a moment ago either: a
+ * closed link's listener goes away behind our back. */
 static void silent_endpoint(char *out, size_t size) {
     struct sockaddr_in at = {.sin_family = AF_INET};
     socklen_t at_size = sizeof(at);
@@ -625,22 +625,6 @@ static void works_within_the_process(void **state) {
     frames_fini(&f);
     link_close(client);
 }
-
-#define MEMORY(test)                                                           \
-    cmocka_unit_test_setup_teardown(test, open_memory, close_fixture)
-#ifdef __SANITIZE_THREAD__
-/* libzmq is not instrumented: whatever its threads hand over looks like a race.
- * The memory form is what runs under this sanitizer. */
-static void skipped(void **state) {
-    (void)state;
-    skip();
-}
-#define ZMQ(test)                                                              \
-    { #test, ((void)(test), (void)open_zmq, skipped), NULL, NULL, NULL }
-#else
-#define ZMQ(test) cmocka_unit_test_setup_teardown(test, open_zmq, close_fixture)
-#endif
-#define BOTH(test) MEMORY(test), ZMQ(test)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

@@ -16,18 +16,12 @@ static char why[256];
 
 /* The last option is NULL. */
 static int parse(node_config *c, const char *const *given) {
-    static char text[MOST_ARGS][300];
-    char *argv[MOST_ARGS + 1];
-    int argc = 0;
-    strcpy(text[argc++], "roster-expert-node");
-    strcpy(text[argc++], "model.gguf");
+    char *argv[MOST_ARGS + 1] = {"roster-expert-node", "model.gguf"};
+    int argc = 2;
     for (; *given != NULL; given++) {
         assert_true(argc < MOST_ARGS);
-        strcpy(text[argc++], *given);
+        argv[argc++] = (char *)*given; /* which nobody writes to */
     }
-    for (int i = 0; i < argc; i++)
-        argv[i] = text[i];
-    argv[argc] = NULL;
     why[0] = '\0';
     return node_config_parse(c, argc, argv, why, sizeof(why));
 }

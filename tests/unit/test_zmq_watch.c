@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "proto/zmq_watch.h"
+#include "tests/unit/link_forms.h"
 
 #define QUEUE 200
 #define PATIENCE_MS 10000 /* reached only when a test fails */
@@ -243,22 +244,6 @@ static void watches_no_link_twice_on_a_loop(void **state) {
                      -EEXIST);
     assert_null(x->other);
 }
-
-#define MEMORY(test)                                                           \
-    cmocka_unit_test_setup_teardown(test, open_memory, close_fixture)
-#ifdef __SANITIZE_THREAD__
-/* libzmq is not instrumented: whatever its threads hand over looks like a race.
- * The memory form is what runs under this sanitizer. */
-static void skipped(void **state) {
-    (void)state;
-    skip();
-}
-#define ZMQ(test)                                                              \
-    { #test, ((void)(test), (void)open_zmq, skipped), NULL, NULL, NULL }
-#else
-#define ZMQ(test) cmocka_unit_test_setup_teardown(test, open_zmq, close_fixture)
-#endif
-#define BOTH(test) MEMORY(test), ZMQ(test)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
