@@ -87,7 +87,8 @@ class NodeFaults(RackTest):
         self.nobody_takes_over("stop", of_request=False)
 
     def test_a_restarted_node_is_used_again(self):
-        nodes = self.rack.nodes(2, replicas=2)
+        nodes = self.rack.nodes(2, replicas=2,
+                                listen=rack.own_listen())
         asked = self.rack.coordinator(nodes, "--no-local-experts")
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
         nodes[0].kill()
@@ -102,7 +103,7 @@ class NodeFaults(RackTest):
             "the new node counts its batches")
 
     def test_a_restarted_node_serves_what_only_it_holds(self):
-        nodes = self.rack.nodes(2)
+        nodes = self.rack.nodes(2, listen=rack.own_listen())
         asked = self.rack.coordinator(nodes, "--no-local-experts")
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
         nodes[0].kill()
