@@ -32,12 +32,7 @@ static void set_defaults(config *c) {
 /* Names stand in every message, which must be text of a bounded length. */
 static int check_name(const char *what, const char *name, char *why,
                       size_t why_size) {
-    size_t len = strlen(name);
-    bool plain = len > 0 && len <= MESSAGE_NAME_MAX;
-    for (size_t i = 0; i < len; i++) {
-        plain = plain && name[i] >= 0x20 && name[i] < 0x7f;
-    }
-    if (plain) return 0;
+    if (message_is_name(name)) return 0;
     return err_why(why, why_size, ERR_USAGE,
                    "--%s: expected 1 to %d printable ASCII characters", what,
                    MESSAGE_NAME_MAX);

@@ -396,8 +396,7 @@ int coordinator_open(coordinator **out, const config *cfg, char *why,
     c->config = *cfg;
     snprintf(c->self.cluster, sizeof(c->self.cluster), "%s", cfg->cluster);
     snprintf(c->self.name, sizeof(c->self.name), "%s", cfg->name);
-    random_bytes(&c->self.boot_id, sizeof(c->self.boot_id));
-    c->self.boot_id |= 1; /* 0 means unknown */
+    c->self.boot_id = random_boot_id();
 
     c->zmq = zmq_ctx_new();
     /* two links to each node, one for the clients */

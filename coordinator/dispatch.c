@@ -194,9 +194,9 @@ static void allow_again(dispatch *d, dispatch_request *r) {
 static uint64_t again_us(const dispatch *d, const dispatch_request *r) {
     uint64_t works_us = d->peers[r->node].works_us;
     if (works_us == 0) return r->again_us;
-    return dispatch_max(r->again_us,
-                        dispatch_later(works_us, d->config.patience_us /
-                                                     DISPATCH_RESENDS));
+    return dispatch_max(
+        r->again_us,
+        dispatch_later(works_us, d->config.patience_us / DISPATCH_RESENDS));
 }
 
 static void check_late(dispatch *d, uint64_t now_us) {
@@ -222,7 +222,8 @@ static void check_late(dispatch *d, uint64_t now_us) {
 static uint64_t last_sign_us(const dispatch *d, const dispatch_pair *p) {
     uint64_t us = p->first != DISPATCH_NONE ? p->first_us : d->progress_us;
     uint32_t n;
-    const uint16_t *holders = placement_nodes(d->where, d->layer, p->expert, &n);
+    const uint16_t *holders =
+        placement_nodes(d->where, d->layer, p->expert, &n);
     for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
         const dispatch_peer *peer = &d->peers[holders[i]];
         if (!peer->up || (p->refused >> i & 1)) continue;

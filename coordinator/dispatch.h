@@ -5,10 +5,10 @@
  * then alternates: take the next action, feed in what happened.  Pairs are
  * grouped by expert and node; a replica is chosen by least predicted finish
  * time; one request's reply stays under piece_bytes and a node's outstanding
- * replies under credit_bytes.  When a request is late (an adaptive deadline), its
- * pairs go to another replica or, failing that, to the coordinator's own file;
- * the first answer for a pair wins, later ones are dropped.  A pair that nobody
- * can compute is given up, and its row with it: the others go on.
+ * replies under credit_bytes.  When a request is late (an adaptive deadline),
+ * its pairs go to another replica or, failing that, to the coordinator's own
+ * file; the first answer for a pair wins, later ones are dropped.  A pair that
+ * nobody can compute is given up, and its row with it: the others go on.
  *
  * Which answer wins changes no bit: experts are pure functions.  Events and the
  * time go in, actions come out; no socket, no clock, no thread, and the same
@@ -23,15 +23,15 @@
 
 typedef struct {
     uint32_t max_nodes;
-    uint32_t max_pairs;      /* of one begin: rows * k */
+    uint32_t max_pairs; /* of one begin: rows * k */
     uint64_t reply_row_bytes;
-    uint64_t piece_bytes;    /* most reply bytes of one request */
-    uint64_t credit_bytes;   /* most outstanding reply bytes of one node */
-    uint32_t hedge_min_us;   /* a request is never late before that */
-    uint32_t hedge_factor;   /* late after this many times the expected time */
-    uint32_t patience_us;    /* a pair without an alternative waits this long
-                                for a node that shows no sign of work */
-    bool local;              /* the caller can compute experts itself */
+    uint64_t piece_bytes;  /* most reply bytes of one request */
+    uint64_t credit_bytes; /* most outstanding reply bytes of one node */
+    uint32_t hedge_min_us; /* a request is never late before that */
+    uint32_t hedge_factor; /* late after this many times the expected time */
+    uint32_t patience_us;  /* a pair without an alternative waits this long
+                              for a node that shows no sign of work */
+    bool local;            /* the caller can compute experts itself */
 } dispatch_config;
 
 typedef struct dispatch dispatch;
@@ -40,8 +40,8 @@ int dispatch_new(dispatch **out, const dispatch_config *config);
 void dispatch_free(dispatch *d);
 
 /* Start a layer; one that is not done is left as it is.  experts[row * k + i]:
- * the i-th choice of a row; all valid.  `where` is borrowed until DISPATCH_DONE.
- * Pair p stands for row p / k.  ERR_RANGE above max_pairs. */
+ * the i-th choice of a row; all valid.  `where` is borrowed until
+ * DISPATCH_DONE. Pair p stands for row p / k.  ERR_RANGE above max_pairs. */
 int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
                    const uint32_t *experts, uint32_t n_rows, uint32_t k,
                    const placement *where);
@@ -56,7 +56,7 @@ typedef enum {
 typedef struct {
     dispatch_kind kind;
     uint32_t node;
-    uint64_t request_id; /* unique for the life of the dispatch */
+    uint64_t request_id;   /* unique for the life of the dispatch */
     const uint32_t *pairs; /* grouped by expert, ascending; until next call */
     uint32_t n_pairs;
     bool takeover;    /* the pairs were asked of somebody else before */
@@ -86,14 +86,14 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
 int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
                       uint32_t *layer, uint32_t *n_pairs);
 
-/* A typed refusal.  The pairs go elsewhere; ERR_OVERLOADED and ERR_DEADLINE only
- * rest the node, other codes make it the last choice for these experts for a
- * while. */
+/* A typed refusal.  The pairs go elsewhere; ERR_OVERLOADED and ERR_DEADLINE
+ * only rest the node, other codes make it the last choice for these experts for
+ * a while. */
 void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
                       uint64_t request_id, int code);
 
-/* The pairs of the LOCAL action, which stay valid until all are done; at once or
- * in parts.  Until then there is no other LOCAL and no DONE. */
+/* The pairs of the LOCAL action, which stay valid until all are done; at once
+ * or in parts.  Until then there is no other LOCAL and no DONE. */
 void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
                          uint32_t n_pairs, bool ok);
 
@@ -112,7 +112,7 @@ bool dispatch_row_lost(const dispatch *d, uint32_t row);
 bool dispatch_lost_expert(const dispatch *d, uint32_t *expert);
 
 typedef struct {
-    uint64_t pairs;     /* answered and used */
+    uint64_t pairs; /* answered and used */
     uint64_t outstanding_bytes;
     uint32_t latency_us; /* smoothed, of a request */
     bool up, suspect;
@@ -120,10 +120,10 @@ typedef struct {
 void dispatch_node(const dispatch *d, uint32_t node, dispatch_node_stats *out);
 
 typedef struct {
-    uint64_t local_pairs;     /* computed here */
-    uint64_t takeover_pairs;  /* answered by another than the first asked */
-    uint64_t takeover_local;  /* of these, computed here */
-    uint64_t late_rows;       /* answers that came after another's */
+    uint64_t local_pairs;    /* computed here */
+    uint64_t takeover_pairs; /* answered by another than the first asked */
+    uint64_t takeover_local; /* of these, computed here */
+    uint64_t late_rows;      /* answers that came after another's */
     uint64_t hedges, refusals, lost_pairs;
 } dispatch_stats;
 void dispatch_totals(const dispatch *d, dispatch_stats *out);

@@ -128,8 +128,7 @@ uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
 
     while (d->oldest != DISPATCH_NONE) {
         dispatch_request *r = &d->requests[d->oldest];
-        uint64_t sign_us =
-            dispatch_max(r->sent_us, d->peers[r->node].works_us);
+        uint64_t sign_us = dispatch_max(r->sent_us, d->peers[r->node].works_us);
         uint64_t at_us = dispatch_later(sign_us, age_us);
         if (dispatch_table_current(d, r)) return UINT64_MAX;
         if (now_us < at_us) return at_us;

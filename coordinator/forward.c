@@ -1,8 +1,8 @@
 /* forward.c - see forward.h.
  *
- * A pass walks the layers; each stage of a layer is one run of the pool over the
- * rows that are still alive.  Buffers are sized for the largest step when the
- * pass is made; a token costs no allocation. */
+ * A pass walks the layers; each stage of a layer is one run of the pool over
+ * the rows that are still alive.  Buffers are sized for the largest step when
+ * the pass is made; a token costs no allocation. */
 #include "coordinator/forward.h"
 
 #include <assert.h>
@@ -27,8 +27,8 @@ typedef struct {
 /* n rows of floats, and the same rows encoded as A8. */
 typedef struct {
     size_t width;
-    float *f32;          /* [max_rows][padded width] */
-    uint8_t *a8;         /* [max_rows][a8 row] */
+    float *f32;                /* [max_rows][padded width] */
+    uint8_t *a8;               /* [max_rows][a8 row] */
     const void **x[ACT_FORMS]; /* the live rows in either form */
 } act_rows;
 
@@ -41,23 +41,23 @@ struct forward {
 
     forward_item *items;
     uint32_t n_items;
-    row *rows;       /* all rows of the pass, item after item */
+    row *rows; /* all rows of the pass, item after item */
     uint32_t n_rows;
-    uint32_t *live;  /* rows still alive */
+    uint32_t *live; /* rows still alive */
     uint32_t n_live;
 
-    float *residual; /* [max_rows][n_embd] */
-    float *branch;   /* [max_rows][padded n_embd]: output of o, of the ffn */
-    act_rows hidden; /* normed input of a sub-layer, n_embd */
-    act_rows heads;  /* attention's output, n_heads * value_dim */
+    float *residual;  /* [max_rows][n_embd] */
+    float *branch;    /* [max_rows][padded n_embd]: output of o, of the ffn */
+    act_rows hidden;  /* normed input of a sub-layer, n_embd */
+    act_rows heads;   /* attention's output, n_heads * value_dim */
     float *q, *k, *v; /* [max_rows][padded] */
     size_t q_stride, k_stride, v_stride;
-    float *angles; /* [max_rows][rope dims] */
+    float *angles;             /* [max_rows][rope dims] */
     float **y[MATRIX_MUL_MAX]; /* output row pointers */
 
-    float *scores;     /* [padded max_rows][n_experts] */
-    float *tile_in;    /* [padded max_rows][n_embd] */
-    uint32_t *chosen;  /* [max_rows][n_used], live rows in order */
+    float *scores;    /* [padded max_rows][n_experts] */
+    float *tile_in;   /* [padded max_rows][n_embd] */
+    uint32_t *chosen; /* [max_rows][n_used], live rows in order */
     float *chosen_weights;
     const float **outputs; /* [max_rows * n_used] */
     bool *lost;            /* [max_rows] */
@@ -175,8 +175,9 @@ int forward_new(forward **out, const forward_config *c) {
     if (rc == 0) rc = list_moe_layers(f);
     if (rc == 0) rc = new_buffers(f);
     if (rc == 0) rc = act_rows_init(&f->hidden, c->max_rows, m->n_embd);
-    if (rc == 0) rc = act_rows_init(&f->heads, c->max_rows,
-                                    (size_t)m->n_heads * m->value_dim);
+    if (rc == 0)
+        rc = act_rows_init(&f->heads, c->max_rows,
+                           (size_t)m->n_heads * m->value_dim);
     if (rc == 0) rc = act_rows_init(&f->last, FORWARD_LOGIT_ROWS, m->n_embd);
     if (rc == 0 && f->n_moe < m->n_layers) {
         rc = ffn_scratch_new(&f->dense, c->max_rows, 1, m->ffn_dim, m->n_embd);
@@ -307,12 +308,11 @@ static void task_attention(void *ctx, uint32_t task, uint32_t worker) {
     uint32_t kv_head = task % m->n_kv_heads;
     size_t group = m->n_heads / m->n_kv_heads;
     (void)worker;
-    attention_group(
-        f->config.kv, f->items[f->rows[r].item].kv, f->layer, kv_head,
-        f->rows[r].position, group,
-        f->q + r * f->q_stride + kv_head * group * m->key_dim,
-        m->attention_scale,
-        act_row_f32(&f->heads, r) + kv_head * group * m->value_dim);
+    attention_group(f->config.kv, f->items[f->rows[r].item].kv, f->layer,
+                    kv_head, f->rows[r].position, group,
+                    f->q + r * f->q_stride + kv_head * group * m->key_dim,
+                    m->attention_scale,
+                    act_row_f32(&f->heads, r) + kv_head * group * m->value_dim);
 }
 
 static void task_encode_heads(void *ctx, uint32_t task, uint32_t worker) {
@@ -368,8 +368,8 @@ static void dense_layer(forward *f) {
     point_at_live(f, &f->hidden);
     point_outputs(f, 0, f->branch, padded(f->model->n_embd));
     ffn_job job = {w, f->n_live, f->hidden.x[form], f->y[0]};
-    int rc = ffn_run(f->config.threads, f->dense, &job, 1, form,
-                     f->config.exact);
+    int rc =
+        ffn_run(f->config.threads, f->dense, &job, 1, form, f->config.exact);
     assert(rc == 0); /* the scratch was made for this */
 }
 

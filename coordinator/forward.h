@@ -1,9 +1,9 @@
 /* forward.h - one pass of the model over the rows of a batch step.
  *
  * A row is one token of one sequence.  Attention, norms, router and dense
- * layers are computed here on the pool, experts through the exchange.  Rows do not
- * see each other but through the KV cache: a row's result does not depend on
- * what else is in the batch.  Step thread only. */
+ * layers are computed here on the pool, experts through the exchange.  Rows do
+ * not see each other but through the KV cache: a row's result does not depend
+ * on what else is in the batch.  Step thread only. */
 #ifndef COORDINATOR_FORWARD_H
 #define COORDINATOR_FORWARD_H
 
@@ -18,9 +18,9 @@
 typedef struct {
     const uint32_t *tokens; /* n_rows of them, each below n_vocab */
     uint32_t n_rows;
-    uint32_t first;       /* position of the first; all are reserved in kv */
+    uint32_t first; /* position of the first; all are reserved in kv */
     const kv_seq *kv;
-    bool lost;            /* out: an expert was missing; nothing of it counts */
+    bool lost; /* out: an expert was missing; nothing of it counts */
     /* If not NULL, the router's choices are written here, both
      * [n_moe_layers][n_rows][n_used]. */
     uint32_t *routed_experts;
@@ -33,7 +33,7 @@ typedef struct {
     local_experts *forms;
     pool *threads;
     kv_cache *kv;
-    uint32_t max_rows;  /* of one pass */
+    uint32_t max_rows; /* of one pass */
     uint32_t max_items;
     bool exact;
 } forward_config;

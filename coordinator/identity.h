@@ -16,11 +16,8 @@ typedef struct {
 
 /* A message of this kind with the header's common part filled in. */
 static inline message identity_message(const identity *id, message_kind kind) {
-    message m = {.kind = kind,
-                 .cluster = id->cluster,
-                 .has_fingerprint = true,
-                 .boot_id = id->boot_id};
-    memcpy(m.fingerprint, id->model.bytes, sizeof(m.fingerprint));
+    message m = message_from(id->cluster, id->model.bytes, id->boot_id);
+    m.kind = kind;
     return m;
 }
 

@@ -7,10 +7,12 @@
 #include "engine/err.h"
 #include "engine/failpoint.h"
 #include "engine/log.h"
+#include "engine/util.h"
 
 #define EXIT_USAGE 2
 
 int main(int argc, char **argv) {
+    standard_streams_keep();
     char why[512] = "";
     config cfg;
     int rc = config_parse(&cfg, argc, argv, why, sizeof(why));

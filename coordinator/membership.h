@@ -1,11 +1,12 @@
 /* membership.h - which of the listed nodes can be used: a plain state machine.
  *
- * Every node is greeted until it answers, then pinged.  A node whose answers stop,
- * or whose pool stands still while work waits, goes down; one that answers again
- * comes up again; one that restarted (another boot id) is greeted anew; one that
- * refuses us (another model, profile, cluster or version) is asked again at long
- * intervals, its reason kept for `status`.  Request deadlines notice a fault long
- * before; this is what keeps a dead node from being asked again and again. */
+ * Every node is greeted until it answers, then pinged.  A node whose answers
+ * stop, or whose pool stands still while work waits, goes down; one that
+ * answers again comes up again; one that restarted (another boot id) is greeted
+ * anew; one that refuses us (another model, profile, cluster or version) is
+ * asked again at long intervals, its reason kept for `status`.  Request
+ * deadlines notice a fault long before; this is what keeps a dead node from
+ * being asked again and again. */
 #ifndef COORDINATOR_MEMBERSHIP_H
 #define COORDINATOR_MEMBERSHIP_H
 
@@ -56,8 +57,7 @@ void membership_refused(membership *m, uint64_t now_ms, uint32_t node,
                         int code);
 /* A pong of a boot id other than the welcomed one means a restart. */
 void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
-                     uint64_t boot_id, uint64_t progress,
-                     uint32_t queued_jobs);
+                     uint64_t boot_id, uint64_t progress, uint32_t queued_jobs);
 
 node_state membership_state(const membership *m, uint32_t node);
 uint64_t membership_boot(const membership *m, uint32_t node);

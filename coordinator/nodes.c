@@ -88,13 +88,11 @@ static void send_to(node *p, const message *m) {
 
 static void send_hello(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_HELLO);
-    const profile *own = n->config.profile;
     p->greeted = true;
     m.hello.role = ROLE_COORDINATOR;
     m.hello.name = n->config.self->name;
     m.hello.has_profile = true;
-    m.hello.profile = (message_profile){
-        own->version, own->activation, own->rows, own->kv, own->mla, own->blas};
+    m.hello.profile = *n->config.profile;
     send_to(p, &m);
 }
 
@@ -175,11 +173,6 @@ static int read_data_endpoint(const nodes *n, node *p, const message *m,
     return 0;
 }
 
-static profile profile_from(const message_profile *p) {
-    return (profile){p->version, p->activation, p->rows,
-                     p->kv,      p->mla,        p->blas};
-}
-
 /* Will we work with this node?  0, or a code with the reason in p->why. */
 static int check_welcome(nodes *n, node *p, const message *m) {
     const model_config *model = n->config.model;
@@ -201,8 +194,7 @@ static int check_welcome(nodes *n, node *p, const message *m) {
         return err_why(p->why, sizeof(p->why), ERR_WRONG_PROFILE,
                        "it named no numerics profile");
     }
-    profile theirs = profile_from(&m->welcome.profile);
-    if (!profile_same_experts(n->config.profile, &theirs, p->why,
+    if (!profile_same_experts(n->config.profile, &m->welcome.profile, p->why,
                               sizeof(p->why))) {
         return ERR_WRONG_PROFILE;
     }

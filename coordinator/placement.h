@@ -1,8 +1,8 @@
 /* placement.h - which nodes hold which expert: an immutable snapshot.
  *
  * Built from what the nodes said they hold; a change makes a new snapshot with
- * a higher epoch.  Reference counted, so that the loop thread can hand it to the
- * step thread: any thread may read one and drop its own reference. */
+ * a higher epoch.  Reference counted, so that the loop thread can hand it to
+ * the step thread: any thread may read one and drop its own reference. */
 #ifndef COORDINATOR_PLACEMENT_H
 #define COORDINATOR_PLACEMENT_H
 

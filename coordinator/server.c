@@ -82,13 +82,11 @@ static message reply_to(const server *s, const message *asked,
 }
 
 static void on_hello(server *s, client *from, const message *asked) {
-    const profile *own = s->config.profile;
     message m = reply_to(s, asked, MESSAGE_WELCOME);
     m.welcome.role = ROLE_COORDINATOR;
     m.welcome.name = s->config.self->name;
     m.welcome.has_profile = true;
-    m.welcome.profile = (message_profile){
-        own->version, own->activation, own->rows, own->kv, own->mla, own->blas};
+    m.welcome.profile = *s->config.profile;
     m.welcome.data_endpoint = "";
     m.welcome.cpu = cpu_name(cpu_current());
     m.welcome.model = s->config.weights->config.name;

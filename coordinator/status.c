@@ -13,22 +13,21 @@ static json_t *profile_json(const profile *p) {
 }
 
 static json_t *requests_json(const step_stats *t) {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "active",
-                     (json_int_t)t->counts.running, "queued",
-                     (json_int_t)t->counts.queued, "parked",
-                     (json_int_t)t->counts.parked, "done", (json_int_t)t->done,
-                     "failed", (json_int_t)t->failed, "cancelled",
-                     (json_int_t)t->cancelled);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:I}", "active",
+        (json_int_t)t->counts.running, "queued", (json_int_t)t->counts.queued,
+        "parked", (json_int_t)t->counts.parked, "done", (json_int_t)t->done,
+        "failed", (json_int_t)t->failed, "cancelled", (json_int_t)t->cancelled);
 }
 
 static json_t *dispatch_json(const dispatch_stats *d) {
-    return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "local_pairs",
-        (json_int_t)d->local_pairs, "takeover_pairs",
-        (json_int_t)d->takeover_pairs, "takeover_local",
-        (json_int_t)d->takeover_local, "late_rows", (json_int_t)d->late_rows,
-        "hedges", (json_int_t)d->hedges, "refusals", (json_int_t)d->refusals,
-        "lost_pairs", (json_int_t)d->lost_pairs);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "local_pairs",
+                     (json_int_t)d->local_pairs, "takeover_pairs",
+                     (json_int_t)d->takeover_pairs, "takeover_local",
+                     (json_int_t)d->takeover_local, "late_rows",
+                     (json_int_t)d->late_rows, "hedges", (json_int_t)d->hedges,
+                     "refusals", (json_int_t)d->refusals, "lost_pairs",
+                     (json_int_t)d->lost_pairs);
 }
 
 char *status_text(const server *s) {
@@ -44,16 +43,16 @@ char *status_text(const server *s) {
     json_t *root = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:i, s:o, s:I, s:I, s:I, "
         "s:I, s:s, s:o, s:{s:b, s:I}, s:I}",
-        "cluster", self->cluster, "name", self->name, "version",
-        ROSTER_VERSION, "model", s->config.weights->config.name, "fingerprint",
-        hex, "boot_id", boot, "profile", profile_json(s->config.profile),
-        "uptime_s", (json_int_t)((now_ms() - s->started_ms) / 1000), "context",
+        "cluster", self->cluster, "name", self->name, "version", ROSTER_VERSION,
+        "model", s->config.weights->config.name, "fingerprint", hex, "boot_id",
+        boot, "profile", profile_json(s->config.profile), "uptime_s",
+        (json_int_t)((now_ms() - s->started_ms) / 1000), "context",
         (int)s->config.max_context, "requests", requests_json(&steps), "steps",
         (json_int_t)steps.steps, "tokens", (json_int_t)steps.tokens,
-        "tokens_generated", (json_int_t)s->tokens_generated,
-        "kv_pages_free", (json_int_t)steps.counts.free_pages, "cpu",
-        cpu_name(cpu_current()), "dispatch", dispatch_json(&d),
-        "local_experts", "allowed", s->config.local_allowed, "resident_bytes",
+        "tokens_generated", (json_int_t)s->tokens_generated, "kv_pages_free",
+        (json_int_t)steps.counts.free_pages, "cpu", cpu_name(cpu_current()),
+        "dispatch", dispatch_json(&d), "local_experts", "allowed",
+        s->config.local_allowed, "resident_bytes",
         (json_int_t)local_experts_bytes(s->config.local), "takeovers",
         (json_int_t)d.takeover_pairs);
     if (root == NULL) return NULL;

@@ -12,12 +12,12 @@
 #include "engine/model.h"
 
 typedef struct {
-    float *attn_norm;        /* [n_embd] */
+    float *attn_norm; /* [n_embd] */
     matrix q, k, v, o;
-    float *q_norm, *k_norm;  /* [key_dim], NULL if the model has none */
-    float *ffn_norm;         /* [n_embd] */
-    ffn_weights dense;       /* of a dense layer */
-    float *router;           /* [n_experts, n_embd] of a MoE layer */
+    float *q_norm, *k_norm; /* [key_dim], NULL if the model has none */
+    float *ffn_norm;        /* [n_embd] */
+    ffn_weights dense;      /* of a dense layer */
+    float *router;          /* [n_experts, n_embd] of a MoE layer */
 } layer_weights;
 
 typedef struct {
@@ -29,8 +29,9 @@ typedef struct {
     float *rope_factors;   /* [n_dims / 2] or NULL */
     const gguf_tensor *embedding;
     const weight_format *embedding_format;
-    uint64_t bytes;            /* resident, experts not counted */
-    uint64_t bytes_per_token;  /* read to decode one token, experts not counted */
+    uint64_t bytes; /* resident, experts not counted */
+    uint64_t
+        bytes_per_token; /* read to decode one token, experts not counted */
 } weights;
 
 /* Load all of it.  `g` is borrowed until weights_free(). */

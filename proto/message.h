@@ -63,8 +63,6 @@ typedef struct {
 
 typedef enum { ROLE_NONE, ROLE_CLIENT, ROLE_COORDINATOR, ROLE_NODE } peer_role;
 
-typedef profile message_profile;
-
 typedef struct {
     float temperature, top_p, min_p;
     uint32_t top_k;

@@ -2,10 +2,11 @@
  * same bits whatever the rack, the placement, the replica, the batch, the
  * prompt's chunks, the threads and the CPU level.
  *
- * Every shuffle draws all of these from its seed, runs several sequences through
- * the real forward pass, exchange and node workers, and compares each row with
- * the logits of one process, one thread, one whole prompt at the scalar level.
- * tests/planted/arrival_order_sum.patch is a bug that this must catch. */
+ * Every shuffle draws all of these from its seed, runs several sequences
+ * through the real forward pass, exchange and node workers, and compares each
+ * row with the logits of one process, one thread, one whole prompt at the
+ * scalar level. tests/planted/arrival_order_sum.patch is a bug that this must
+ * catch. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -91,22 +92,23 @@ static int run_sequences(subject *s, memory_rack *r, bool learn) {
             assert_int_equal(
                 kv_reserve(memory_rack_kv(r), &p[q].kv, p[q].done + n), 0);
             owner[n_items] = q;
-            items[n_items++] = (forward_item){.tokens = s->tokens[q] + p[q].done,
-                                              .n_rows = n,
-                                              .first = p[q].done,
-                                              .kv = &p[q].kv};
+            items[n_items++] =
+                (forward_item){.tokens = s->tokens[q] + p[q].done,
+                               .n_rows = n,
+                               .first = p[q].done,
+                               .kv = &p[q].kv};
             room -= n;
         }
         if (!left) break;
         if (n_items == 0) continue;
-        assert_int_equal(
-            forward_run(memory_rack_forward(r), items, n_items, 0), 0);
+        assert_int_equal(forward_run(memory_rack_forward(r), items, n_items, 0),
+                         0);
         uint32_t row = 0;
         for (uint32_t i = 0; i < n_items; i++) {
             assert_false(items[i].lost);
             uint32_t q = owner[i];
-            differ += check_rows(s, r, q, row, p[q].done, items[i].n_rows,
-                                 learn);
+            differ +=
+                check_rows(s, r, q, row, p[q].done, items[i].n_rows, learn);
             row += items[i].n_rows;
             p[q].done += items[i].n_rows;
         }
@@ -117,8 +119,8 @@ static int run_sequences(subject *s, memory_rack *r, bool learn) {
     return differ;
 }
 
-static void open_subject(subject *s, const model_shape *shape,
-                         const char *name, uint32_t most_tokens) {
+static void open_subject(subject *s, const model_shape *shape, const char *name,
+                         uint32_t most_tokens) {
     char why[256] = "";
     const char *path = fixture_path(name);
     if (model_gen(shape, path, why, sizeof(why)) < 0) fail_msg("%s", why);
@@ -162,8 +164,7 @@ static void learn_expected(subject *s) {
 static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes) {
     const model_config *m = &s->model->config;
     for (uint32_t i = 0; i < n_nodes; i++) {
-        assert_int_equal(holdings_init(&held[i], m->n_layers, m->n_experts),
-                         0);
+        assert_int_equal(holdings_init(&held[i], m->n_layers, m->n_experts), 0);
     }
     for (uint32_t l = 0; l < m->n_layers && n_nodes > 0; l++) {
         for (uint32_t e = 0; e < m->n_experts; e++) {

@@ -18,8 +18,9 @@ typedef struct gguf_writer gguf_writer;
 /* Produce the next `bytes` of a tensor's data.  Called with ascending pieces,
  * each a multiple of `GGUF_WRITER_PIECE` but the last. */
 typedef void (*gguf_fill)(void *context, size_t bytes, void *out);
-#define GGUF_WRITER_PIECE ((size_t)34 << 15) /* whole blocks of Q8_0 and F32   \
-                                              */
+#define GGUF_WRITER_PIECE                                                      \
+    ((size_t)34 << 15) /* whole blocks of Q8_0 and F32                         \
+                        */
 
 /* Version 3, alignment 32.  NULL if there is no memory. */
 gguf_writer *gguf_writer_new(void);

@@ -178,8 +178,7 @@ static message welcome(const rig *r) {
     m.welcome.role = ROLE_NODE;
     m.welcome.name = "scripted";
     m.welcome.has_profile = true;
-    m.welcome.profile = (message_profile){p->version, p->activation, p->rows,
-                                          p->kv,      p->mla,        p->blas};
+    m.welcome.profile = *p;
     m.welcome.data_endpoint = DATA;
     m.welcome.cpu = "none";
     m.welcome.model = "";
