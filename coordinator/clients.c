@@ -91,10 +91,7 @@ static bool forget_one_idle(clients *c) {
 
 client *clients_of(clients *c, const frames *f) {
     for (client *k = c->all; k != NULL; k = k->next) {
-        if (k->address_bytes == f->address_bytes &&
-            memcmp(k->address, f->address, f->address_bytes) == 0) {
-            return k;
-        }
+        if (frames_has_address(f, k->address, k->address_bytes)) return k;
     }
     if (c->n_clients >= CLIENTS_MAX && !forget_one_idle(c)) return NULL;
     client *k = calloc(1, sizeof(*k));

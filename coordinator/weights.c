@@ -16,23 +16,18 @@ typedef struct {
     size_t why_size;
 } loader;
 
-static int unsupported(const loader *l, const gguf_tensor *t) {
-    return err_why(l->why, l->why_size, ERR_UNSUPPORTED,
-                   "tensor %s: weight format %s is not supported",
-                   gguf_quote(t->name).text, weight_type_name(t->type));
-}
-
 /* All values of a tensor as f32, in stored order. */
 static int load_floats(loader *l, const gguf_tensor *t, float **out) {
-    const weight_format *f = weight_format_find(t->type);
-    if (f == NULL) return unsupported(l, t);
+    const weight_format *f;
+    int rc = matrix_format(t, &f, l->why, l->why_size);
+    if (rc < 0) return rc;
     size_t n_rows = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]);
     size_t cols = (size_t)t->dims[0];
     size_t row_bytes = (size_t)t->bytes / n_rows;
 
     float *values = aligned_alloc_zero(n_rows * cols * sizeof(float));
     uint8_t *row = malloc(row_bytes);
-    int rc = values == NULL || row == NULL ? -ENOMEM : 0;
+    rc = values == NULL || row == NULL ? -ENOMEM : 0;
     for (size_t r = 0; r < n_rows && rc == 0; r++) {
         rc = gguf_read(l->w->g, t, r * row_bytes, row_bytes, row);
         if (rc == 0) f->dequantize(cols, row, values + r * cols);
@@ -138,8 +133,8 @@ static int load_embedding(loader *l) {
                                 w->config.n_vocab, 0, &w->embedding, l->why,
                                 l->why_size);
     if (rc < 0) return rc;
-    w->embedding_format = weight_format_find(w->embedding->type);
-    if (w->embedding_format == NULL) return unsupported(l, w->embedding);
+    rc = matrix_format(w->embedding, &w->embedding_format, l->why, l->why_size);
+    if (rc < 0) return rc;
     w->bytes_per_token += w->embedding->bytes / w->config.n_vocab;
     return 0;
 }
