@@ -48,13 +48,14 @@ LDFLAGS_ALL = $(SANITIZE) -Wl,--as-needed $(LDFLAGS)
 AVX2 := -mavx2 -mfma -mf16c $(if $(filter fuzz,$(VARIANT)),-fno-sanitize=undefined)
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 
-LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lutf8proc -lxxhash -lcrypto -ljansson -lm -lpthread -ldl
+LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lutf8proc -lxxhash -lcrypto -lcurl -ljansson -lm -lpthread -ldl
 
 # ---- sources ----
 PROTO_GEN := $(B)/gen/proto/roster.pb-c
 engine_SRC := $(wildcard engine/*.c)
 proto_SRC := $(wildcard proto/*.c)
 discovery_SRC := $(wildcard discovery/*.c)
+libetcd_SRC := $(wildcard discovery/libetcd/*.c)
 coordinator_SRC := $(filter-out coordinator/main.c,$(wildcard coordinator/*.c))
 expert_node_SRC := $(filter-out expert_node/main.c,$(wildcard expert_node/*.c))
 libroster_SRC := $(wildcard client/lib/*.c)
@@ -70,6 +71,7 @@ PROTO_OBJ := $(call obj,$(proto_SRC)) $(PROTO_GEN).o
 LIBENGINE := $(B)/lib/libengine.a
 LIBPROTO := $(B)/lib/libproto.a
 LIBDISCOVERY := $(B)/lib/libdiscovery.a
+LIBETCD := $(B)/libetcd.a
 LIBCOORDINATOR := $(B)/lib/libcoordinator.a
 LIBNODE := $(B)/lib/libexpertnode.a
 LIBCLIENT := $(B)/lib/libclient.a
@@ -121,6 +123,8 @@ endef
 $(LIBENGINE): $(call obj,$(engine_SRC)); $(archive)
 $(LIBPROTO): $(PROTO_OBJ); $(archive)
 $(LIBDISCOVERY): $(call obj,$(discovery_SRC)); $(archive)
+# a library of its own, free of Roster's types
+$(LIBETCD): $(call obj,$(libetcd_SRC)); $(archive)
 $(LIBCOORDINATOR): $(call obj,$(coordinator_SRC)); $(archive)
 $(LIBNODE): $(call obj,$(expert_node_SRC)); $(archive)
 $(LIBCLIENT): $(call obj,$(client_SRC)); $(archive)
@@ -143,15 +147,15 @@ define link
 	@mkdir -p $(@D) && echo "  LD $@"
 	$(QUIET)$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS) $(1)
 endef
-$(B)/roster-coordinator: $(B)/obj/coordinator/main.o $(LIBCOORDINATOR) $(LIBDISCOVERY) $(LIBPROTO) $(LIBENGINE)
+$(B)/roster-coordinator: $(B)/obj/coordinator/main.o $(LIBCOORDINATOR) $(LIBDISCOVERY) $(LIBETCD) $(LIBPROTO) $(LIBENGINE)
 	$(call link)
-$(B)/roster-expert-node: $(B)/obj/expert_node/main.o $(LIBNODE) $(LIBDISCOVERY) $(LIBPROTO) $(LIBENGINE)
+$(B)/roster-expert-node: $(B)/obj/expert_node/main.o $(LIBNODE) $(LIBDISCOVERY) $(LIBETCD) $(LIBPROTO) $(LIBENGINE)
 	$(call link)
-$(B)/roster: $(B)/obj/client/main.o $(LIBCLIENT) $(B)/libroster.a $(LIBENGINE)
+$(B)/roster: $(B)/obj/client/main.o $(LIBCLIENT) $(LIBETCD) $(B)/libroster.a $(LIBENGINE)
 	$(call link)
 
 # ---- tests ----
-TEST_LIBS := $(LIBSUPPORT) $(LIBCLIENT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
+TEST_LIBS := $(LIBSUPPORT) $(LIBCLIENT) $(LIBCOORDINATOR) $(LIBNODE) $(LIBDISCOVERY) $(LIBETCD) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
 $(UNIT) $(MEMORY) $(GOLDEN) $(CLUSTER) $(BENCH): $(B)/tests/%: $(B)/obj/tests/%.o $(TEST_LIBS)
 	$(call link,-lcmocka)
 $(SIM): $(B)/tests/sim/%: $(B)/obj/tests/sim/%.o $(call obj,$(sim_SRC)) $(TEST_LIBS)

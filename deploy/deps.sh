@@ -13,9 +13,10 @@ for group in "$@"; do
     case "$group" in
     build) packages="$packages gcc make pkg-config libc6-dev libzmq3-dev
         libprotobuf-c-dev protobuf-c-compiler libopenblas0-serial libuv1-dev
-        libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libssl-dev" ;;
-    test) packages="$packages libcmocka-dev python3
-        patch git procps iproute2" ;;
+        libcurl4-openssl-dev libjansson-dev libpcre2-dev libutf8proc-dev
+        libxxhash-dev libssl-dev" ;;
+    test) packages="$packages libcmocka-dev python3 etcd-server etcd-client
+        openssl patch git procps iproute2" ;;
     fuzz) packages="$packages clang libclang-rt-14-dev" ;;
     *) echo "deps.sh: unknown group '$group'" >&2; exit 2 ;;
     esac

@@ -29,7 +29,9 @@
     X(ERR_CANCELLED,     -10017, "cancelled")                                  \
     X(ERR_CLOSED,        -10018, "closed")                                     \
     X(ERR_CONTEXT,       -10019, "the prompt does not fit the context")        \
-    X(ERR_INTERNAL,      -10020, "internal error")
+    X(ERR_INTERNAL,      -10020, "internal error")                             \
+    X(ERR_STALE,         -10021, "the sender's placement is too old")          \
+    X(ERR_NOT_LEADER,    -10022, "etcd is away or not used: nothing can be changed")
 /* clang-format on */
 
 enum {

@@ -34,6 +34,12 @@ const char *message_kind_name(message_kind kind) {
         [MESSAGE_LOGITS] = "logits",
         [MESSAGE_STATUS_REQUEST] = "status request",
         [MESSAGE_STATUS] = "status",
+        [MESSAGE_MODEL_REQUEST] = "model request",
+        [MESSAGE_MODEL] = "model",
+        [MESSAGE_FETCH] = "fetch",
+        [MESSAGE_PIECE] = "piece",
+        [MESSAGE_DRAIN] = "drain",
+        [MESSAGE_DONE] = "done",
     };
     if ((unsigned)kind >= MESSAGE_KINDS) return "unknown";
     return names[kind];

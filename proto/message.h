@@ -27,6 +27,9 @@
 #define MESSAGE_SHARES_MAX 1024
 #define MESSAGE_ARENA_MAX ((size_t)32 << 20) /* opens any honest message */
 #define MESSAGE_FINGERPRINT 32
+#define MESSAGE_SLICES_MAX 8   /* of one expert */
+#define MESSAGE_FILES_MAX 4096 /* of one model */
+#define MESSAGE_PIECE_MAX ((size_t)1 << 20) /* that one fetch brings */
 
 typedef enum {
     MESSAGE_NONE,
@@ -46,6 +49,12 @@ typedef enum {
     MESSAGE_LOGITS,
     MESSAGE_STATUS_REQUEST,
     MESSAGE_STATUS,
+    MESSAGE_MODEL_REQUEST,
+    MESSAGE_MODEL,
+    MESSAGE_FETCH,
+    MESSAGE_PIECE,
+    MESSAGE_DRAIN,
+    MESSAGE_DONE,
     MESSAGE_KINDS
 } message_kind;
 
@@ -84,6 +93,11 @@ typedef struct {
 } message_share;
 
 typedef struct {
+    const char *name;
+    uint64_t bytes, mtime_ns, head_bytes;
+} message_file;
+
+typedef struct {
     message_kind kind;
     /* every header */
     uint32_t protocol;   /* message_seal() writes PROTOCOL_VERSION for 0 */
@@ -109,9 +123,12 @@ typedef struct {
             uint32_t data_port;
             const char *data_endpoint;
             uint32_t n_layers, n_experts;
-            const uint8_t *holdings; /* (n_layers * n_experts + 7) / 8 bytes */
+            uint32_t slices; /* 1 or more when opened */
+            /* a bit for each layer and unit: (n_layers * n_experts * slices + 7)
+             * / 8 bytes */
+            const uint8_t *holdings;
             size_t holdings_bytes;
-            uint64_t resident_bytes, max_reply_bytes;
+            uint64_t resident_bytes, max_reply_bytes, holdings_version;
             const char *cpu;
             uint32_t threads;
             const char *model;
@@ -119,10 +136,13 @@ typedef struct {
         } welcome;
         struct {
             uint64_t progress, batches, pairs, resident_bytes;
+            uint64_t holdings_version;
             uint32_t queued_jobs;
         } pong;
         struct {
-            uint32_t layer, form, width, n_rows, slice, slices;
+            uint32_t layer, form, width, n_rows;
+            uint32_t slices; /* 1 or more when opened */
+            /* `experts` are units, expert * slices + slice */
             message_u32s experts, counts, rows; /* checked: equal lengths of
                 the first two, counts above 0, sum(counts) == rows.count,
                 rows[i] < n_rows; not empty, and the reply fits a part */
@@ -174,6 +194,20 @@ typedef struct {
         struct {
             message_text json;
         } status;
+        struct {
+            const message_file *files;
+            size_t n_files; /* at least 1 when opened */
+            uint64_t manifest_bytes;
+        } model;
+        struct {
+            uint64_t offset, stride;
+            uint32_t file, bytes, count; /* checked: 1 to MESSAGE_PIECE_MAX
+                                            bytes in all, no overflow */
+        } fetch;
+        struct {
+            const char *name;
+            bool undo;
+        } drain;
     };
 } message;
 

@@ -121,7 +121,17 @@ static int read_hello(wire_opening *o, const Roster__Header *h) {
     return rc;
 }
 
-/* As many bits as there are experts, and no bit beyond. */
+/* Into how many slices: a power of two, 0 stands for 1. */
+static int read_slices(const wire_opening *o, const char *field, uint32_t slices,
+                       uint32_t *out) {
+    if (slices > MESSAGE_SLICES_MAX || (slices & (slices - 1)) != 0) {
+        return WIRE_REFUSE(o, ERR_UNSUPPORTED, "%s is %u", field, slices);
+    }
+    *out = slices > 0 ? slices : 1;
+    return 0;
+}
+
+/* As many bits as there are units, and no bit beyond. */
 static int read_holdings(wire_opening *o, const Roster__Welcome *b) {
     message *m = o->m;
     if (b->n_layers > MESSAGE_LAYERS_MAX ||
@@ -130,13 +140,16 @@ static int read_holdings(wire_opening *o, const Roster__Welcome *b) {
                            "welcome: %u layers of %u experts are too many",
                            b->n_layers, b->n_experts);
     }
-    size_t bits = (size_t)b->n_layers * b->n_experts;
+    int rc = read_slices(o, "welcome.slices", b->slices, &m->welcome.slices);
+    if (rc < 0) return rc;
+    size_t bits = (size_t)b->n_layers * b->n_experts * m->welcome.slices;
     size_t wanted = m->welcome.role == ROLE_NODE ? (bits + 7) / 8 : 0;
     if (b->holdings.len != wanted) {
         return WIRE_REFUSE(o, ERR_MALFORMED,
                            "welcome.holdings has %zu bytes; %u layers of %u "
-                           "experts need %zu",
-                           b->holdings.len, b->n_layers, b->n_experts, wanted);
+                           "experts in %u slices need %zu",
+                           b->holdings.len, b->n_layers, b->n_experts,
+                           m->welcome.slices, wanted);
     }
     if (wanted > 0 && bits % 8 != 0 &&
         b->holdings.data[wanted - 1] >> bits % 8 != 0) {
@@ -183,6 +196,7 @@ static int read_welcome(wire_opening *o, const Roster__Header *h) {
     m->welcome.threads = b->threads;
     m->welcome.n_vocab = b->n_vocab;
     m->welcome.n_context = b->n_context;
+    m->welcome.holdings_version = b->holdings_version;
     return 0;
 }
 
@@ -199,6 +213,7 @@ static int read_pong(wire_opening *o, const Roster__Header *h) {
     o->m->pong.batches = b->batches;
     o->m->pong.pairs = b->pairs;
     o->m->pong.resident_bytes = b->resident_bytes;
+    o->m->pong.holdings_version = b->holdings_version;
     return 0;
 }
 
@@ -232,14 +247,12 @@ static int check_pairs(const wire_opening *o, const Roster__Batch *b) {
 }
 
 static int check_batch(const wire_opening *o, const Roster__Batch *b) {
-    if (b->slices > 1 || b->slice != 0) {
-        return WIRE_REFUSE(o, ERR_UNSUPPORTED, "batch: slice %u of %u",
-                           b->slice, b->slices);
-    }
     if (b->form >= ACT_FORMS) {
         return WIRE_REFUSE(o, ERR_UNSUPPORTED, "batch.form is %u", b->form);
     }
-    int rc = check_width(o, "batch", b->width);
+    int rc = read_slices(o, "batch.slices", b->slices, &o->m->batch.slices);
+    if (rc < 0) return rc;
+    rc = check_width(o, "batch", b->width);
     if (rc < 0) return rc;
 
     size_t wanted = message_rows_bytes(b->form, b->n_rows, b->width);
@@ -275,8 +288,6 @@ static int read_batch(wire_opening *o, const Roster__Header *h) {
     m->batch.form = b->form;
     m->batch.width = b->width;
     m->batch.n_rows = b->n_rows;
-    m->batch.slice = b->slice;
-    m->batch.slices = b->slices;
     m->batch.counts = (message_u32s){b->counts, b->n_counts};
     m->batch.rows = (message_u32s){b->pairs, b->n_pairs};
     return 0;
@@ -477,6 +488,76 @@ static int read_status(wire_opening *o, const Roster__Header *h) {
                      &o->m->status.json);
 }
 
+static int read_files(wire_opening *o, const Roster__Model *b) {
+    size_t n = b->n_files;
+    if (n == 0 || n > MESSAGE_FILES_MAX) {
+        return WIRE_REFUSE(o, ERR_MALFORMED, "model.files has %zu items", n);
+    }
+    message_file *files = arena_take(o->arena, n * sizeof(*files));
+    if (files == NULL) {
+        return WIRE_REFUSE(o, arena_error(o->arena),
+                           "model.files needs too much memory");
+    }
+    for (size_t i = 0; i < n; i++) {
+        const Roster__ModelFile *f = b->files[i];
+        int rc =
+            wire_read_name(o, "model.files.name", f->name, &files[i].name);
+        if (rc < 0) return rc;
+        if (f->head_bytes > f->bytes) {
+            return WIRE_REFUSE(o, ERR_MALFORMED,
+                               "model.files[%zu]: a head of %llu bytes in a "
+                               "file of %llu",
+                               i, (unsigned long long)f->head_bytes,
+                               (unsigned long long)f->bytes);
+        }
+        files[i].bytes = f->bytes;
+        files[i].mtime_ns = f->mtime_ns;
+        files[i].head_bytes = f->head_bytes;
+    }
+    o->m->model.files = files;
+    o->m->model.n_files = n;
+    return 0;
+}
+
+static int read_model(wire_opening *o, const Roster__Header *h) {
+    o->m->model.manifest_bytes = h->model->manifest_bytes;
+    return read_files(o, h->model);
+}
+
+static int read_fetch(wire_opening *o, const Roster__Header *h) {
+    const Roster__Fetch *b = h->fetch;
+    uint64_t all = (uint64_t)b->bytes * b->count;
+    if (all == 0 || all > MESSAGE_PIECE_MAX) {
+        return WIRE_REFUSE(o, ERR_MALFORMED, "fetch: %u pieces of %u bytes",
+                           b->count, b->bytes);
+    }
+    bool sound = b->file <= MESSAGE_FILES_MAX &&
+                 b->stride <= UINT64_MAX / MESSAGE_PIECE_MAX / 2 &&
+                 b->offset <= UINT64_MAX / 2 - b->stride * b->count;
+    if (!sound) {
+        return WIRE_REFUSE(o, ERR_MALFORMED,
+                           "fetch: file %u, offset %llu, stride %llu", b->file,
+                           (unsigned long long)b->offset,
+                           (unsigned long long)b->stride);
+    }
+    o->m->fetch.file = b->file;
+    o->m->fetch.offset = b->offset;
+    o->m->fetch.bytes = b->bytes;
+    o->m->fetch.stride = b->stride;
+    o->m->fetch.count = b->count;
+    return 0;
+}
+
+static int read_drain(wire_opening *o, const Roster__Header *h) {
+    int rc = wire_read_name(o, "drain.name", h->drain->name, &o->m->drain.name);
+    if (rc < 0) return rc;
+    if (!message_is_name(o->m->drain.name)) {
+        return WIRE_REFUSE(o, ERR_MALFORMED, "drain.name is not a name");
+    }
+    o->m->drain.undo = h->drain->undo != 0;
+    return 0;
+}
+
 /* How each kind is read, and how many payloads it may have. */
 static const struct {
     int (*read)(wire_opening *o, const Roster__Header *h);
@@ -498,6 +579,12 @@ static const struct {
     [MESSAGE_LOGITS] = {read_logits, 1, 3},
     [MESSAGE_STATUS_REQUEST] = {read_nothing, 0, 0},
     [MESSAGE_STATUS] = {read_status, 0, 0},
+    [MESSAGE_MODEL_REQUEST] = {read_nothing, 0, 0},
+    [MESSAGE_MODEL] = {read_model, 0, 0},
+    [MESSAGE_FETCH] = {read_fetch, 0, 0},
+    [MESSAGE_PIECE] = {read_nothing, 1, 1},
+    [MESSAGE_DRAIN] = {read_drain, 0, 0},
+    [MESSAGE_DONE] = {read_nothing, 0, 0},
 };
 
 int wire_read_body(wire_opening *o, const Roster__Header *h,

@@ -32,10 +32,16 @@ typedef struct {
         Roster__Logits logits;
         Roster__StatusRequest status_request;
         Roster__Status status;
+        Roster__ModelRequest model_request;
+        Roster__Model model;
+        Roster__Fetch fetch;
+        Roster__Piece piece;
+        Roster__Drain drain;
+        Roster__Done done;
     } body;
     Roster__Profile profile;
     Roster__Sampling sampling;
-    void *shares; /* pointers and structs; the one block from the heap */
+    void *list; /* pointers and structs; the one block from the heap */
     int rc;
 } draft;
 
@@ -125,6 +131,8 @@ static void fill_welcome(draft *d, const message *m) {
     b->model = name(d, m->welcome.model);
     b->n_vocab = m->welcome.n_vocab;
     b->n_context = m->welcome.n_context;
+    b->slices = m->welcome.slices;
+    b->holdings_version = m->welcome.holdings_version;
 }
 
 static void fill_ping(draft *d, const message *m) {
@@ -140,6 +148,7 @@ static void fill_pong(draft *d, const message *m) {
     b->batches = m->pong.batches;
     b->pairs = m->pong.pairs;
     b->resident_bytes = m->pong.resident_bytes;
+    b->holdings_version = m->pong.holdings_version;
 }
 
 static void fill_batch(draft *d, const message *m) {
@@ -153,7 +162,6 @@ static void fill_batch(draft *d, const message *m) {
         numbers(d, m->batch.experts, MESSAGE_EXPERTS_MAX, &b->n_experts);
     b->counts = numbers(d, m->batch.counts, MESSAGE_EXPERTS_MAX, &b->n_counts);
     b->pairs = numbers(d, m->batch.rows, MESSAGE_HEADER_MAX, &b->n_pairs);
-    b->slice = m->batch.slice;
     b->slices = m->batch.slices;
 }
 
@@ -211,20 +219,24 @@ static void fill_token(draft *d, const message *m) {
     b->delivered_bytes = m->token.delivered_bytes;
 }
 
-/* The shares as protobuf-c wants them: pointers to structs, in one block. */
+/* A repeated message as protobuf-c wants it: n pointers, then n structs, in one
+ * block.  NULL if there are none, or too many. */
+static void *list_of(draft *d, size_t n, size_t max, size_t bytes) {
+    if (n == 0) return NULL;
+    if (n > max) {
+        d->rc = ERR_TOO_LARGE;
+        return NULL;
+    }
+    d->list = malloc(n * (sizeof(void *) + bytes));
+    if (d->list == NULL) d->rc = -ENOMEM;
+    return d->list;
+}
+
 static void fill_shares(draft *d, Roster__Finished *b, const message *m) {
     size_t n = m->finished.n_shares;
-    if (n == 0) return;
-    if (n > MESSAGE_SHARES_MAX) {
-        d->rc = ERR_TOO_LARGE;
-        return;
-    }
-    d->shares = malloc(n * (sizeof(void *) + sizeof(Roster__NodeShare)));
-    if (d->shares == NULL) {
-        d->rc = -ENOMEM;
-        return;
-    }
-    Roster__NodeShare **pointers = d->shares;
+    Roster__NodeShare **pointers =
+        list_of(d, n, MESSAGE_SHARES_MAX, sizeof(Roster__NodeShare));
+    if (pointers == NULL) return;
     Roster__NodeShare *shares = (Roster__NodeShare *)(pointers + n);
     for (size_t i = 0; i < n; i++) {
         roster__node_share__init(&shares[i]);
@@ -297,6 +309,59 @@ static void fill_status(draft *d, const message *m) {
     b->json = (char *)m->status.json.data;
 }
 
+static void fill_model_request(draft *d, const message *m) {
+    (void)m;
+    roster__model_request__init(&d->body.model_request);
+}
+
+static void fill_model(draft *d, const message *m) {
+    Roster__Model *b = &d->body.model;
+    roster__model__init(b);
+    b->manifest_bytes = m->model.manifest_bytes;
+    size_t n = m->model.n_files;
+    Roster__ModelFile **pointers =
+        list_of(d, n, MESSAGE_FILES_MAX, sizeof(Roster__ModelFile));
+    if (pointers == NULL) return;
+    Roster__ModelFile *files = (Roster__ModelFile *)(pointers + n);
+    for (size_t i = 0; i < n; i++) {
+        roster__model_file__init(&files[i]);
+        files[i].name = name(d, m->model.files[i].name);
+        files[i].bytes = m->model.files[i].bytes;
+        files[i].mtime_ns = m->model.files[i].mtime_ns;
+        files[i].head_bytes = m->model.files[i].head_bytes;
+        pointers[i] = &files[i];
+    }
+    b->files = pointers;
+    b->n_files = n;
+}
+
+static void fill_fetch(draft *d, const message *m) {
+    Roster__Fetch *b = &d->body.fetch;
+    roster__fetch__init(b);
+    b->file = m->fetch.file;
+    b->offset = m->fetch.offset;
+    b->bytes = m->fetch.bytes;
+    b->stride = m->fetch.stride;
+    b->count = m->fetch.count;
+}
+
+static void fill_piece(draft *d, const message *m) {
+    (void)m;
+    roster__piece__init(&d->body.piece);
+}
+
+static void fill_drain(draft *d, const message *m) {
+    Roster__Drain *b = &d->body.drain;
+    roster__drain__init(b);
+    b->name = name(d, m->drain.name);
+    b->undo = m->drain.undo;
+}
+
+static void fill_done(draft *d, const message *m) {
+    (void)m;
+    roster__done__init(&d->body.done);
+}
+
 static void (*const fills[MESSAGE_KINDS])(draft *d, const message *m) = {
     [MESSAGE_HELLO] = fill_hello,
     [MESSAGE_WELCOME] = fill_welcome,
@@ -314,6 +379,12 @@ static void (*const fills[MESSAGE_KINDS])(draft *d, const message *m) = {
     [MESSAGE_LOGITS] = fill_logits,
     [MESSAGE_STATUS_REQUEST] = fill_status_request,
     [MESSAGE_STATUS] = fill_status,
+    [MESSAGE_MODEL_REQUEST] = fill_model_request,
+    [MESSAGE_MODEL] = fill_model,
+    [MESSAGE_FETCH] = fill_fetch,
+    [MESSAGE_PIECE] = fill_piece,
+    [MESSAGE_DRAIN] = fill_drain,
+    [MESSAGE_DONE] = fill_done,
 };
 
 /* ---- the header ---- */
@@ -378,11 +449,11 @@ int message_seal(frames *f, const message *m) {
     assert(m->kind > MESSAGE_NONE && m->kind < MESSAGE_KINDS);
 
     draft d;
-    d.shares = NULL;
+    d.list = NULL;
     d.rc = 0;
     fill_header(&d, f, m);
     int rc = d.rc;
     if (rc == 0) rc = write_header(f, &d.header);
-    free(d.shares);
+    free(d.list);
     return rc;
 }

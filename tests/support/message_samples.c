@@ -10,7 +10,10 @@ static const uint32_t batch_counts[] = {2, 1, 2};
 static const uint32_t batch_rows[] = {0, 1, 1, 0, 2};
 static const uint32_t prompt[] = {1, 15043, 3186, 128255};
 static const uint32_t moe_layers[] = {1, 3};
-static const uint8_t holdings_bits[] = {0x5a, 0x0f}; /* 2 layers, 6 experts */
+static const uint8_t holdings_bits[] = {0x5a, 0x0f}; /* 2 layers, 3 experts in 2 slices */
+static const message_file files[] = {
+    {"story-00001-of-00002.gguf", 1ull << 33, 1700000000123456789, 4096},
+    {"story-00002-of-00002.gguf", 1ull << 20, 1, 64}};
 static const message_share shares[] = {{"local", 7}, {"node-b", 1ull << 40}};
 static const char story[] = "Once upon a time, \xe2\x9c\xa8";
 static const char json[] = "{\"nodes\": []}";
@@ -38,7 +41,9 @@ static void sample_body(message *m) {
         m->welcome.data_port = 7001;
         m->welcome.data_endpoint = "inproc://data";
         m->welcome.n_layers = 2;
-        m->welcome.n_experts = 6;
+        m->welcome.n_experts = 3;
+        m->welcome.slices = 2;
+        m->welcome.holdings_version = 77;
         m->welcome.holdings = holdings_bits;
         m->welcome.holdings_bytes = sizeof(holdings_bits);
         m->welcome.resident_bytes = 1ull << 33;
@@ -55,13 +60,14 @@ static void sample_body(message *m) {
         m->pong.batches = 1234;
         m->pong.pairs = 5678;
         m->pong.resident_bytes = 1 << 20;
+        m->pong.holdings_version = 78;
         break;
     case MESSAGE_BATCH:
         m->batch.layer = 5;
         m->batch.form = 1;
         m->batch.width = 64;
         m->batch.n_rows = 3;
-        m->batch.slices = 1;
+        m->batch.slices = 4;
         m->batch.experts = U32S(batch_experts);
         m->batch.counts = U32S(batch_counts);
         m->batch.rows = U32S(batch_rows);
@@ -132,6 +138,22 @@ static void sample_body(message *m) {
     case MESSAGE_STATUS:
         m->status.json = TEXT(json);
         break;
+    case MESSAGE_MODEL:
+        m->model.files = files;
+        m->model.n_files = ARRAY_LEN(files);
+        m->model.manifest_bytes = 12345;
+        break;
+    case MESSAGE_FETCH:
+        m->fetch.file = 1;
+        m->fetch.offset = 1ull << 32;
+        m->fetch.bytes = 512;
+        m->fetch.stride = 4096;
+        m->fetch.count = 16;
+        break;
+    case MESSAGE_DRAIN:
+        m->drain.name = "node-a";
+        m->drain.undo = true;
+        break;
     default: /* ping, cancel, status request have no fields */
         break;
     }
@@ -169,6 +191,7 @@ int sample_frames(message_kind kind, frames *f) {
     size_t payloads[3] = {0};
     if (kind == MESSAGE_BATCH) payloads[0] = message_rows_bytes(1, 3, 64);
     if (kind == MESSAGE_ROWS) payloads[0] = message_rows_bytes(0, 5, 64);
+    if (kind == MESSAGE_PIECE) payloads[0] = 8192;
     if (kind == MESSAGE_LOGITS) {
         payloads[0] = 3 * 10 * 4;
         payloads[1] = payloads[2] = 2 * 3 * 2 * 4;

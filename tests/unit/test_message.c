@@ -59,10 +59,9 @@ static bool is_default(const ProtobufCFieldDescriptor *d, const void *body) {
     }
 }
 
-/* The two fields for which 0 is the only value so far. */
+/* The field for which 0 is the only value so far. */
 static bool may_be_default(const char *name, message_kind kind) {
-    return (kind == MESSAGE_BATCH && strcmp(name, "slice") == 0) ||
-           (kind == MESSAGE_ROWS && strcmp(name, "form") == 0);
+    return kind == MESSAGE_ROWS && strcmp(name, "form") == 0;
 }
 
 /* message_seal() forgets no field of the schema. */
@@ -376,8 +375,10 @@ static char *long_text(size_t len) {
     X(width_odd, BATCH, ERR_MALFORMED, h->batch->width = 63)                   \
     X(width_huge, BATCH, ERR_MALFORMED, h->batch->width = 1u << 31)            \
     X(form_new, BATCH, ERR_UNSUPPORTED, h->batch->form = 2)                    \
-    X(slice_1, BATCH, ERR_UNSUPPORTED, h->batch->slice = 1;                    \
-      h->batch->slices = 2)                                                    \
+    X(slices_3, BATCH, ERR_UNSUPPORTED, h->batch->slices = 3)                  \
+    X(slices_16, BATCH, ERR_UNSUPPORTED, h->batch->slices = 16)                \
+    X(held_slices, WELCOME, ERR_UNSUPPORTED, h->welcome->slices = 3)           \
+    X(held_more, WELCOME, ERR_MALFORMED, h->welcome->slices = 4)               \
     X(pairs_none, ROWS, ERR_MALFORMED, h->rows->n_pairs = 0)                   \
     X(pairs_more, ROWS, ERR_MALFORMED, h->rows->n_pairs = 6)                   \
     X(pairs_max, ROWS, ERR_MALFORMED, h->rows->n_pairs = UINT32_MAX)           \
@@ -397,7 +398,19 @@ static char *long_text(size_t len) {
       h->logits->n_vocab = 1u << 31)                                           \
     X(k_0, LOGITS, ERR_MALFORMED, h->logits->k = 0)                            \
     X(k_other, LOGITS, ERR_MALFORMED, h->logits->k = 3)                        \
-    X(moe_layers_none, LOGITS, ERR_MALFORMED, h->logits->n_moe_layers = 0)
+    X(moe_layers_none, LOGITS, ERR_MALFORMED, h->logits->n_moe_layers = 0)     \
+    X(files_none, MODEL, ERR_MALFORMED, h->model->n_files = 0)                 \
+    X(file_name_long, MODEL, ERR_TOO_LARGE, free(h->model->files[1]->name);    \
+      h->model->files[1]->name = long_text(128))                               \
+    X(head_beyond, MODEL, ERR_MALFORMED,                                       \
+      h->model->files[1]->head_bytes = (1u << 20) + 1)                         \
+    X(fetch_nothing, FETCH, ERR_MALFORMED, h->fetch->bytes = 0)                \
+    X(fetch_none, FETCH, ERR_MALFORMED, h->fetch->count = 0)                   \
+    X(fetch_much, FETCH, ERR_MALFORMED, h->fetch->count = 4096)                \
+    X(fetch_wrap, FETCH, ERR_MALFORMED, h->fetch->offset = UINT64_MAX)         \
+    X(fetch_stride, FETCH, ERR_MALFORMED, h->fetch->stride = UINT64_MAX / 4)   \
+    X(fetch_file, FETCH, ERR_MALFORMED, h->fetch->file = 4097)                 \
+    X(drain_nobody, DRAIN, ERR_MALFORMED, h->drain->name[0] = '\0')
 /* clang-format on */
 
 #define FORGE_FUNCTION(id, kind, code, change)                                 \

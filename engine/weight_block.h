@@ -1,0 +1,37 @@
+/* weight_block.h - the scalar kernels of the formats that store integers.
+ *
+ * Private to weight_*.c.  A format says how to open 32 columns of a packed
+ * group; both products follow from that, as the contract in weight.h has them.
+ * They are the reference that the fast kernels are tested against. */
+#ifndef ENGINE_WEIGHT_BLOCK_H
+#define ENGINE_WEIGHT_BLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "engine/weight_kernels.h"
+
+/* One A8 block's columns of a group, the rows' values in order again.  A weight
+ * is (scale * sub_scale) * value, less min * sub_min if the format has one. */
+typedef struct {
+    float scale[WEIGHT_GROUP];
+    int32_t sub_scale[2][WEIGHT_GROUP]; /* of columns 0 to 15 and 16 to 31 */
+    float min[WEIGHT_GROUP];
+    int32_t sub_min[WEIGHT_GROUP];
+    int8_t values[ACT_BLOCK][WEIGHT_GROUP];
+} weight_block;
+
+typedef struct {
+    size_t len; /* columns of a stored block: column ranges are multiples */
+    bool has_min;
+    size_t (*group_bytes)(size_t cols);
+    /* Columns [at, at + 32) of a packed group.  A format without a minimum
+     * leaves min and sub_min as they are. */
+    void (*open)(size_t cols, const uint8_t *group, size_t at,
+                 weight_block *out);
+} weight_blocks;
+
+void weight_block_mul_a8(const weight_blocks *f, WEIGHT_MUL_ARGS);
+void weight_block_mul_f32(const weight_blocks *f, WEIGHT_MUL_ARGS);
+
+#endif
