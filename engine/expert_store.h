@@ -1,10 +1,19 @@
-/* expert_store.h - packed experts in memory, by layer and number.
+/* expert_store.h - packed experts in memory, by layer and unit.
+ *
+ * A unit is a slice of an expert along its hidden width: with S slices a
+ * layer's units are numbered expert * S + slice.  A slice is itself a smaller
+ * expert (ffn.h): its rows of gate and up, its columns of down.  S may be 1,
+ * then a unit is an expert.  A layer whose down product has fewer segments than
+ * the store's slices is cut into as many as it has segments.
  *
  * A node holds what it was given; a coordinator, when it has the file, what it
- * computes itself.  Loading reads only the expert's own bytes (pread), checks
- * them against the manifest and packs them.  One thread loads and drops; get is
- * safe from the thread that computes as long as that is the same one, or
- * nothing is dropped meanwhile. */
+ * computes itself.  Loading reads only the unit's own bytes (through a source:
+ * the file, or a peer that has it), checks them against the manifest and packs
+ * them.
+ *
+ * Threads: one thread loads, one thread computes and drops; they may be
+ * different ones and need no lock.  What get() gave stays until the computing
+ * thread drops it.  Counters: any thread. */
 #ifndef ENGINE_EXPERT_STORE_H
 #define ENGINE_EXPERT_STORE_H
 
@@ -16,30 +25,58 @@
 #include "engine/gguf.h"
 #include "engine/model.h"
 
+/* Bytes of a tensor: `count` pieces of `bytes`, the i-th at offset + i *
+ * stride within the tensor. */
+typedef struct {
+    uint64_t offset, stride;
+    size_t bytes, count;
+} expert_span;
+
+/* Where stored bytes come from; called by the loading thread.  `out` gets the
+ * pieces one after the other.  0 or a negative code with a sentence. */
+typedef struct {
+    int (*read)(void *ctx, const gguf_tensor *t, const expert_span *span,
+                void *out, char *why, size_t why_size);
+    void *ctx;
+} expert_source;
+
+typedef struct {
+    const gguf *g; /* borrowed, like model and checks, until free */
+    const model_config *model;
+    const manifest *checks; /* NULL: nothing is verified */
+    uint32_t slices;        /* 1, 2, 4, 8; 0: 1 */
+    expert_source source;   /* .read NULL: the files of `g` */
+} expert_store_config;
+
 typedef struct expert_store expert_store;
 
-/* Index the model's experts; nothing is loaded.  `g` and `checks` (which may be
- * NULL: nothing is verified) are borrowed until the last expert_store_load(): a
- * node closes them once it holds what it was given.  ERR_UNSUPPORTED names a
- * tensor and its format. */
-int expert_store_new(expert_store **out, const gguf *g, const model_config *c,
-                     const manifest *checks, char *why, size_t why_size);
+/* Index the model's experts; nothing is loaded.  ERR_UNSUPPORTED names a tensor
+ * and its format. */
+int expert_store_new(expert_store **out, const expert_store_config *c,
+                     char *why, size_t why_size);
 void expert_store_free(expert_store *s);
 
-/* Load one expert; fine if it is there.  ERR_RANGE, ERR_CHECKSUM, -ENOMEM, -EIO
- * with a sentence that names the tensor; nothing is kept then. */
-int expert_store_load(expert_store *s, uint32_t layer, uint32_t expert,
-                      char *why, size_t why_size);
-void expert_store_drop(expert_store *s, uint32_t layer, uint32_t expert);
+/* The slices that the model's experts in this layer are cut into: the store's,
+ * or as many as the layer allows; 0 for a dense layer. */
+uint32_t expert_store_slices(const expert_store *s, uint32_t layer);
+/* Experts times slices; 0 for a dense layer. */
+uint32_t expert_store_units(const expert_store *s, uint32_t layer);
+
+/* Load one unit; fine if it is there.  ERR_RANGE, ERR_CHECKSUM, -ENOMEM, -EIO
+ * or the source's code, with a sentence that names the tensor; nothing is kept
+ * then. */
+int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
+                      size_t why_size);
+void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit);
 
 /* Borrowed until it is dropped; NULL if it is not loaded. */
 const ffn_weights *expert_store_get(const expert_store *s, uint32_t layer,
-                                    uint32_t expert);
+                                    uint32_t unit);
 
 uint64_t expert_store_bytes(const expert_store *s); /* packed, in memory */
-uint32_t expert_store_count(const expert_store *s); /* experts loaded */
-/* Packed bytes of one expert of a layer, loaded or not. */
-uint64_t expert_store_expert_bytes(const expert_store *s, uint32_t layer);
+uint32_t expert_store_count(const expert_store *s); /* units loaded */
+/* Packed bytes of one unit of a layer, loaded or not; 0 for a dense layer. */
+uint64_t expert_store_unit_bytes(const expert_store *s, uint32_t layer);
 
 /* The activation form that experts of this layer take. */
 act_form expert_store_form(const expert_store *s, uint32_t layer, bool exact);
