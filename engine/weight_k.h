@@ -47,8 +47,8 @@ static inline k_sub k_head_sub(const k_head *h, size_t j) {
 
 #define K_PACKED_MINS (WEIGHT_GROUP * sizeof(uint16_t)) /* its offsets */
 #define K_PACKED_SUBS (2 * K_PACKED_MINS)
-#define K_PACKED_SUB_MINS WEIGHT_GROUP    /* within a pair of subs */
-#define K_PACKED_SUB (2 * WEIGHT_GROUP)   /* bytes of a pair */
+#define K_PACKED_SUB_MINS WEIGHT_GROUP  /* within a pair of subs */
+#define K_PACKED_SUB (2 * WEIGHT_GROUP) /* bytes of a pair */
 #define K_PACKED_HEAD (K_PACKED_SUBS + K_ACT_BLOCKS * K_PACKED_SUB)
 _Static_assert(K_PACKED_HEAD == 320, "20 bytes a row");
 

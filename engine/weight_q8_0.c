@@ -3,11 +3,8 @@
  * A weight may be -128: exact in both forms.  The packed layout is described in
  * weight_kernels.h. */
 #include <assert.h>
-#include <math.h>
 #include <string.h>
-#include "engine/weight_kernels.h"
-
-#define X_BATCH 8 /* activation rows that share the unpacking of a block */
+#include "engine/weight_block.h"
 
 typedef struct {
     uint16_t scale; /* f16 */
@@ -15,12 +12,12 @@ typedef struct {
 } block_q8_0;
 _Static_assert(sizeof(block_q8_0) == Q8_0_BYTES, "34 bytes on disk");
 
-static void dequantize(size_t n, const void *blocks, float *out) {
+static void dequantize(size_t n, const void *stored, float *out) {
     assert(n % Q8_0_LEN == 0);
 
     for (size_t b = 0; b < n / Q8_0_LEN; b++) {
         block_q8_0 block;
-        memcpy(&block, (const uint8_t *)blocks + b * Q8_0_BYTES, Q8_0_BYTES);
+        memcpy(&block, (const uint8_t *)stored + b * Q8_0_BYTES, Q8_0_BYTES);
         float scale = f16_to_f32(block.scale);
         for (size_t i = 0; i < Q8_0_LEN; i++) {
             out[b * Q8_0_LEN + i] = scale * (float)block.values[i];
@@ -52,14 +49,9 @@ static void pack(size_t cols, const void *const rows[WEIGHT_GROUP], void *out) {
     }
 }
 
-/* A packed block, the rows' values in order again. */
-typedef struct {
-    float scale[WEIGHT_GROUP];
-    int8_t values[Q8_0_LEN][WEIGHT_GROUP];
-} open_block;
-
-static void unpack_block(size_t cols, const uint8_t *group, size_t b,
-                         open_block *out) {
+static void open_block(size_t cols, const uint8_t *group, size_t at,
+                       weight_block *out) {
+    size_t b = at / Q8_0_LEN;
     const uint8_t *scales = group + b * Q8_0_PACKED_SCALES;
     const uint8_t *values =
         group + q8_0_values_offset(cols) + b * Q8_0_PACKED_VALUES;
@@ -68,6 +60,7 @@ static void unpack_block(size_t cols, const uint8_t *group, size_t b,
         uint16_t scale;
         memcpy(&scale, scales + r * sizeof(scale), sizeof(scale));
         out->scale[r] = f16_to_f32(scale);
+        out->sub_scale[0][r] = out->sub_scale[1][r] = 1;
         for (size_t i = 0; i < Q8_0_LEN; i++) {
             uint8_t v = values[i / 4 * Q8_0_CHUNK + r * 4 + i % 4];
             out->values[i][r] = (int8_t)(v ^ 0x80);
@@ -75,71 +68,20 @@ static void unpack_block(size_t cols, const uint8_t *group, size_t b,
     }
 }
 
-/* acc += one block times one row; `at` is the block's first column. */
-typedef void (*mul_block)(size_t cols, size_t at, const open_block *w,
-                          const void *x, float *acc);
-
-static void mul_block_a8(size_t cols, size_t at, const open_block *w,
-                         const void *x, float *acc) {
-    const int8_t *values = act_values(cols, x) + at;
-    float x_scale = act_scales(x)[at / Q8_0_LEN];
-
-    int32_t sum[WEIGHT_GROUP] = {0};
-    for (size_t i = 0; i < Q8_0_LEN; i++) {
-        for (size_t r = 0; r < WEIGHT_GROUP; r++) {
-            sum[r] += w->values[i][r] * values[i];
-        }
-    }
-    for (size_t r = 0; r < WEIGHT_GROUP; r++) {
-        acc[r] = fmaf(w->scale[r] * x_scale, (float)sum[r], acc[r]);
-    }
-}
-
-static void mul_block_f32(size_t cols, size_t at, const open_block *w,
-                          const void *x, float *acc) {
-    const float *values = (const float *)x + at;
-    (void)cols;
-
-    for (size_t i = 0; i < Q8_0_LEN; i++) {
-        float weights[WEIGHT_GROUP];
-        for (size_t r = 0; r < WEIGHT_GROUP; r++) {
-            weights[r] = w->scale[r] * (float)w->values[i][r];
-        }
-        weight_fma_rows(acc, weights, values[i]);
-    }
-}
-
-static void mul(mul_block step, WEIGHT_MUL_ARGS) {
-    assert(col0 < col1 && col1 <= cols);
-    assert(col0 % Q8_0_LEN == 0 && col1 % Q8_0_LEN == 0);
-
-    for (size_t g = group0; g < group1; g++) {
-        const uint8_t *group =
-            (const uint8_t *)packed + g * q8_0_group_bytes(cols);
-        for (size_t t0 = 0; t0 < n_x; t0 += X_BATCH) {
-            size_t n = n_x - t0 < X_BATCH ? n_x - t0 : X_BATCH;
-            float acc[X_BATCH][WEIGHT_GROUP] = {0};
-            for (size_t col = col0; col < col1; col += Q8_0_LEN) {
-                open_block w;
-                unpack_block(cols, group, col / Q8_0_LEN, &w);
-                for (size_t t = 0; t < n; t++) {
-                    step(cols, col, &w, x[t0 + t], acc[t]);
-                }
-            }
-            for (size_t t = 0; t < n; t++) {
-                memcpy(y[t0 + t] + (g - group0) * WEIGHT_GROUP, acc[t],
-                       sizeof(acc[t]));
-            }
-        }
-    }
-}
+static const weight_blocks blocks = {
+    .len = Q8_0_LEN,
+    .group_bytes = q8_0_group_bytes,
+    .open = open_block,
+};
 
 static void mul_a8(WEIGHT_MUL_ARGS) {
-    mul(mul_block_a8, packed, cols, group0, group1, col0, col1, x, n_x, y);
+    weight_block_mul_a8(&blocks, packed, cols, group0, group1, col0, col1, x,
+                        n_x, y);
 }
 
 static void mul_f32(WEIGHT_MUL_ARGS) {
-    mul(mul_block_f32, packed, cols, group0, group1, col0, col1, x, n_x, y);
+    weight_block_mul_f32(&blocks, packed, cols, group0, group1, col0, col1, x,
+                         n_x, y);
 }
 
 const weight_format weight_q8_0 = {

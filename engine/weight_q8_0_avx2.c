@@ -4,41 +4,16 @@
  * to 16 bits, so it gets |w| and x with w's sign: the largest pair is 2 * 128 *
  * 127 = 32512, and nothing saturates.  (x is never -128: act.h.)  A group is
  * two vectors of 8 rows. */
-#include <immintrin.h>
-#include <string.h>
-#include "engine/weight_tile.h"
+#include "engine/weight_tile_avx2.h"
 
 #define CHUNKS (Q8_0_LEN / 4)
 #define PANEL (TILE_BLOCKS * Q8_0_LEN)
 #define HALF_CHUNK (Q8_0_CHUNK / 2)
 
-TILE_INLINE void load_sums(size_t n_x, const tile *t,
-                           __m256 acc[2][TILE_ROWS]) {
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        TILE_UNROLL for (size_t h = 0; h < 2; h++) {
-            const float *y = t->y[i] + t->lane0 + h * 8;
-            acc[h][i] = t->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
-        }
-    }
-}
-
-TILE_INLINE void store_sums(size_t n_x, const tile *t,
-                            __m256 acc[2][TILE_ROWS]) {
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        TILE_UNROLL for (size_t h = 0; h < 2; h++) {
-            _mm256_storeu_ps(t->y[i] + t->lane0 + h * 8, acc[h][i]);
-        }
-    }
-}
-
 /* Half a chunk: 8 rows x 4 columns, as signed bytes. */
 TILE_INLINE __m256i load_half(const uint8_t *at) {
     return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)at),
                             _mm256_set1_epi8(-128));
-}
-
-TILE_INLINE __m256 load_scales(const uint8_t *at) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
 }
 
 /* ---- A8 ---- */
@@ -51,9 +26,8 @@ TILE_INLINE void add_products(size_t n_x, __m256i w, const int8_t *const *x,
     __m256i magnitude = _mm256_abs_epi8(w);
 
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        int32_t four;
-        memcpy(&four, x[i] + offset, sizeof(four));
-        __m256i signed_x = _mm256_sign_epi8(_mm256_set1_epi32(four), w);
+        __m256i four = tile_broadcast_4(x[i] + offset);
+        __m256i signed_x = _mm256_sign_epi8(four, w);
         __m256i pairs = _mm256_maddubs_epi16(magnitude, signed_x);
         sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(pairs, ones));
     }
@@ -66,7 +40,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     const size_t block1 = t->col1 / Q8_0_LEN;
     const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
 
-    load_sums(n_x, t, acc);
+    tile_load_sums(n_x, t, acc);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         x[i] = act_values(t->cols, t->x[i]);
     }
@@ -84,7 +58,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
                 add_products(n_x, load_half(at + c * Q8_0_CHUNK), x,
                              b * Q8_0_LEN + c * 4, sum);
             }
-            __m256 w_scale = load_scales(scales + h * 16);
+            __m256 w_scale = tile_f16(scales + h * 16);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 __m256 x_scale = _mm256_set1_ps(act_scales(t->x[i])[b]);
                 acc[h][i] =
@@ -93,7 +67,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
             }
         }
     }
-    store_sums(n_x, t, acc);
+    tile_store_sums(n_x, t, acc);
 }
 
 /* ---- F32 ---- */
@@ -109,7 +83,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     const float *x[TILE_ROWS];
     const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
 
-    load_sums(n_x, t, acc);
+    tile_load_sums(n_x, t, acc);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         x[i] = t->x[i];
     }
@@ -120,7 +94,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
             t->weights + col / Q8_0_LEN * Q8_0_PACKED_SCALES;
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             __m256i half = load_half(at + h * HALF_CHUNK);
-            __m256 scale = load_scales(scales + h * 16);
+            __m256 scale = tile_f16(scales + h * 16);
             TILE_UNROLL for (int j = 0; j < 4; j++) {
                 __m256 w = column_of(half, j, scale);
                 TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
@@ -130,7 +104,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
             }
         }
     }
-    store_sums(n_x, t, acc);
+    tile_store_sums(n_x, t, acc);
 }
 
 /* ---- tiles: one group, 1 to 4 rows ---- */

@@ -4,45 +4,12 @@
  * + 128: the product is too large by 128 * (sum of the activations), so the
  * integer sum starts at minus that.  The start is the same for all rows of the
  * matrix and is prepared once per panel.  Integers are exact in any order. */
-#include <immintrin.h>
-#include <string.h>
-#include "engine/weight_tile.h"
+#include "engine/weight_tile_avx512.h"
 
 #define CHUNKS (Q8_0_LEN / 4)
 #define PANEL (TILE_BLOCKS * Q8_0_LEN)
 
-TILE_INLINE void load_sums(size_t n_groups, size_t n_x, const tile *t,
-                           __m512 acc[TILE_GROUPS][TILE_ROWS]) {
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            const float *y = t->y[i] + t->lane0 + g * WEIGHT_GROUP;
-            acc[g][i] = t->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
-        }
-    }
-}
-
-TILE_INLINE void store_sums(size_t n_groups, size_t n_x, const tile *t,
-                            __m512 acc[TILE_GROUPS][TILE_ROWS]) {
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            float *y = t->y[i] + t->lane0 + g * WEIGHT_GROUP;
-            _mm512_storeu_ps(y, acc[g][i]);
-        }
-    }
-}
-
-TILE_INLINE __m512 load_scales(const uint8_t *at) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
-}
-
 /* ---- A8 ---- */
-
-/* Four activations in every lane. */
-TILE_INLINE __m512i broadcast_4(const int8_t *at) {
-    int32_t four;
-    memcpy(&four, at, sizeof(four));
-    return _mm512_set1_epi32(four);
-}
 
 TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     __m512 acc[TILE_GROUPS][TILE_ROWS];
@@ -54,7 +21,7 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     const uint8_t *weights =
         t->weights + q8_0_values_offset(t->cols) + block0 * Q8_0_PACKED_VALUES;
 
-    load_sums(n_groups, n_x, t, acc);
+    tile_load_sums(n_groups, n_x, t, acc);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         x[i] = act_values(t->cols, t->x[i]) + t->col0;
     }
@@ -73,14 +40,14 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
                                           c * Q8_0_CHUNK);
             }
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                __m512i four = broadcast_4(x[i] + b * Q8_0_LEN + c * 4);
+                __m512i four = tile_broadcast_4(x[i] + b * Q8_0_LEN + c * 4);
                 TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
                     sum[g][i] = _mm512_dpbusd_epi32(sum[g][i], w[g], four);
                 }
             }
         }
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            __m512 w_scale = load_scales(scales + g * group_bytes);
+            __m512 w_scale = tile_f16(scales + g * group_bytes);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 __m512 x_scale = _mm512_set1_ps(t->prep[i][b].scale);
                 acc[g][i] =
@@ -91,64 +58,12 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
         scales += Q8_0_PACKED_SCALES;
         weights += Q8_0_PACKED_VALUES;
     }
-    store_sums(n_groups, n_x, t, acc);
-}
-
-/* The sum of each of 8 pairs' two blocks of 32 values, 16 sums: v[i] holds 8
- * partial sums of block 2i in its lower and of block 2i + 1 in its upper half.
- */
-static __m512i fold_16(const __m512i v[8]) {
-    __m512i four[4], two[2];
-    for (int i = 0; i < 4; i++) {
-        four[i] =
-            _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
-                             _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
-    }
-    for (int i = 0; i < 2; i++) {
-        __m512i a = four[2 * i], b = four[2 * i + 1];
-        two[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b),
-                                  _mm512_unpackhi_epi64(a, b));
-    }
-    __m512i all = _mm512_add_epi32(_mm512_shuffle_i32x4(two[0], two[1], 0x88),
-                                   _mm512_shuffle_i32x4(two[0], two[1], 0xdd));
-    /* Now each quarter holds one half of v[0] to v[3] or of v[4] to v[7]. */
-    const __m512i order =
-        _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    return _mm512_permutexvar_epi32(order, all);
-}
-
-static int32_t sum_of_block(const int8_t *x) {
-    int32_t sum = 0;
-    for (size_t i = 0; i < Q8_0_LEN; i++) {
-        sum += x[i];
-    }
-    return sum;
+    tile_store_sums(n_groups, n_x, t, acc);
 }
 
 static void prepare(size_t cols, size_t col0, size_t col1, const void *x,
                     tile_prep *out) {
-    const int8_t *values = act_values(cols, x) + col0;
-    const float *scales = act_scales(x) + col0 / Q8_0_LEN;
-    const size_t n_blocks = (col1 - col0) / Q8_0_LEN;
-
-    size_t b = 0;
-    for (; b + 16 <= n_blocks; b += 16) {
-        __m512i v[8];
-        for (size_t i = 0; i < 8; i++) {
-            v[i] = _mm512_dpbusd_epi32(
-                _mm512_setzero_si512(), _mm512_set1_epi8(1),
-                _mm512_loadu_si512(values + (b + 2 * i) * Q8_0_LEN));
-        }
-        int32_t sum[16];
-        _mm512_storeu_si512(sum, fold_16(v));
-        for (size_t i = 0; i < 16; i++) {
-            out[b + i] = (tile_prep){-128 * sum[i], scales[b + i]};
-        }
-    }
-    for (; b < n_blocks; b++) {
-        int32_t sum = sum_of_block(values + b * Q8_0_LEN);
-        out[b] = (tile_prep){-128 * sum, scales[b]};
-    }
+    tile_prepare_avx512(-128, cols, col0, col1, x, out);
 }
 
 /* ---- F32 ---- */
@@ -165,7 +80,7 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     const size_t group_bytes = t->group_bytes;
     const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
 
-    load_sums(n_groups, n_x, t, acc);
+    tile_load_sums(n_groups, n_x, t, acc);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         x[i] = t->x[i];
     }
@@ -176,7 +91,7 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
         __m512 scale[TILE_GROUPS];
         __m512i chunk[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            scale[g] = load_scales(scales + g * group_bytes);
+            scale[g] = tile_f16(scales + g * group_bytes);
             chunk[g] =
                 _mm512_xor_si512(_mm512_loadu_si512(weights + g * group_bytes +
                                                     col * WEIGHT_GROUP),
@@ -195,7 +110,7 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
             }
         }
     }
-    store_sums(n_groups, n_x, t, acc);
+    tile_store_sums(n_groups, n_x, t, acc);
 }
 
 /* ---- tiles ---- */
