@@ -27,7 +27,9 @@ int local_experts_new(local_experts **out, const local_config *c, char *why,
     l->config = *c;
 
     const model_config *m = c->model;
-    int rc = expert_store_new(&l->store, c->g, m, c->checks, why, why_size);
+    const expert_store_config store = {
+        .g = c->g, .model = m, .checks = c->checks};
+    int rc = expert_store_new(&l->store, &store, why, why_size);
     if (rc < 0) goto fail;
     l->jobs = calloc(c->max_pairs, sizeof(*l->jobs));
     l->used_at =
@@ -101,7 +103,7 @@ static int need(local_experts *l, uint32_t layer, uint32_t expert) {
     *used_at(l, layer, expert) = l->tick;
     if (expert_store_get(l->store, layer, expert) != NULL) return 0;
 
-    uint64_t bytes = expert_store_expert_bytes(l->store, layer);
+    uint64_t bytes = expert_store_unit_bytes(l->store, layer);
     while (expert_store_bytes(l->store) + bytes > l->config.budget_bytes) {
         if (!drop_one(l)) return ERR_OVERLOADED;
     }

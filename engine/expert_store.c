@@ -1,86 +1,154 @@
 /* expert_store.c - see expert_store.h.
  *
- * An expert's matrices are three byte ranges of the file.  One that is small is
- * read once, checked and packed from memory.  A large one is checked segment by
- * segment first and then read again, which the page cache answers: so a load
- * needs a bounded piece of memory besides the packed weights, however large the
- * expert is. */
+ * A unit's matrices are spans of the stored tensors: gate and up have a
+ * contiguous range of rows, down a range of columns, which is one piece of
+ * every row.  They are read once, in pieces of bounded size that are summed for
+ * the manifest and packed as they pass; what does not add up is thrown away
+ * before anybody sees it.  So a load needs a few MiB besides the packed
+ * weights, however large the expert is. */
 #include "engine/expert_store.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include "engine/err.h"
 #include "engine/util.h"
 
-#define STAGING_BYTES ((size_t)4 << 20)
+/* Whole rows that a span of columns is picked from, at a time. */
+#define STAGING_BYTES ((size_t)1 << 20)
+
+/* Written by the loading thread, emptied by the computing one. */
+typedef _Atomic(ffn_weights *) place;
 
 typedef struct {
     expert_tensors tensors; /* of the borrowed file */
-    ffn_weights **experts;  /* NULL: not loaded.  NULL for a dense layer */
-    uint64_t expert_bytes;  /* packed */
+    place *units;           /* NULL: not loaded.  NULL for a dense layer */
+    uint32_t n_units, slices;
+    size_t segments;     /* of one unit's down product */
+    uint64_t unit_bytes; /* packed */
     act_form form;
 } layer_index;
 
 struct expert_store {
     const gguf *file;
     const manifest *checks;
+    expert_source source;
+    uint8_t *staging; /* of the loading thread; made when first needed */
     uint32_t n_layers, n_experts;
-    uint64_t bytes;
-    uint32_t count;
+    atomic_uint_fast64_t bytes;
+    atomic_uint_fast32_t count;
     layer_index layers[];
 };
 
-static int packed_bytes(const gguf_tensor *t, uint64_t *bytes, char *why,
-                        size_t why_size) {
+/* ---- the file as a source ---- */
+
+/* Pick the pieces out of whole rows, as many at a time as the staging has. */
+static int pick_rows(expert_store *s, const gguf_tensor *t,
+                     const expert_span *span, uint8_t *out) {
+    if (s->staging == NULL) s->staging = malloc(STAGING_BYTES);
+    if (s->staging == NULL) return -ENOMEM;
+
+    size_t step = (STAGING_BYTES - span->bytes) / span->stride + 1;
+    for (size_t i = 0; i < span->count; i += step) {
+        size_t n = size_min(step, span->count - i);
+        int rc = gguf_read(s->file, t, span->offset + i * span->stride,
+                           (n - 1) * span->stride + span->bytes, s->staging);
+        if (rc < 0) return rc;
+        for (size_t j = 0; j < n; j++, out += span->bytes)
+            memcpy(out, s->staging + j * span->stride, span->bytes);
+    }
+    return 0;
+}
+
+static int read_file(void *ctx, const gguf_tensor *t, const expert_span *span,
+                     void *out, char *why, size_t why_size) {
+    expert_store *s = ctx;
+    int rc = span->count == 1
+                 ? gguf_read(s->file, t, span->offset, span->bytes, out)
+                 : pick_rows(s, t, span, out);
+    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+}
+
+/* ---- the index ---- */
+
+/* Add the packed bytes of one unit's part of a tensor. */
+static int add_packed(layer_index *l, const gguf_tensor *t, size_t rows,
+                      size_t cols, char *why, size_t why_size) {
     const weight_format *f;
     int rc = matrix_format(t, &f, why, why_size);
     if (rc < 0) return rc;
-    *bytes += matrix_bytes(f, t->dims[1], t->dims[0]);
+    l->unit_bytes += matrix_bytes(f, rows, cols);
+    return 0;
+}
+
+static int cut_layer(layer_index *l, const model_config *c, uint32_t slices,
+                     char *why, size_t why_size) {
+    const weight_format *down;
+    int rc = matrix_format(l->tensors.down, &down, why, why_size);
+    if (rc < 0) return rc;
+    size_t segments = ffn_segments(down, c->expert_dim);
+    l->slices = (uint32_t)size_min(slices, segments);
+    l->segments = segments / l->slices;
+    l->n_units = c->n_experts * l->slices;
     return 0;
 }
 
 static int index_layer(expert_store *s, uint32_t layer, const model_config *c,
-                       char *why, size_t why_size) {
+                       uint32_t slices, char *why, size_t why_size) {
     layer_index *l = &s->layers[layer];
     expert_tensors *t = &l->tensors;
     int rc = model_experts(c, s->file, layer, t, why, why_size);
     if (rc < 0) return rc;
-    rc = packed_bytes(t->gate, &l->expert_bytes, why, why_size);
+    rc = cut_layer(l, c, slices, why, why_size);
     if (rc < 0) return rc;
-    rc = packed_bytes(t->up, &l->expert_bytes, why, why_size);
+
+    size_t width = c->expert_dim / l->slices;
+    rc = add_packed(l, t->gate, width, c->n_embd, why, why_size);
     if (rc < 0) return rc;
-    rc = packed_bytes(t->down, &l->expert_bytes, why, why_size);
+    rc = add_packed(l, t->up, width, c->n_embd, why, why_size);
+    if (rc < 0) return rc;
+    rc = add_packed(l, t->down, c->n_embd, width, why, why_size);
     if (rc < 0) return rc;
 
     /* Where gate and up want different forms, F32 travels. */
     act_form gate = weight_format_find(t->gate->type)->act;
     l->form = gate == weight_format_find(t->up->type)->act ? gate : ACT_F32;
 
-    l->experts = calloc(c->n_experts, sizeof(ffn_weights *));
-    if (l->experts == NULL) {
+    l->units = calloc(l->n_units, sizeof(*l->units));
+    if (l->units == NULL) {
         return err_why(why, why_size, -ENOMEM, "no memory for %u experts",
                        c->n_experts);
     }
     return 0;
 }
 
-int expert_store_new(expert_store **out, const gguf *g, const model_config *c,
-                     const manifest *checks, char *why, size_t why_size) {
+int expert_store_new(expert_store **out, const expert_store_config *c,
+                     char *why, size_t why_size) {
     *out = NULL;
+    uint32_t slices = c->slices == 0 ? 1 : c->slices;
+    if (slices > MANIFEST_SEGMENTS || (slices & (slices - 1)) != 0) {
+        return err_why(why, why_size, ERR_RANGE,
+                       "experts cannot be cut into %u slices: 1, 2, 4 or 8",
+                       slices);
+    }
+    const model_config *m = c->model;
     expert_store *s =
-        calloc(1, sizeof(*s) + c->n_layers * sizeof(s->layers[0]));
+        calloc(1, sizeof(*s) + m->n_layers * sizeof(s->layers[0]));
     if (s == NULL) {
         return err_why(why, why_size, -ENOMEM, "no memory for %u layers",
-                       c->n_layers);
+                       m->n_layers);
     }
-    s->file = g;
-    s->checks = checks;
-    s->n_layers = c->n_layers;
-    s->n_experts = c->n_experts;
-    for (uint32_t layer = 0; layer < c->n_layers; layer++) {
-        if (!model_is_moe(c, layer)) continue;
-        int rc = index_layer(s, layer, c, why, why_size);
+    s->file = c->g;
+    s->checks = c->checks;
+    s->source = c->source;
+    if (s->source.read == NULL) s->source = (expert_source){read_file, s};
+    s->n_layers = m->n_layers;
+    s->n_experts = m->n_experts;
+    for (uint32_t layer = 0; layer < m->n_layers; layer++) {
+        if (!model_is_moe(m, layer)) continue;
+        int rc = index_layer(s, layer, m, slices, why, why_size);
         if (rc < 0) {
             expert_store_free(s);
             return rc;
@@ -93,121 +161,157 @@ int expert_store_new(expert_store **out, const gguf *g, const model_config *c,
 void expert_store_free(expert_store *s) {
     if (s == NULL) return;
     for (uint32_t layer = 0; layer < s->n_layers; layer++) {
-        if (s->layers[layer].experts == NULL) continue;
-        for (uint32_t expert = 0; expert < s->n_experts; expert++)
-            expert_store_drop(s, layer, expert);
-        free(s->layers[layer].experts);
+        if (s->layers[layer].units == NULL) continue;
+        for (uint32_t unit = 0; unit < s->layers[layer].n_units; unit++)
+            expert_store_drop(s, layer, unit);
+        free(s->layers[layer].units);
     }
+    free(s->staging);
     free(s);
 }
 
-/* The place of an expert; NULL if the model has no such expert. */
-static ffn_weights **find_place(const expert_store *s, uint32_t layer,
-                                uint32_t expert) {
-    if (layer >= s->n_layers || expert >= s->n_experts) return NULL;
-    if (s->layers[layer].experts == NULL) return NULL;
-    return &s->layers[layer].experts[expert];
+/* The place of a unit; NULL if the model has no such unit. */
+static place *find_place(const expert_store *s, uint32_t layer, uint32_t unit) {
+    if (layer >= s->n_layers || unit >= s->layers[layer].n_units) return NULL;
+    return s->layers[layer].units != NULL ? &s->layers[layer].units[unit]
+                                          : NULL;
 }
 
-/* One expert's part of one stacked tensor. */
+/* ---- loading ---- */
+
+/* A unit's part of one stacked tensor. */
 typedef struct {
+    expert_store *store;
     const gguf_tensor *tensor;
-    size_t index; /* of the tensor in the file */
-    uint32_t expert;
-    size_t bytes;
-} slab;
+    uint32_t expert, slice, slices;
+    size_t rows, cols;     /* of the part */
+    uint64_t offset;       /* of its first row within the tensor */
+    uint64_t stride;       /* from row to row */
+    size_t row_bytes;      /* of the part; less than the stride for columns */
+    manifest_check *check; /* NULL: nothing is verified */
+    char detail[256];      /* what the source says of a failure */
+} unit_part;
 
-static slab find_slab(const expert_store *s, const gguf_tensor *t,
-                      uint32_t expert) {
-    return (slab){t, (size_t)(t - gguf_tensor_at(s->file, 0)), expert,
-                  (size_t)(t->bytes / s->n_experts)};
+/* The rows [slice, slice + 1) of `slices`, or the columns. */
+static void find_part(unit_part *p, bool by_columns) {
+    const gguf_tensor *t = p->tensor;
+    size_t cols = t->dims[0], rows = t->dims[1];
+    uint64_t slab = t->bytes / p->store->n_experts;
+
+    p->stride = slab / rows;
+    p->rows = by_columns ? rows : rows / p->slices;
+    p->cols = by_columns ? cols / p->slices : cols;
+    p->row_bytes = p->stride / (by_columns ? p->slices : 1);
+    p->offset = p->expert * slab +
+                p->slice * (by_columns ? p->row_bytes : p->rows * p->stride);
 }
 
-static int read_piece(const expert_store *s, const slab *part, size_t offset,
-                      size_t bytes, void *out) {
-    return gguf_read(s->file, part->tensor, part->expert * part->bytes + offset,
-                     bytes, out);
+/* Read a span of any size in pieces that a source takes. */
+static int read_span(unit_part *p, expert_span span, uint8_t *out) {
+    const expert_source *from = &p->store->source;
+    size_t width = size_min(span.bytes, EXPERT_SPAN_MAX);
+    size_t count = width == span.bytes ? EXPERT_SPAN_MAX / width : 1;
+
+    for (size_t i = 0; i < span.count; i += count) {
+        for (size_t at = 0; at < span.bytes; at += width) {
+            expert_span piece = {.offset = span.offset + i * span.stride + at,
+                                 .stride = span.stride,
+                                 .bytes = size_min(width, span.bytes - at),
+                                 .count = size_min(count, span.count - i)};
+            int rc = from->read(from->ctx, p->tensor, &piece, out, p->detail,
+                                sizeof(p->detail));
+            if (rc < 0) return rc;
+            out += piece.bytes * piece.count;
+        }
+    }
+    return 0;
 }
 
-/* Read all of it, check it and pack it from memory. */
-static int load_small(const expert_store *s, const slab *part, matrix *out) {
-    void *stored = malloc(part->bytes);
-    if (stored == NULL) return -ENOMEM;
-
-    int rc = read_piece(s, part, 0, part->bytes, stored);
-    if (rc == 0) {
-        rc = manifest_check(s->checks, part->index, part->expert, stored,
-                            part->bytes);
+static int read_rows(void *ctx, size_t row0, size_t n, void *out) {
+    unit_part *p = ctx;
+    expert_span span = {.offset = p->offset + row0 * p->stride,
+                        .stride = p->stride,
+                        .bytes = p->row_bytes,
+                        .count = n};
+    if (p->row_bytes == p->stride) {
+        span.bytes *= n;
+        span.count = 1;
     }
-    if (rc == 0) {
-        const gguf_tensor *t = part->tensor;
-        rc = matrix_pack(out, weight_format_find(t->type), t->dims[1],
-                         t->dims[0], stored);
-    }
-    free(stored);
+    int rc = read_span(p, span, out);
+    if (rc == 0 && p->check != NULL)
+        manifest_check_add(p->check, out, n * p->row_bytes);
     return rc;
 }
 
-/* Check segment by segment, keeping nothing. */
-static int check_large(const expert_store *s, const slab *part) {
-    uint32_t n = manifest_segments(s->checks, part->index);
-    if (n == 0 || part->bytes % n != 0) return ERR_RANGE;
-    size_t bytes = part->bytes / n;
-    void *stored = malloc(bytes);
-    if (stored == NULL) return -ENOMEM;
-
-    int rc = 0;
-    for (uint32_t i = 0; i < n && rc == 0; i++) {
-        rc = read_piece(s, part, i * bytes, bytes, stored);
-        if (rc < 0) break;
-        rc = manifest_check_segment(s->checks, part->index, part->expert, i,
-                                    stored, bytes);
+static int load_checked(unit_part *p, matrix *out) {
+    const expert_store *s = p->store;
+    if (s->checks != NULL) {
+        size_t index = (size_t)(p->tensor - gguf_tensor_at(s->file, 0));
+        int rc = manifest_check_open(&p->check, s->checks, index, p->expert,
+                                     p->slice, p->slices);
+        if (rc < 0) return rc;
     }
-    free(stored);
+    int rc = matrix_build(out, weight_format_find(p->tensor->type), p->rows,
+                          p->cols, read_rows, p);
+    if (rc == 0 && p->check != NULL) rc = manifest_check_result(p->check);
+    manifest_check_close(p->check);
     return rc;
 }
 
-static int load_matrix(const expert_store *s, const gguf_tensor *t,
-                       uint32_t expert, matrix *out, char *why,
-                       size_t why_size) {
-    const slab part = find_slab(s, t, expert);
-    int rc;
-    if (s->checks != NULL && part.bytes <= STAGING_BYTES) {
-        rc = load_small(s, &part, out);
-    } else {
-        rc = s->checks != NULL ? check_large(s, &part) : 0;
-        if (rc == 0) return matrix_load(out, s->file, t, expert, why, why_size);
-    }
+static int load_matrix(unit_part *p, const gguf_tensor *t, bool by_columns,
+                       matrix *out, char *why, size_t why_size) {
+    p->tensor = t;
+    p->check = NULL;
+    p->detail[0] = '\0';
+    find_part(p, by_columns);
+    int rc = load_checked(p, out);
     if (rc == 0) return 0;
-    return err_why(why, why_size, rc, "tensor %s, expert %u: %s",
-                   gguf_quote(t->name).text, expert, err_text(rc));
+
+    return err_why(why, why_size, rc,
+                   "tensor %s, expert %u, slice %u of %u: %s",
+                   gguf_quote(t->name).text, p->expert, p->slice, p->slices,
+                   p->detail[0] != '\0' ? p->detail : err_text(rc));
 }
 
-int expert_store_load(expert_store *s, uint32_t layer, uint32_t expert,
-                      char *why, size_t why_size) {
-    ffn_weights **place = find_place(s, layer, expert);
-    if (place == NULL) {
-        return err_why(why, why_size, ERR_RANGE,
-                       "the model has no expert %u in layer %u", expert, layer);
-    }
-    if (*place != NULL) return 0;
+static uint64_t weight_bytes(const ffn_weights *w) {
+    return w->gate.bytes + w->up.bytes + w->down.bytes;
+}
 
+int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
+                      size_t why_size) {
+    place *at = find_place(s, layer, unit);
+    if (at == NULL) {
+        uint32_t slices = size_max(expert_store_slices(s, layer), 1);
+        return err_why(why, why_size, ERR_RANGE,
+                       "the model has no expert %u (slice %u of %u) in layer "
+                       "%u",
+                       unit / slices, unit % slices, slices, layer);
+    }
+    if (atomic_load_explicit(at, memory_order_acquire) != NULL) return 0;
+
+    const layer_index *l = &s->layers[layer];
+    unit_part part = {.store = s,
+                      .expert = unit / l->slices,
+                      .slice = unit % l->slices,
+                      .slices = l->slices};
     ffn_weights *w = calloc(1, sizeof(*w));
     if (w == NULL) {
         return err_why(why, why_size, -ENOMEM,
-                       "no memory for expert %u of layer %u", expert, layer);
+                       "no memory for expert %u of layer %u", part.expert,
+                       layer);
     }
-    const expert_tensors *t = &s->layers[layer].tensors;
-    int rc = load_matrix(s, t->gate, expert, &w->gate, why, why_size);
+    const expert_tensors *t = &l->tensors;
+    int rc = load_matrix(&part, t->gate, false, &w->gate, why, why_size);
     if (rc < 0) goto fail;
-    rc = load_matrix(s, t->up, expert, &w->up, why, why_size);
+    rc = load_matrix(&part, t->up, false, &w->up, why, why_size);
     if (rc < 0) goto fail;
-    rc = load_matrix(s, t->down, expert, &w->down, why, why_size);
+    rc = load_matrix(&part, t->down, true, &w->down, why, why_size);
     if (rc < 0) goto fail;
 
-    *place = w;
-    s->bytes += w->gate.bytes + w->up.bytes + w->down.bytes;
-    s->count++;
+    w->segments = l->segments;
+    atomic_fetch_add(&s->bytes, weight_bytes(w));
+    atomic_fetch_add(&s->count, 1);
+    atomic_store_explicit(at, w, memory_order_release);
     return 0;
 
 fail:
@@ -216,36 +320,44 @@ fail:
     return rc;
 }
 
-void expert_store_drop(expert_store *s, uint32_t layer, uint32_t expert) {
-    ffn_weights **place = find_place(s, layer, expert);
-    if (place == NULL || *place == NULL) return;
+/* ---- what is loaded ---- */
 
-    ffn_weights *w = *place;
-    uint64_t bytes = w->gate.bytes + w->up.bytes + w->down.bytes;
-    assert(s->bytes >= bytes && s->count > 0);
-    s->bytes -= bytes;
-    s->count--;
+void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit) {
+    place *at = find_place(s, layer, unit);
+    if (at == NULL) return;
+    ffn_weights *w = atomic_exchange(at, NULL);
+    if (w == NULL) return;
+
+    atomic_fetch_sub(&s->bytes, weight_bytes(w));
+    atomic_fetch_sub(&s->count, 1);
     ffn_fini(w);
     free(w);
-    *place = NULL;
 }
 
 const ffn_weights *expert_store_get(const expert_store *s, uint32_t layer,
-                                    uint32_t expert) {
-    ffn_weights **place = find_place(s, layer, expert);
-    return place != NULL ? *place : NULL;
+                                    uint32_t unit) {
+    place *at = find_place(s, layer, unit);
+    return at != NULL ? atomic_load_explicit(at, memory_order_acquire) : NULL;
+}
+
+uint32_t expert_store_slices(const expert_store *s, uint32_t layer) {
+    return layer < s->n_layers ? s->layers[layer].slices : 0;
+}
+
+uint32_t expert_store_units(const expert_store *s, uint32_t layer) {
+    return layer < s->n_layers ? s->layers[layer].n_units : 0;
 }
 
 uint64_t expert_store_bytes(const expert_store *s) {
-    return s->bytes;
+    return atomic_load_explicit(&s->bytes, memory_order_relaxed);
 }
 
 uint32_t expert_store_count(const expert_store *s) {
-    return s->count;
+    return (uint32_t)atomic_load_explicit(&s->count, memory_order_relaxed);
 }
 
-uint64_t expert_store_expert_bytes(const expert_store *s, uint32_t layer) {
-    return layer < s->n_layers ? s->layers[layer].expert_bytes : 0;
+uint64_t expert_store_unit_bytes(const expert_store *s, uint32_t layer) {
+    return layer < s->n_layers ? s->layers[layer].unit_bytes : 0;
 }
 
 act_form expert_store_form(const expert_store *s, uint32_t layer, bool exact) {

@@ -32,8 +32,11 @@ typedef struct {
     size_t bytes, count;
 } expert_span;
 
-/* Where stored bytes come from; called by the loading thread.  `out` gets the
- * pieces one after the other.  0 or a negative code with a sentence. */
+#define EXPERT_SPAN_MAX ((size_t)1 << 20) /* bytes * count of one read */
+
+/* Where stored bytes come from; called by the loading thread with spans of at
+ * most EXPERT_SPAN_MAX bytes.  `out` gets the pieces one after the other.  0 or
+ * a negative code with a sentence. */
 typedef struct {
     int (*read)(void *ctx, const gguf_tensor *t, const expert_span *span,
                 void *out, char *why, size_t why_size);

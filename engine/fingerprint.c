@@ -9,7 +9,7 @@
 #include "engine/err.h"
 
 /* Changing what is digested is a new version. */
-static const char domain[] = "roster model fingerprint 1";
+static const char domain[] = "roster model fingerprint 2";
 
 static bool add_u64(EVP_MD_CTX *digest, uint64_t value) {
     return EVP_DigestUpdate(digest, &value, sizeof(value)) == 1;

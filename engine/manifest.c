@@ -1,4 +1,4 @@
-/* manifest.c - cuts tensors into pieces, sums them and compares.
+/* manifest.c - cuts tensors into segments, sums them and compares.
  *
  * Tensors are read with pread in pieces of at most PIECE_BYTES and never
  * touched in the map: a process that only checks a model of 400 GB must not
@@ -12,6 +12,7 @@
 #include "engine/log.h"
 #include "engine/manifest_internal.h"
 #include "engine/util.h"
+#include "engine/weight.h"
 
 #define PIECE_BYTES ((size_t)1 << 20)
 #define MAX_SUMS ((size_t)1 << 24)
@@ -28,27 +29,40 @@ static bool ends_with(gguf_string s, const char *end) {
     return s.len >= n && memcmp(s.data + s.len - n, end, n) == 0;
 }
 
-/* A matrix of an expert, which a node may hold a slice of. */
-static bool is_expert_matrix(gguf_string name) {
-    static const char *const names[] = {
-        ".ffn_gate_exps.weight", ".ffn_up_exps.weight",
-        ".ffn_gate_up_exps.weight", ".ffn_down_exps.weight"};
+/* A matrix of an expert that a slice has rows of. */
+static bool is_cut_by_rows(gguf_string name) {
+    static const char *const names[] = {".ffn_gate_exps.weight",
+                                        ".ffn_up_exps.weight",
+                                        ".ffn_gate_up_exps.weight"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (ends_with(name, names[i])) return true;
     }
     return false;
 }
 
+static uint64_t stored_row_bytes(const gguf_tensor *t) {
+    size_t block_len, block_bytes;
+    if (!weight_type_size(t->type, &block_len, &block_bytes)) return 0;
+    return t->dims[0] / block_len * block_bytes;
+}
+
 static manifest_layout cut(const gguf_tensor *t) {
-    manifest_layout l = {
-        .n_slabs = 1, .segment_bytes = t->bytes, .n_segments = 1};
+    manifest_layout l = {.n_slabs = 1, .n_segments = 1};
     if (t->n_dims >= 2 && contains(t->name, "_exps.")) {
         l.n_slabs = t->dims[t->n_dims - 1];
-        l.segment_bytes = t->bytes / l.n_slabs;
     }
-    if (is_expert_matrix(t->name) && l.segment_bytes % MANIFEST_SEGMENTS == 0) {
+    l.slab_bytes = l.piece_bytes = t->bytes / l.n_slabs;
+
+    if (is_cut_by_rows(t->name) && l.slab_bytes % MANIFEST_SEGMENTS == 0) {
         l.n_segments = MANIFEST_SEGMENTS;
-        l.segment_bytes /= MANIFEST_SEGMENTS;
+        l.piece_bytes = l.slab_bytes / MANIFEST_SEGMENTS;
+    } else if (ends_with(t->name, ".ffn_down_exps.weight")) {
+        uint64_t row = stored_row_bytes(t);
+        while (row > 0 && l.n_segments < MANIFEST_SEGMENTS &&
+               row % (2 * l.n_segments) == 0) {
+            l.n_segments *= 2;
+        }
+        if (l.n_segments > 1) l.piece_bytes = row / l.n_segments;
     }
     return l;
 }
@@ -77,34 +91,82 @@ no_memory:
                    gguf_file_path(g, 0));
 }
 
-/* ---- computing ---- */
+/* ---- summing ---- */
 
-/* One checksum: `bytes` of the tensor from `offset`. */
-static int sum_segment(const gguf *g, const gguf_tensor *t, uint64_t offset,
-                       uint64_t bytes, XXH3_state_t *state, void *piece,
-                       uint64_t *sum) {
-    XXH3_64bits_reset(state);
-    while (bytes > 0) {
-        size_t n = (size_t)size_min(bytes, PIECE_BYTES);
-        int rc = gguf_read(g, t, offset, n, piece);
-        if (rc < 0) return rc;
-        XXH3_64bits_update(state, piece, n);
-        offset += n;
+/* Checksums in progress of neighbouring segments of one slab. */
+typedef struct {
+    XXH3_state_t *states[MANIFEST_SEGMENTS];
+    uint32_t n_segments;
+    uint64_t piece_bytes;
+    uint64_t at, end; /* bytes summed, and wanted */
+} segment_sums;
+
+static void sums_fini(segment_sums *s) {
+    for (uint32_t i = 0; i < MANIFEST_SEGMENTS; i++)
+        XXH3_freeState(s->states[i]);
+}
+
+/* On failure, too, sums_fini() is the caller's to call. */
+static int sums_init(segment_sums *s) {
+    *s = (segment_sums){0};
+    for (uint32_t i = 0; i < MANIFEST_SEGMENTS; i++) {
+        s->states[i] = XXH3_createState();
+        if (s->states[i] == NULL) return -ENOMEM;
+    }
+    return 0;
+}
+
+/* Begin with `n` of the segments of a slab. */
+static void sums_begin(segment_sums *s, const manifest_layout *l, uint32_t n) {
+    s->n_segments = n;
+    s->piece_bytes = l->piece_bytes;
+    s->at = 0;
+    s->end = l->slab_bytes / l->n_segments * n;
+    for (uint32_t i = 0; i < n; i++)
+        XXH3_64bits_reset(s->states[i]);
+}
+
+/* Whatever goes beyond the end is counted, not summed. */
+static void sums_add(segment_sums *s, const uint8_t *data, uint64_t bytes) {
+    while (bytes > 0 && s->at < s->end) {
+        uint64_t left = s->piece_bytes - s->at % s->piece_bytes;
+        uint64_t segment = s->at / s->piece_bytes % s->n_segments;
+        uint64_t n = bytes < left ? bytes : left;
+        XXH3_64bits_update(s->states[segment], data, n);
+        s->at += n;
+        data += n;
         bytes -= n;
     }
-    *sum = XXH3_64bits_digest(state);
+    s->at += bytes;
+}
+
+/* ---- computing ---- */
+
+/* The checksums of one slab. */
+static int sum_slab(const manifest_layout *l, const gguf *g,
+                    const gguf_tensor *t, uint64_t slab, segment_sums *sums,
+                    void *piece, uint64_t *out) {
+    sums_begin(sums, l, l->n_segments);
+    for (uint64_t at = 0; at < l->slab_bytes;) {
+        size_t n = (size_t)size_min(l->slab_bytes - at, PIECE_BYTES);
+        int rc = gguf_read(g, t, slab * l->slab_bytes + at, n, piece);
+        if (rc < 0) return rc;
+        sums_add(sums, piece, n);
+        at += n;
+    }
+    for (uint32_t i = 0; i < l->n_segments; i++)
+        out[i] = XXH3_64bits_digest(sums->states[i]);
     return 0;
 }
 
 static int sum_tensor(manifest *m, const gguf *g, size_t tensor,
-                      XXH3_state_t *state, void *piece) {
+                      segment_sums *sums, void *piece) {
     const manifest_layout *l = &m->layouts[tensor];
     const gguf_tensor *t = gguf_tensor_at(g, tensor);
-    size_t n = (size_t)l->n_slabs * l->n_segments;
     int rc = 0;
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        rc = sum_segment(g, t, i * l->segment_bytes, l->segment_bytes, state,
-                         piece, &m->sums[l->first + i]);
+    for (uint64_t i = 0; i < l->n_slabs && rc == 0; i++) {
+        rc = sum_slab(l, g, t, i, sums, piece,
+                      &m->sums[l->first + i * l->n_segments]);
     }
     return rc;
 }
@@ -120,22 +182,22 @@ static void log_start(const gguf *g) {
 
 static int compute(manifest *m, const gguf *g, char *why, size_t why_size) {
     log_start(g);
-    XXH3_state_t *state = XXH3_createState();
-    void *piece = malloc(PIECE_BYTES);
-    int rc = 0;
-    if (state == NULL || piece == NULL) {
+    segment_sums sums;
+    int rc = sums_init(&sums);
+    void *piece = rc == 0 ? malloc(PIECE_BYTES) : NULL;
+    if (piece == NULL) {
         rc = err_why(why, why_size, -ENOMEM, "%s: no memory for the manifest",
                      gguf_file_path(g, 0));
     }
     for (size_t i = 0; i < m->n_tensors && rc == 0; i++) {
         const gguf_tensor *t = gguf_tensor_at(g, i);
-        rc = sum_tensor(m, g, i, state, piece);
+        rc = sum_tensor(m, g, i, &sums, piece);
         if (rc == 0) continue;
         err_why(why, why_size, rc, "%s: cannot read the tensor '%s': %s",
                 gguf_file_path(g, t->file), gguf_quote(t->name).text,
                 err_text(rc));
     }
-    XXH3_freeState(state);
+    sums_fini(&sums);
     free(piece);
     return rc;
 }
@@ -170,34 +232,56 @@ void manifest_close(manifest *m) {
     free(m);
 }
 
-int manifest_check_segment(const manifest *m, size_t tensor, uint64_t slab,
-                           uint32_t segment, const void *data, size_t bytes) {
+/* ---- checking ---- */
+
+struct manifest_check {
+    const uint64_t *wanted; /* the first of its segments' checksums */
+    segment_sums sums;
+};
+
+int manifest_check_open(manifest_check **out, const manifest *m, size_t tensor,
+                        uint64_t slab, uint32_t slice, uint32_t slices) {
+    *out = NULL;
     if (tensor >= m->n_tensors) return ERR_RANGE;
     const manifest_layout *l = &m->layouts[tensor];
-    if (slab >= l->n_slabs || segment >= l->n_segments ||
-        bytes != l->segment_bytes) {
+    if (slab >= l->n_slabs || slices == 0 || slice >= slices ||
+        l->n_segments % slices != 0) {
         return ERR_RANGE;
     }
-    uint64_t wanted = m->sums[l->first + slab * l->n_segments + segment];
-    return XXH3_64bits(data, bytes) == wanted ? 0 : ERR_CHECKSUM;
+    manifest_check *c = calloc(1, sizeof(*c));
+    if (c == NULL) return -ENOMEM;
+    int rc = sums_init(&c->sums);
+    if (rc < 0) {
+        manifest_check_close(c);
+        return rc;
+    }
+    uint32_t n = l->n_segments / slices;
+    c->wanted = &m->sums[l->first + slab * l->n_segments + slice * n];
+    sums_begin(&c->sums, l, n);
+    *out = c;
+    return 0;
 }
 
-int manifest_check(const manifest *m, size_t tensor, uint64_t slab,
-                   const void *data, size_t bytes) {
-    if (tensor >= m->n_tensors) return ERR_RANGE;
-    const manifest_layout *l = &m->layouts[tensor];
-    if (slab >= l->n_slabs || bytes != l->segment_bytes * l->n_segments) {
-        return ERR_RANGE;
-    }
-    const uint8_t *at = data;
-    int rc = 0;
-    for (uint32_t i = 0; i < l->n_segments && rc == 0; i++) {
-        rc = manifest_check_segment(m, tensor, slab, i,
-                                    at + i * l->segment_bytes,
-                                    (size_t)l->segment_bytes);
-    }
-    return rc;
+void manifest_check_close(manifest_check *c) {
+    if (c == NULL) return;
+    sums_fini(&c->sums);
+    free(c);
 }
+
+void manifest_check_add(manifest_check *c, const void *data, size_t bytes) {
+    sums_add(&c->sums, data, bytes);
+}
+
+int manifest_check_result(const manifest_check *c) {
+    if (c->sums.at != c->sums.end) return ERR_RANGE;
+    for (uint32_t i = 0; i < c->sums.n_segments; i++) {
+        if (XXH3_64bits_digest(c->sums.states[i]) != c->wanted[i])
+            return ERR_CHECKSUM;
+    }
+    return 0;
+}
+
+/* ---- what is summed ---- */
 
 uint64_t manifest_slabs(const manifest *m, size_t tensor) {
     assert(tensor < m->n_tensors);

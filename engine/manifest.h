@@ -2,10 +2,15 @@
  *
  * A checksum is XXH3-64 of stored bytes.  What is summed:
  *   - a stacked expert tensor (its name contains "_exps."; the last dimension
- *     counts the experts): each expert's slab; of the weights ffn_gate_exps,
- *     ffn_up_exps, ffn_gate_up_exps and ffn_down_exps each of the slab's eight
- *     equal segments of bytes, if eight divides it;
+ *     counts the experts): each expert's slab;
+ *   - of ffn_gate_exps, ffn_up_exps and ffn_gate_up_exps each of the slab's
+ *     eight equal segments of bytes, if eight divides it;
+ *   - of ffn_down_exps each of as many column segments as divide a row's stored
+ *     bytes, a power of two up to eight: the segment's part of every row, one
+ *     row after the other;
  *   - any other tensor: all its bytes, as one slab of one segment.
+ * So a slice of an expert (expert_store.h), which is rows of gate and up and
+ * columns of down, is checked by reading the slice alone.
  *
  * The whole file is read for that once.  The manifest is kept as
  * MODEL.gguf.roster beside the (first) file or, where that cannot be written,
@@ -34,18 +39,24 @@ int manifest_open(manifest **out, const gguf *g, bool write_cache, char *why,
                   size_t why_size);
 void manifest_close(manifest *m); /* NULL is fine */
 
-/* Does what was loaded of tensor `tensor` (its index in the model), slab `slab`
- * (the expert; 0 for a plain tensor) have the checksums it should have?  0,
- * ERR_CHECKSUM, or ERR_RANGE if there is no such slab or it has another
- * size. */
-int manifest_check(const manifest *m, size_t tensor, uint64_t slab,
-                   const void *data, size_t bytes);
+/* A running check of what is loaded of tensor `tensor` (its index in the
+ * model), slab `slab` (the expert; 0 for a plain tensor): slice `slice` of
+ * `slices` equal ones, or all of it (0 of 1).  -ENOMEM, or ERR_RANGE if there
+ * is no such slab or its checksums cannot tell its slices apart.  The manifest
+ * is borrowed until _close(). */
+typedef struct manifest_check manifest_check;
+int manifest_check_open(manifest_check **out, const manifest *m, size_t tensor,
+                        uint64_t slab, uint32_t slice, uint32_t slices);
+void manifest_check_close(manifest_check *c); /* NULL is fine */
 
-/* The same for one segment of the slab, where a node loads less than a slab. */
-int manifest_check_segment(const manifest *m, size_t tensor, uint64_t slab,
-                           uint32_t segment, const void *data, size_t bytes);
+/* The slice's stored bytes, row by row, in pieces of any size. */
+void manifest_check_add(manifest_check *c, const void *data, size_t bytes);
 
-/* Slabs of a tensor and segments of each of its slabs (1 or
+/* After all of them: 0, ERR_CHECKSUM, or ERR_RANGE if they were more or fewer
+ * than the slice has. */
+int manifest_check_result(const manifest_check *c);
+
+/* Slabs of a tensor and segments of each of its slabs (a power of two up to
  * MANIFEST_SEGMENTS). */
 uint64_t manifest_slabs(const manifest *m, size_t tensor);
 uint32_t manifest_segments(const manifest *m, size_t tensor);

@@ -48,7 +48,7 @@ _Static_assert(sizeof(file_head) == 24, "the head is 24 bytes on disk");
 _Static_assert(sizeof(file_record) == 24, "a record is 24 bytes on disk");
 
 static const char magic[8] = "ROSTERMF";
-#define VERSION 1
+#define VERSION 2 /* column segments of ffn_down_exps */
 
 /* ---- the bytes ---- */
 

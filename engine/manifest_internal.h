@@ -4,10 +4,13 @@
 
 #include "engine/manifest.h"
 
-/* How a tensor is cut. */
+/* How a tensor is cut.  A slab is pieces of `piece_bytes` that belong to its
+ * segments in turn: one piece each where a segment is contiguous, one of every
+ * row where it is columns. */
 typedef struct {
     uint64_t n_slabs;
-    uint64_t segment_bytes;
+    uint64_t slab_bytes;
+    uint64_t piece_bytes;
     size_t first; /* index of its first checksum */
     uint32_t n_segments;
 } manifest_layout;

@@ -1,4 +1,4 @@
-/* matrix.c - packing from a file or from memory, and products over the pool.
+/* matrix.c - packing from a reader or from memory, and products over the pool.
  *
  * Loading reads a few MiB of whole groups at a time, so a node's memory grows
  * by the packed matrix alone.  In a product a task computes a range of row
@@ -78,9 +78,8 @@ int matrix_pack(matrix *m, const weight_format *f, size_t rows, size_t cols,
     return 0;
 }
 
-/* Read and pack the slab that begins at `offset` of the tensor. */
-static int load_slab(matrix *m, const gguf *g, const gguf_tensor *t,
-                     uint64_t offset) {
+/* Read and pack all rows of a prepared matrix. */
+static int fill(matrix *m, matrix_rows read, void *ctx) {
     size_t stride = row_bytes(m->format, m->cols);
     size_t groups = size_max(PIECE_BYTES / (stride * WEIGHT_GROUP), 1);
     size_t step = size_min(groups * WEIGHT_GROUP, m->rows);
@@ -90,10 +89,21 @@ static int load_slab(matrix *m, const gguf *g, const gguf_tensor *t,
     int rc = 0;
     for (size_t row = 0; row < m->rows && rc == 0; row += step) {
         size_t n = size_min(step, m->rows - row);
-        rc = gguf_read(g, t, offset + row * stride, n * stride, piece);
+        rc = read(ctx, row, n, piece);
         if (rc == 0) pack_rows(m, row, n, piece);
     }
     free(piece);
+    return rc;
+}
+
+int matrix_build(matrix *m, const weight_format *f, size_t rows, size_t cols,
+                 matrix_rows read, void *ctx) {
+    *m = (matrix){0};
+    if (!shape_fits(f, rows, cols)) return ERR_FORMAT;
+
+    int rc = prepare(m, f, rows, cols);
+    if (rc == 0) rc = fill(m, read, ctx);
+    if (rc < 0) matrix_fini(m);
     return rc;
 }
 
@@ -106,6 +116,20 @@ int matrix_format(const gguf_tensor *t, const weight_format **out, char *why,
                    "tensor %s: weight format %s (%u) is not supported",
                    gguf_quote(t->name).text, name != NULL ? name : "unknown",
                    t->type);
+}
+
+/* One matrix of a tensor in a file. */
+typedef struct {
+    const gguf *file;
+    const gguf_tensor *tensor;
+    uint64_t offset; /* within the tensor */
+    size_t row_bytes;
+} file_slab;
+
+static int read_slab(void *ctx, size_t row0, size_t n, void *out) {
+    const file_slab *s = ctx;
+    return gguf_read(s->file, s->tensor, s->offset + row0 * s->row_bytes,
+                     n * s->row_bytes, out);
 }
 
 int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
@@ -130,11 +154,9 @@ int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
                        gguf_quote(t->name).text, index);
     }
 
-    rc = prepare(m, f, rows, cols);
-    if (rc == 0) rc = load_slab(m, g, t, index * slab);
+    file_slab source = {g, t, index * slab, row_bytes(f, cols)};
+    rc = matrix_build(m, f, rows, cols, read_slab, &source);
     if (rc == 0) return 0;
-
-    matrix_fini(m);
     return err_why(why, why_size, rc, "tensor %s: %s", gguf_quote(t->name).text,
                    err_text(rc));
 }

@@ -27,6 +27,16 @@ size_t matrix_bytes(const weight_format *f, size_t rows, size_t cols);
 int matrix_format(const gguf_tensor *t, const weight_format **out, char *why,
                   size_t why_size);
 
+/* Where a matrix comes from: gives rows [row0, row0 + n) as stored, one after
+ * the other.  0 or a negative code. */
+typedef int (*matrix_rows)(void *ctx, size_t row0, size_t n, void *out);
+
+/* Pack what `read` gives, in bounded pieces of whole row groups, ascending.
+ * ERR_FORMAT for a shape that the format's blocks do not divide, -ENOMEM, or
+ * what `read` says. */
+int matrix_build(matrix *m, const weight_format *f, size_t rows, size_t cols,
+                 matrix_rows read, void *ctx);
+
 /* Read slab `index` of a tensor [cols, rows, n] (index 0 of a plain one) with
  * gguf_read() in bounded pieces and pack it.  ERR_UNSUPPORTED with the format's
  * name, ERR_FORMAT for a shape that the format's blocks do not divide. */

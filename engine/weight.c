@@ -27,7 +27,7 @@ static const struct {
     [11]          = { "q3_k",    256, 110, NULL },
     [12]          = { "q4_k",    256, 144, NULL },
     [13]          = { "q5_k",    256, 176, NULL },
-    [14]          = { "q6_k",    256, 210, NULL },
+    [WEIGHT_Q6_K] = { "q6_k",    256, 210, &weight_q6_k },
     [15]          = { "q8_k",    256, 292, NULL },
     [16]          = { "iq2_xxs", 256,  66, NULL },
     [17]          = { "iq2_xs",  256,  74, NULL },

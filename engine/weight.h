@@ -15,8 +15,12 @@
  * ascending order:
  *   F32 form:  acc = fmaf(w, x, acc), one value after the other, w being the
  *              dequantized f32 weight
- *   A8 form:   isum = exact integer sum of the block's 32 products;
- *              acc = fmaf(w_scale * x_scale, (float)isum, acc)
+ *   A8 form:   isum = exact integer sum of the A8 block's 32 products, each
+ *              times the weight's integer sub-scale in formats that have one;
+ *              acc = fmaf(w_scale * x_scale, (float)isum, acc); and in formats
+ *              with a minimum, xsum being the sum of the 32 activations,
+ *              acc = fmaf(-(w_min * x_scale), (float)(sub_min * xsum), acc)
+ *              (all these integers are below 2^24, hence exact as floats)
  * so every kernel is bit-identical to the scalar one. */
 #ifndef ENGINE_WEIGHT_H
 #define ENGINE_WEIGHT_H
@@ -33,7 +37,11 @@
 enum {
     WEIGHT_F32 = 0,
     WEIGHT_F16 = 1,
+    WEIGHT_Q4_0 = 2,
     WEIGHT_Q8_0 = 8,
+    WEIGHT_Q4_K = 12,
+    WEIGHT_Q5_K = 13,
+    WEIGHT_Q6_K = 14,
     WEIGHT_BF16 = 30,
 };
 

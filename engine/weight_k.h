@@ -2,10 +2,8 @@
  *
  * Private to weight_*.c.  Q4_K and Q5_K begin a stored block with the same
  * head: f16 scale and minimum, and for each 32 values 6 bits of scale and 6 of
- * minimum that multiply them.  Packed, the sub-scales are bytes, so a head
- * takes 20 bytes a row instead of 16, and a block is
- *   16 f16 scales, 16 f16 minima, 8 times (16 sub-scales, 16 sub-minima),
- * followed by the format's values.  A head is 5 cache lines. */
+ * minimum that multiply them.  Packed, these are bytes, so a head takes 20
+ * bytes a row instead of 16: five cache lines for a group. */
 #ifndef ENGINE_WEIGHT_K_H
 #define ENGINE_WEIGHT_K_H
 
@@ -43,19 +41,21 @@ static inline k_sub k_head_sub(const k_head *h, size_t j) {
     };
 }
 
-/* ---- a packed head ---- */
-
-#define K_PACKED_MINS (WEIGHT_GROUP * sizeof(uint16_t)) /* its offsets */
-#define K_PACKED_SUBS (2 * K_PACKED_MINS)
-#define K_PACKED_SUB_MINS WEIGHT_GROUP  /* within a pair of subs */
-#define K_PACKED_SUB (2 * WEIGHT_GROUP) /* bytes of a pair */
-#define K_PACKED_HEAD (K_PACKED_SUBS + K_ACT_BLOCKS * K_PACKED_SUB)
-_Static_assert(K_PACKED_HEAD == 320, "20 bytes a row");
+/* Packed, for 16 rows. */
+typedef struct {
+    uint16_t scales[WEIGHT_GROUP]; /* f16 */
+    uint16_t mins[WEIGHT_GROUP];   /* f16 */
+    struct {
+        uint8_t scales[WEIGHT_GROUP];
+        uint8_t mins[WEIGHT_GROUP];
+    } subs[K_ACT_BLOCKS];
+} k_packed_head;
+_Static_assert(sizeof(k_packed_head) == 320, "20 bytes a row");
 
 /* Write row r of a packed head. */
-void weight_k_pack_head(const k_head *h, size_t r, uint8_t *head);
+void weight_k_pack_head(const k_head *h, size_t r, k_packed_head *out);
 
 /* Scales, minima and both their factors of A8 block j, 0 to 7. */
-void weight_k_open_head(const uint8_t *head, size_t j, weight_block *out);
+void weight_k_open_head(const k_packed_head *head, size_t j, weight_block *out);
 
 #endif

@@ -13,6 +13,7 @@ extern const weight_format weight_f32;
 extern const weight_format weight_f16;
 extern const weight_format weight_bf16;
 extern const weight_format weight_q8_0;
+extern const weight_format weight_q6_k;
 
 /* A product's arguments are always the same. */
 #define WEIGHT_MUL_ARGS                                                        \
@@ -31,6 +32,11 @@ void weight_q8_0_mul_a8_avx2(WEIGHT_MUL_ARGS);
 void weight_q8_0_mul_a8_avx512(WEIGHT_MUL_ARGS);
 void weight_q8_0_mul_f32_avx2(WEIGHT_MUL_ARGS);
 void weight_q8_0_mul_f32_avx512(WEIGHT_MUL_ARGS);
+
+void weight_q6_k_mul_a8_avx2(WEIGHT_MUL_ARGS);
+void weight_q6_k_mul_a8_avx512(WEIGHT_MUL_ARGS);
+void weight_q6_k_mul_f32_avx2(WEIGHT_MUL_ARGS);
+void weight_q6_k_mul_f32_avx512(WEIGHT_MUL_ARGS);
 
 /* acc[r] = fmaf(w[r], x, acc[r]) for the 16 rows of a group: the inner step of
  * the scalar F32 kernels.  Uses the CPU's FMA if it has one, since the library

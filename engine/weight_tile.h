@@ -25,7 +25,8 @@
 /* What a kernel would otherwise compute once for each tile that an activation
  * block takes part in. */
 typedef struct {
-    int32_t bias; /* -128 * (sum of the block's values) */
+    int32_t bias;      /* what the format derives from the block's sum, */
+    int32_t bias_high; /* or, with sub-blocks of 16, from its halves' */
     float scale;
 } tile_prep;
 

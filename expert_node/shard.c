@@ -167,7 +167,9 @@ static int fill(shard *s, const gguf *g, const shard_plan *plan, char *why,
         err_why(why, why_size, rc, "the model's fingerprint: %s", err_text(rc));
         goto done;
     }
-    rc = expert_store_new(&s->store, g, &s->model, checks, why, why_size);
+    const expert_store_config store = {
+        .g = g, .model = &s->model, .checks = checks};
+    rc = expert_store_new(&s->store, &store, why, why_size);
     if (rc < 0) goto done;
     rc = holdings_init(&s->held, s->model.n_layers, s->model.n_experts);
     if (rc < 0) {

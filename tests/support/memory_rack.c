@@ -48,9 +48,8 @@ memory_model *memory_model_open(const char *path) {
     must(model_read(&m->config, m->file, why, sizeof(why)), path, why);
     must(weights_load(&m->weights, m->file, &m->config, why, sizeof(why)), path,
          why);
-    must(expert_store_new(&m->store, m->file, &m->config, NULL, why,
-                          sizeof(why)),
-         path, why);
+    const expert_store_config store = {.g = m->file, .model = &m->config};
+    must(expert_store_new(&m->store, &store, why, sizeof(why)), path, why);
     for (uint32_t l = 0; l < m->config.n_layers; l++) {
         if (!model_is_moe(&m->config, l)) continue;
         for (uint32_t e = 0; e < m->config.n_experts; e++) {

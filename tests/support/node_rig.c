@@ -22,11 +22,12 @@ static void load_model(node_rig *r, const model_shape *shape) {
     const char *path = fixture_path("worker.gguf");
     if (model_gen(shape, path, why, sizeof(why)) != 0 ||
         gguf_open(&g, path, why, sizeof(why)) != 0 ||
-        model_read(&r->model, g, why, sizeof(why)) != 0 ||
-        expert_store_new(&r->store, g, &r->model, NULL, why, sizeof(why)) !=
-            0) {
+        model_read(&r->model, g, why, sizeof(why)) != 0) {
         fail_msg("%s", why);
     }
+    const expert_store_config store = {.g = g, .model = &r->model};
+    if (expert_store_new(&r->store, &store, why, sizeof(why)) != 0)
+        fail_msg("%s", why);
     for (uint32_t l = 0; l < r->model.n_layers; l++) {
         for (uint32_t e = 0; e < r->model.n_experts; e++) {
             if (l == NODE_RIG_MISSING_LAYER && e == NODE_RIG_MISSING_EXPERT)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/vmath.h"
+#include "tests/support/plain_quant.h"
 
 uint32_t plain_random(uint64_t *seed) {
     *seed = *seed * 6364136223846793005u + 1442695040888963407u;
@@ -28,33 +29,17 @@ static float random_value(uint64_t *seed, plain_kind kind) {
     return plain_random_float(seed);
 }
 
-static int8_t random_int8(uint64_t *seed, plain_kind kind, int least) {
-    if (kind == PLAIN_EXTREME) {
-        return plain_random(seed) % 2 ? 127 : (int8_t)least;
-    }
+static int8_t random_int8(uint64_t *seed, plain_kind kind) {
+    if (kind == PLAIN_EXTREME) return plain_random(seed) % 2 ? 127 : -127;
     int v = (int)(plain_random(seed) % 256) - 128;
-    return (int8_t)(v < least ? least : v);
-}
-
-static void random_q8_0(uint64_t *seed, plain_kind kind, uint8_t *block) {
-    static const uint16_t extreme[] = {0x7bff, 0xfbff, 0x3c00, 0x0001};
-    static const uint16_t tiny[] = {0x0001, 0x83ff, 0x0000, 0x0400};
-    uint16_t scale = f32_to_f16(plain_random_float(seed) * 0.01f);
-    if (kind == PLAIN_EXTREME) scale = extreme[plain_random(seed) % 4];
-    if (kind == PLAIN_TINY) scale = tiny[plain_random(seed) % 4];
-    memcpy(block, &scale, sizeof(scale));
-    for (size_t i = 0; i < 32; i++) {
-        block[2 + i] = (uint8_t)random_int8(seed, kind, -128);
-    }
+    return (int8_t)(v < -127 ? -127 : v);
 }
 
 void plain_weights(uint64_t *seed, plain_kind kind, uint32_t type, size_t n,
                    void *out) {
     uint8_t *at = out;
-    if (type == WEIGHT_Q8_0) {
-        for (size_t b = 0; b < n / 32; b++) {
-            random_q8_0(seed, kind, at + b * 34);
-        }
+    if (plain_quant_known(type)) {
+        plain_quant_random(seed, kind, type, n, at);
         return;
     }
     for (size_t i = 0; i < n; i++) {
@@ -82,7 +67,7 @@ void plain_row(uint64_t *seed, plain_kind kind, act_form form, size_t n,
 
     int8_t *values = (int8_t *)(floats + n_floats);
     for (size_t i = 0; i < n; i++) {
-        values[i] = random_int8(seed, kind, -127);
+        values[i] = random_int8(seed, kind);
     }
 }
 
@@ -91,6 +76,13 @@ size_t plain_stored_bytes(uint32_t type, size_t cols) {
     int known = weight_type_size(type, &len, &bytes);
     assert(known && cols % len == 0);
     return cols / len * bytes;
+}
+
+static float quant_weight_at(uint32_t type, const uint8_t *stored, size_t i) {
+    plain_quant w = plain_quant_at(type, stored, i);
+    float product = w.scale * (float)w.sub_scale * (float)w.value;
+    if (!plain_quant_has_min(type)) return product;
+    return product - w.min * (float)w.sub_min;
 }
 
 static float weight_at(uint32_t type, const uint8_t *stored, size_t i) {
@@ -107,25 +99,27 @@ static float weight_at(uint32_t type, const uint8_t *stored, size_t i) {
         memcpy(&half, stored + 2 * i, sizeof(half));
         return bf16_to_f32(half);
     default:
-        assert(type == WEIGHT_Q8_0);
-        memcpy(&half, stored + i / 32 * 34, sizeof(half));
-        return f16_to_f32(half) *
-               (float)(int8_t)stored[i / 32 * 34 + 2 + i % 32];
+        return quant_weight_at(type, stored, i);
     }
 }
 
-static float dot_a8(size_t cols, size_t col0, size_t col1,
+static float dot_a8(uint32_t type, size_t cols, size_t col0, size_t col1,
                     const uint8_t *stored, const void *x) {
     float acc = 0.0f;
     for (size_t b = col0 / 32; b < col1 / 32; b++) {
-        const uint8_t *block = stored + b * 34;
-        uint16_t scale;
-        memcpy(&scale, block, sizeof(scale));
-        int32_t sum = 0;
-        for (size_t i = 0; i < 32; i++) {
-            sum += (int8_t)block[2 + i] * act_values(cols, x)[b * 32 + i];
+        float x_scale = act_scales(x)[b];
+        int sum = 0, x_sum = 0;
+        plain_quant w = {0};
+        for (size_t i = b * 32; i < (b + 1) * 32; i++) {
+            int value = act_values(cols, x)[i];
+            w = plain_quant_at(type, stored, i);
+            sum += w.sub_scale * w.value * value;
+            x_sum += value;
         }
-        acc = fmaf(f16_to_f32(scale) * act_scales(x)[b], (float)sum, acc);
+        acc = fmaf(w.scale * x_scale, (float)sum, acc);
+        if (plain_quant_has_min(type)) {
+            acc = fmaf(-(w.min * x_scale), (float)(w.sub_min * x_sum), acc);
+        }
     }
     return acc;
 }
@@ -133,8 +127,7 @@ static float dot_a8(size_t cols, size_t col0, size_t col1,
 float plain_dot(uint32_t type, act_form form, size_t cols, size_t col0,
                 size_t col1, const void *stored, const void *x) {
     if (form == ACT_A8) {
-        assert(type == WEIGHT_Q8_0);
-        return dot_a8(cols, col0, col1, stored, x);
+        return dot_a8(type, cols, col0, col1, stored, x);
     }
     float acc = 0.0f;
     for (size_t i = col0; i < col1; i++) {
@@ -154,7 +147,7 @@ static float row_dot(const plain_matrix *m, act_form form, size_t row,
  * caller frees. */
 static void *in_form(const plain_matrix *m, int exact, act_form x_form,
                      const void *x, act_form *form) {
-    *form = exact || m->type != WEIGHT_Q8_0 ? ACT_F32 : ACT_A8;
+    *form = exact || !plain_quant_known(m->type) ? ACT_F32 : ACT_A8;
     size_t bytes = act_row_bytes(*form, m->cols);
     void *row = malloc(bytes);
     assert(row != NULL && (*form == x_form || x_form == ACT_F32));

@@ -192,8 +192,9 @@ static int open_node(whole *w) {
     int rc = holdings_init(&w->held, m->n_layers, m->n_experts);
     if (rc == 0 && m->n_experts > 0) rc = holdings_add_share(&w->held, 1, 2, 1);
     if (rc < 0) return say(w, rc, "holdings");
-    rc =
-        expert_store_new(&w->store, w->file, m, w->checks, w->why, w->why_size);
+    const expert_store_config store = {
+        .g = w->file, .model = m, .checks = w->checks};
+    rc = expert_store_new(&w->store, &store, w->why, w->why_size);
     for (uint32_t l = 0; l < m->n_layers && rc == 0; l++) {
         for (uint32_t e = 0; e < m->n_experts && rc == 0; e++) {
             if (!model_is_moe(m, l) || !holdings_has(&w->held, l, e)) continue;

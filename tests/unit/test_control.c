@@ -48,11 +48,12 @@ static void rig_open(rig *r) {
     const char *path = fixture_path("control.gguf");
     if (model_gen(&shape, path, why, sizeof(why)) != 0 ||
         gguf_open(&g, path, why, sizeof(why)) != 0 ||
-        model_read(&r->model, g, why, sizeof(why)) != 0 ||
-        expert_store_new(&r->store, g, &r->model, NULL, why, sizeof(why)) !=
-            0) {
+        model_read(&r->model, g, why, sizeof(why)) != 0) {
         fail_msg("%s", why);
     }
+    const expert_store_config store = {.g = g, .model = &r->model};
+    if (expert_store_new(&r->store, &store, why, sizeof(why)) != 0)
+        fail_msg("%s", why);
     gguf_close(g);
     make_worker(r);
     assert_int_equal(holdings_init(&r->held, 2, 4), 0);

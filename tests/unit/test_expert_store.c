@@ -22,17 +22,28 @@ typedef struct {
     expert_store *store;
 } rig;
 
+/* A new store, of units of so many slices. */
+static void rig_cut(rig *r, uint32_t slices) {
+    char why[256] = "";
+    const expert_store_config c = {.g = r->file,
+                                   .model = &r->model,
+                                   .checks = r->checks,
+                                   .slices = slices};
+    expert_store_free(r->store);
+    if (expert_store_new(&r->store, &c, why, sizeof(why)) != 0)
+        fail_msg("%s", why);
+}
+
 static void rig_open(rig *r, const model_shape *shape, const char *name) {
     char why[256] = "";
-    r->path = fixture_path(name);
+    *r = (rig){.path = fixture_path(name)};
     if (model_gen(shape, r->path, why, sizeof(why)) != 0 ||
         gguf_open(&r->file, r->path, why, sizeof(why)) != 0 ||
         model_read(&r->model, r->file, why, sizeof(why)) != 0 ||
-        manifest_open(&r->checks, r->file, false, why, sizeof(why)) != 0 ||
-        expert_store_new(&r->store, r->file, &r->model, r->checks, why,
-                         sizeof(why)) != 0) {
+        manifest_open(&r->checks, r->file, false, why, sizeof(why)) != 0) {
         fail_msg("%s", why);
     }
+    rig_cut(r, 1);
 }
 
 static void rig_close(rig *r) {
@@ -106,7 +117,7 @@ static void counts_packed_bytes_up_and_down(void **state) {
     char why[256];
     model_shape shape = model_shape_small();
     rig_open(&r, &shape, "small.gguf");
-    uint64_t one = expert_store_expert_bytes(r.store, 0);
+    uint64_t one = expert_store_unit_bytes(r.store, 0);
     assert_true(one > 0);
     assert_int_equal(expert_store_bytes(r.store), 0);
 
@@ -208,10 +219,9 @@ static void loads_without_checksums_when_there_are_none(void **state) {
     char why[256];
     model_shape shape = model_shape_small();
     rig_open(&r, &shape, "small.gguf");
-    expert_store_free(r.store);
-    assert_int_equal(
-        expert_store_new(&r.store, r.file, &r.model, NULL, why, sizeof(why)),
-        0);
+    manifest_close(r.checks);
+    r.checks = NULL;
+    rig_cut(&r, 1);
     assert_int_equal(expert_store_load(r.store, 0, 1, why, sizeof(why)), 0);
     assert_loaded(&r, 0, 1);
     rig_close(&r);
@@ -230,7 +240,7 @@ static void serves_what_it_holds_after_the_file_is_closed(void **state) {
     r.file = NULL;
 
     assert_non_null(expert_store_get(r.store, 0, 1));
-    assert_true(expert_store_expert_bytes(r.store, 1) > 0);
+    assert_true(expert_store_unit_bytes(r.store, 1) > 0);
     assert_int_equal(expert_store_form(r.store, 1, false), ACT_A8);
     rig_close(&r);
 }

@@ -310,6 +310,21 @@ static size_t tensor_index(const gguf *g, const char *name) {
     return (size_t)(t - gguf_tensor_at(g, 0));
 }
 
+/* What a check says of `data` as a slice of a slab. */
+static int check(const manifest *m, size_t tensor, uint64_t slab,
+                 uint32_t slice, uint32_t slices, const void *data,
+                 size_t bytes) {
+    manifest_check *c;
+    int rc = manifest_check_open(&c, m, tensor, slab, slice, slices);
+    if (rc < 0) return rc;
+    size_t first = bytes / 3; /* not a bound of anything */
+    manifest_check_add(c, data, first);
+    manifest_check_add(c, (const uint8_t *)data + first, bytes - first);
+    rc = manifest_check_result(c);
+    manifest_check_close(c);
+    return rc;
+}
+
 static void checks_every_slab_of_every_tensor(void **state) {
     (void)state;
     gguf *g = open_model();
@@ -320,9 +335,8 @@ static void checks_every_slab_of_every_tensor(void **state) {
         uint64_t n = manifest_slabs(m, i), slab_bytes = t->bytes / n;
         const uint8_t *data = gguf_data(g, t);
         for (uint64_t slab = 0; slab < n; slab++) {
-            assert_int_equal(manifest_check(m, i, slab,
-                                            data + slab * slab_bytes,
-                                            (size_t)slab_bytes),
+            assert_int_equal(check(m, i, slab, 0, 1, data + slab * slab_bytes,
+                                   (size_t)slab_bytes),
                              0);
         }
     }
@@ -362,16 +376,46 @@ static void finds_one_wrong_bit_in_a_slab(void **state) {
     assert_non_null(slab);
     assert_int_equal(gguf_read(g, t, 2 * bytes, bytes, slab), 0);
 
-    assert_int_equal(manifest_check(m, tensor, 2, slab, bytes), 0);
-    assert_int_equal(manifest_check(m, tensor, 1, slab, bytes), ERR_CHECKSUM);
+    assert_int_equal(check(m, tensor, 2, 0, 1, slab, bytes), 0);
+    assert_int_equal(check(m, tensor, 1, 0, 1, slab, bytes), ERR_CHECKSUM);
     slab[5 * segment] ^= 1;
-    assert_int_equal(manifest_check(m, tensor, 2, slab, bytes), ERR_CHECKSUM);
+    assert_int_equal(check(m, tensor, 2, 0, 1, slab, bytes), ERR_CHECKSUM);
     for (uint32_t i = 0; i < 8; i++) {
-        assert_int_equal(manifest_check_segment(m, tensor, 2, i,
-                                                slab + i * segment, segment),
+        assert_int_equal(check(m, tensor, 2, i, 8, slab + i * segment, segment),
                          i == 5 ? ERR_CHECKSUM : 0);
     }
     free(slab);
+    manifest_close(m);
+    gguf_close(g);
+}
+
+/* Its segments are columns: a damaged byte belongs to one part of a row. */
+static void finds_one_wrong_bit_in_a_slice_of_columns(void **state) {
+    (void)state;
+    gguf *g = open_model();
+    manifest *m;
+    assert_int_equal(manifest_open(&m, g, true, why, sizeof(why)), 0);
+    size_t tensor = tensor_index(g, "blk.0.ffn_down_exps.weight");
+    const gguf_tensor *t = gguf_tensor_at(g, tensor);
+    size_t bytes = (size_t)t->bytes / 4, row = bytes / t->dims[1];
+    uint8_t *slab = malloc(bytes), *part = malloc(bytes);
+    assert_non_null(slab);
+    assert_non_null(part);
+    assert_int_equal(gguf_read(g, t, 3 * bytes, bytes, slab), 0);
+    slab[7 * row + row / 8 * 5] ^= 4;
+
+    for (uint32_t slices = 1; slices <= 8; slices *= 2) {
+        size_t width = row / slices;
+        for (uint32_t slice = 0; slice < slices; slice++) {
+            for (size_t r = 0; r < t->dims[1]; r++)
+                memcpy(part + r * width, slab + r * row + slice * width, width);
+            assert_int_equal(
+                check(m, tensor, 3, slice, slices, part, bytes / slices),
+                slice == 5 * slices / 8 ? ERR_CHECKSUM : 0);
+        }
+    }
+    free(slab);
+    free(part);
     manifest_close(m);
     gguf_close(g);
 }
@@ -385,14 +429,16 @@ static void refuses_slabs_that_do_not_exist(void **state) {
     const gguf_tensor *t = gguf_tensor_at(g, tensor);
     size_t bytes = (size_t)t->bytes / 4;
     const void *data = gguf_data(g, t);
-    assert_int_equal(manifest_check(m, tensor, 4, data, bytes), ERR_RANGE);
-    assert_int_equal(manifest_check(m, tensor, 0, data, bytes - 1), ERR_RANGE);
-    assert_int_equal(manifest_check(m, gguf_n_tensors(g), 0, data, bytes),
+    assert_int_equal(check(m, tensor, 4, 0, 1, data, bytes), ERR_RANGE);
+    assert_int_equal(check(m, gguf_n_tensors(g), 0, 0, 1, data, bytes),
                      ERR_RANGE);
-    assert_int_equal(manifest_check_segment(m, tensor, 0, 8, data, bytes / 8),
-                     ERR_RANGE);
-    assert_int_equal(manifest_check_segment(m, tensor, 0, 0, data, bytes),
-                     ERR_RANGE);
+    assert_int_equal(check(m, tensor, 0, 8, 8, data, bytes / 8), ERR_RANGE);
+    assert_int_equal(check(m, tensor, 0, 0, 16, data, bytes / 16), ERR_RANGE);
+    assert_int_equal(check(m, tensor, 0, 0, 0, data, bytes), ERR_RANGE);
+    /* nor more or fewer bytes than there are */
+    assert_int_equal(check(m, tensor, 0, 0, 1, data, bytes - 1), ERR_RANGE);
+    assert_int_equal(check(m, tensor, 0, 0, 1, data, bytes + 1), ERR_RANGE);
+    assert_int_equal(check(m, tensor, 0, 0, 8, data, bytes), ERR_RANGE);
     manifest_close(m);
     gguf_close(g);
 }
@@ -428,6 +474,7 @@ int main(void) {
         TEST(checks_every_slab_of_every_tensor),
         TEST(cuts_experts_into_slabs_and_segments),
         TEST(finds_one_wrong_bit_in_a_slab),
+        TEST(finds_one_wrong_bit_in_a_slice_of_columns),
         TEST(refuses_slabs_that_do_not_exist),
         TEST(says_which_tensor_cannot_be_read),
     };

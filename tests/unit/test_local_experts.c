@@ -81,7 +81,7 @@ static int run(rig *r, uint32_t layer) {
 }
 
 static uint64_t one_expert(void) {
-    return expert_store_expert_bytes(model->store, 0);
+    return expert_store_unit_bytes(model->store, 0);
 }
 
 /* All layers with all experts in memory, then with the budget. */

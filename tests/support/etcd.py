@@ -1,0 +1,267 @@
+"""A real etcd for tests: one member or three, on loopback and free ports.
+
+Members keep their data when they are killed or stopped and started again; wipe()
+forgets it, and with it the identity of the cluster.  What the test reads or
+writes itself goes through the JSON gateway of any member, as a rack's processes
+do.  A member dies with the test that started it, however that ends.
+"""
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+from rack import Program, RackTest, skip, wait_until
+
+PROGRAM = shutil.which("etcd")
+ANSWER_S = 10
+
+
+def free_ports(n):
+    """n different ports that nobody has now."""
+    held = [socket.socket() for _ in range(n)]
+    try:
+        for s in held:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in held]
+    finally:
+        for s in held:
+            s.close()
+
+
+def _b64(text):
+    raw = text if isinstance(text, bytes) else text.encode()
+    return base64.b64encode(raw).decode()
+
+
+def _after_prefix(prefix):
+    """The first key that does not begin like this."""
+    raw = bytearray(prefix.encode())
+    raw[-1] += 1
+    return base64.b64encode(bytes(raw)).decode()
+
+
+class Member:
+    def __init__(self, cluster, index, client, peer):
+        self.cluster, self.index = cluster, index
+        self.name = "m%d" % index
+        self.url = "http://127.0.0.1:%d" % client
+        self.peer = "http://127.0.0.1:%d" % peer
+        self.data = os.path.join(cluster.folder, self.name)
+        self.program = None
+        self.starts = 0
+
+    def start(self):
+        self.starts += 1
+        self.program = Program(
+            self.cluster.folder, "%s-%d" % (self.name, self.starts), [
+                PROGRAM, "--name", self.name, "--data-dir", self.data,
+                "--listen-client-urls", self.url,
+                "--advertise-client-urls", self.url,
+                "--listen-peer-urls", self.peer,
+                "--initial-advertise-peer-urls", self.peer,
+                "--initial-cluster", self.cluster.peers,
+                "--initial-cluster-state", "new",
+                "--initial-cluster-token", self.cluster.token,
+                "--heartbeat-interval", "50", "--election-timeout", "500",
+                "--log-level", "error"])
+
+    def kill(self):
+        self.program.kill()
+
+    def pause(self):
+        self.program.stop()
+
+    def go_on(self):
+        self.program.go_on()
+
+    def running(self):
+        return self.program is not None and not self.program.ended()
+
+    def healthy(self):
+        try:
+            with urllib.request.urlopen(self.url + "/health", timeout=1) as a:
+                return json.load(a).get("health") == "true"
+        except (OSError, ValueError):
+            return False
+
+    def ask(self, path, body):
+        request = urllib.request.Request(
+            self.url + "/v3/" + path, json.dumps(body).encode(),
+            {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            return json.load(answer)
+
+
+class Etcd:
+    """start=False: the ports are known, nothing runs yet."""
+
+    def __init__(self, members=1, start=True):
+        if PROGRAM is None:
+            skip("no etcd on this machine (Debian: etcd-server)")
+        self.folder = tempfile.mkdtemp(prefix="roster-etcd-")
+        ports = free_ports(2 * members)
+        self.token = "t%d" % ports[0]
+        self.members = [Member(self, i, ports[2 * i], ports[2 * i + 1])
+                        for i in range(members)]
+        self.peers = ",".join("%s=%s" % (m.name, m.peer)
+                              for m in self.members)
+        if start:
+            self.start()
+
+    @property
+    def urls(self):
+        """For --etcd."""
+        return ",".join(m.url for m in self.members)
+
+    # ---- its life ----
+
+    def start(self):
+        """All members that do not run, until they answer."""
+        for member in self.members:
+            if not member.running():
+                member.start()
+        self.wait_healthy()
+
+    def wait_healthy(self):
+        wait_until(lambda: all(m.healthy() for m in self.members
+                               if m.running()), "etcd is healthy")
+
+    def kill(self):
+        for member in self.members:
+            if member.running():
+                member.kill()
+
+    def wipe(self):
+        """Killed, and everything that it knew is gone."""
+        self.kill()
+        for member in self.members:
+            shutil.rmtree(member.data, ignore_errors=True)
+
+    def close(self):
+        for member in self.members:
+            if member.running():
+                member.program.signal(signal.SIGCONT)
+                member.program.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ---- what it holds ----
+
+    def ask(self, path, body):
+        """Of the first member that answers."""
+        last = None
+        for member in self.members:
+            if not member.running():
+                continue
+            try:
+                return member.ask(path, body)
+            except (OSError, ValueError) as e:
+                last = e
+        raise AssertionError("etcd does not answer: %s" % last)
+
+    @staticmethod
+    def _pairs(answer):
+        return {base64.b64decode(kv["key"]).decode():
+                base64.b64decode(kv.get("value", ""))
+                for kv in answer.get("kvs", [])}
+
+    def get(self, key):
+        """The value as bytes, or None."""
+        return self._pairs(self.ask("kv/range", {"key": _b64(key)})).get(key)
+
+    def list(self, prefix):
+        return self._pairs(self.ask("kv/range", {
+            "key": _b64(prefix), "range_end": _after_prefix(prefix)}))
+
+    def put(self, key, value):
+        self.ask("kv/put", {"key": _b64(key), "value": _b64(value)})
+
+    def delete(self, key):
+        self.ask("kv/deleterange", {"key": _b64(key)})
+
+    def revision(self):
+        answer = self.ask("kv/range", {"key": _b64("\0"), "limit": "1"})
+        return int(answer["header"]["revision"])
+
+    def compact(self):
+        """Forget everything but what is true now."""
+        self.ask("kv/compaction", {"revision": str(self.revision()),
+                                   "physical": True})
+
+    def history(self, key):
+        """[(revision, create_revision, value or None)] of a key since the
+        beginning: nothing may have been compacted."""
+        seen = []
+        for revision in range(1, self.revision() + 1):
+            answer = self.ask("kv/range", {"key": _b64(key),
+                                           "revision": str(revision)})
+            kvs = answer.get("kvs", [])
+            now = (int(kvs[0]["mod_revision"]),
+                   int(kvs[0]["create_revision"]),
+                   base64.b64decode(kvs[0].get("value", ""))) if kvs else None
+            if now is None and seen and seen[-1][2] is not None:
+                seen.append((revision, 0, None))
+            elif now is not None and (not seen or seen[-1] != now):
+                seen.append(now)
+        return seen
+
+
+class EtcdTest(RackTest):
+    """A test with a rack and an etcd of `members` members."""
+    members = 1
+    cluster = "roster"
+
+    def setUp(self):
+        super().setUp()
+        self.etcd = None
+        self.etcd = Etcd(self.members, start=False)
+        self.addCleanup(self.etcd.close)
+
+    def key(self, *parts):
+        return "/".join(["", "roster", self.cluster] + [str(p) for p in parts])
+
+    def document(self, *parts):
+        """A record of the rack, or None."""
+        raw = self.etcd.get(self.key(*parts))
+        return None if raw is None else json.loads(raw)
+
+    def epoch(self):
+        """(incarnation, epoch) as etcd has it, or None."""
+        found = self.document("placement", "epoch")
+        return found and (found["incarnation"], found["epoch"])
+
+    def start_rack_node(self, *options, model="", name=None, **how):
+        """A node that finds its rack through etcd; without a model file
+        unless `model` names one."""
+        name = name or "node-%d" % len(self.rack.programs)
+        files = [model] if model else []
+        return self.rack.start(
+            "roster-expert-node", *files, "--etcd", self.etcd.urls, "--listen",
+            how.pop("listen", "tcp://127.0.0.1:*"), "--threads", 1, "--name",
+            name, "--cluster", self.cluster, *options, name=name, **how)
+
+    def start_rack_coordinator(self, *options, name=None, **how):
+        name = name or "coordinator-%d" % len(self.rack.programs)
+        return self.rack.start(
+            "roster-coordinator", self.rack.model, "--etcd", self.etcd.urls,
+            "--listen", how.pop("listen", "tcp://127.0.0.1:*"), "--threads", 1,
+            "--name", name, "--cluster", self.cluster, *options, name=name,
+            **how)
+
+    def wait_placed(self, asked, seconds=None):
+        """Until nothing moves and every unit has a holder."""
+        def placed():
+            status = self.rack.status(asked)
+            where = status.get("placement")
+            return (where and where["unplaced"] == 0 and where["moving"] == 0
+                    and status)
+        return wait_until(placed, "the rack is placed", seconds)
+
+
+def now_s():
+    return time.monotonic()
