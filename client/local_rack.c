@@ -37,6 +37,8 @@ size_t local_rack_options(local_rack_config *c, option *table) {
          "experts itself."},
         {"replicas", 0, OPTION_U32, &c->replicas, "R",
          "How many nodes hold each expert."},
+        {"slices", 0, OPTION_U32, &c->slices, "S",
+         "Cut every expert into S slices, which nodes hold one by one."},
         {"experts", 0, OPTION_LIST, &c->experts, "SPEC",
          "What a node holds, LAYERS:EXPERTS[;...] as in '*:0-3' or "
          "'0-2,5:1,3;3:*'; give it once for each node. Without it nodes hold "
@@ -80,6 +82,10 @@ int local_rack_check(const local_rack_config *c, char *why, size_t why_size) {
         return err_why(why, why_size, ERR_USAGE,
                        "--experts says what each node holds, so --replicas "
                        "makes no sense with it");
+    }
+    if (c->slices > 8 || (c->slices & (c->slices - 1)) != 0) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--slices %u: must be 1, 2, 4 or 8", c->slices);
     }
     if (c->nodes == 0 && c->no_local_experts) {
         return err_why(why, why_size, ERR_USAGE,
@@ -149,6 +155,10 @@ static void add_common(words *w, const local_rack_config *c) {
     words_add(w, "--threads");
     words_format(w, "%u", threads_each(c));
     if (c->exact) words_add(w, "--exact");
+    if (c->slices > 0) {
+        words_add(w, "--slices");
+        words_format(w, "%u", c->slices);
+    }
     if (c->cluster != NULL) {
         words_add(w, "--cluster");
         words_add(w, c->cluster);

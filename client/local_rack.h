@@ -22,6 +22,7 @@ typedef struct {
     const char *kv;       /* "f32", "f16"; NULL: the coordinator's default */
     const char *programs; /* the only folder to look in; NULL: as above */
     uint32_t nodes, replicas;
+    uint32_t slices;     /* of each expert; 0: whole */
     uint32_t threads;    /* of each process; 0: the CPUs divided by them */
     uint32_t timeout_ms; /* of requests; 0: the coordinator's default */
     uint32_t start_timeout_ms;
@@ -34,7 +35,7 @@ void local_rack_config_init(local_rack_config *c);
 
 /* Rows of an option table that set `c`; returns how many, at most
  * LOCAL_RACK_OPTIONS. */
-#define LOCAL_RACK_OPTIONS 9
+#define LOCAL_RACK_OPTIONS 10
 size_t local_rack_options(local_rack_config *c, option *table);
 
 /* Do the settings make sense together?  ERR_USAGE with a sentence. */

@@ -21,6 +21,8 @@ static const command commands[] = {
     {"tokenize",   cmd_tokenize,   "turn text into token ids"},
     {"detokenize", cmd_detokenize, "turn token ids into text"},
     {"status",     cmd_status,     "show what a coordinator and its rack do"},
+    {"top",        cmd_top,        "the same, live, with rates"},
+    {"drain",      cmd_drain,      "empty a node or a coordinator"},
 };
 /* clang-format on */
 

@@ -60,8 +60,8 @@ int session_check(const session_config *c, const options *o, char *why,
         return local_rack_check(&c->rack, why, why_size);
     }
     static const char *const for_racks[] = {
-        "nodes",   "replicas",         "experts",       "exact",  "kv",
-        "threads", "no-local-experts", "start-timeout", "verbose"};
+        "nodes", "replicas", "slices",           "experts",       "exact",
+        "kv",    "threads",  "no-local-experts", "start-timeout", "verbose"};
     _Static_assert(ARRAY_LEN(for_racks) == LOCAL_RACK_OPTIONS, "all of them");
     for (size_t i = 0; i < ARRAY_LEN(for_racks); i++) {
         if (!options_given(o, for_racks[i])) continue;

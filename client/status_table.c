@@ -112,6 +112,132 @@ static void print_experts(FILE *out, const json_t *root) {
     }
 }
 
+/* ---- what etcd knows ---- */
+
+static void print_etcd(FILE *out, const json_t *root) {
+    const json_t *e = json_object_get(root, "etcd");
+    char a[160], b[CELL], c[CELL], d[160];
+
+    if (!json_is_object(e)) return;
+    bool connected = json_is_true(json_object_get(e, "connected"));
+    cell(json_object_get(e, "endpoint"), a, sizeof(a));
+    cell(json_object_get(e, "why"), d, sizeof(d));
+    if (connected) {
+        fprintf(out, LABEL "%s, revision %s, the leader is %s\n", "etcd", a,
+                member(e, "revision", b), member(root, "leader", c));
+    } else {
+        fprintf(out, LABEL "away; the last placement stays%s%s\n", "etcd",
+                d[0] != '\0' ? ": " : "", d);
+    }
+    if (json_is_true(json_object_get(e, "rolled_back"))) {
+        fprintf(out,
+                LABEL "etcd has an older placement than this rack, or "
+                      "none: nothing is changed\n",
+                "");
+    }
+    if (json_is_true(json_object_get(e, "name_taken"))) {
+        fprintf(out,
+                LABEL "another live process is registered under this "
+                      "coordinator's name\n",
+                "");
+    }
+}
+
+/* Would every expert have a holder without the one node that is worst to lose?
+ */
+static void print_survival(FILE *out, const json_t *p) {
+    const json_t *survives = json_object_get(p, "survives_largest");
+    char a[CELL], b[160];
+
+    if (!json_is_boolean(survives)) return;
+    if (json_is_true(survives)) {
+        fprintf(out, LABEL "any one may be lost, the largest too\n",
+                "lost node");
+        return;
+    }
+    cell(json_object_get(p, "weakest"), b, sizeof(b));
+    fprintf(out, LABEL "%s of the units would have no holder without %s\n",
+            "lost node", member(p, "lost_units", a), b);
+}
+
+static void print_placement(FILE *out, const json_t *root) {
+    const json_t *p = json_object_get(root, "placement");
+    char a[CELL], b[CELL], c[CELL], d[CELL], e[CELL];
+
+    if (!json_is_object(p)) return;
+    if (json_object_get(root, "min_replicas") != NULL) {
+        fprintf(out,
+                LABEL "%s units, %s replicas wanted: %s with one holder, "
+                      "%s with none, %s on the move\n",
+                "placement", member(p, "units", a),
+                member(root, "min_replicas", b), member(p, "single", c),
+                member(p, "unplaced", d), member(p, "moving", e));
+    }
+    print_survival(out, p);
+}
+
+static void print_coordinators(FILE *out, const json_t *list) {
+    static const char row[] = "%-14s %-26s %-10s %s\n";
+    size_t i;
+    json_t *c;
+
+    if (!json_is_array(list) || json_array_size(list) == 0) return;
+    fputc('\n', out);
+    fprintf(out, row, "COORDINATOR", "ENDPOINT", "STATE", "");
+    json_array_foreach((json_t *)list, i, c) {
+        char a[CELL], b[CELL], d[CELL];
+        bool leads = json_is_true(json_object_get(c, "leader"));
+        fprintf(out, row, member(c, "name", a), member(c, "client", b),
+                member(c, "state", d), leads ? "leads" : "");
+    }
+}
+
+static void print_layers(FILE *out, const json_t *list) {
+    static const char row[] = "%6s %7s %7s %12s\n";
+    size_t i;
+    json_t *l;
+
+    if (!json_is_array(list) || json_array_size(list) == 0) return;
+    fputc('\n', out);
+    fprintf(out, row, "LAYER", "SLICES", "UNITS", "HOLDERS");
+    json_array_foreach((json_t *)list, i, l) {
+        char a[CELL], b[CELL], c[CELL], d[CELL], e[CELL], range[2 * CELL + 4];
+        snprintf(range, sizeof(range), "%s to %s", member(l, "min_holders", d),
+                 member(l, "max_holders", e));
+        fprintf(out, row, member(l, "layer", a), member(l, "slices", b),
+                member(l, "units", c), range);
+    }
+}
+
+/* ---- nodes ---- */
+
+/* What there is to say of a node beside its figures. */
+static const char *node_note(const json_t *n, char *out, size_t size) {
+    static const struct {
+        const char *key, *word;
+    } notes[] = {{"draining", "draining"}, {"missing", "not registered"}};
+    char why[160];
+    size_t at = 0;
+
+    out[0] = '\0';
+    for (size_t i = 0; i < ARRAY_LEN(notes); i++) {
+        if (!json_is_true(json_object_get(n, notes[i].key))) continue;
+        at += (size_t)snprintf(out + at, size - at, "%s%s", at > 0 ? ", " : "",
+                               notes[i].word);
+    }
+    uint64_t assigned =
+        (uint64_t)json_integer_value(json_object_get(n, "assigned"));
+    uint64_t held = (uint64_t)json_integer_value(json_object_get(n, "held"));
+    if (json_object_get(n, "assigned") != NULL && assigned != held) {
+        at += (size_t)snprintf(out + at, size - at, "%sto hold %" PRIu64,
+                               at > 0 ? ", " : "", assigned);
+    }
+    cell(json_object_get(n, "why"), why, sizeof(why));
+    if (why[0] != '\0' && strcmp(why, "-") != 0)
+        snprintf(out + at, size - at, "%s%s", at > 0 ? ", " : "", why);
+    return out;
+}
+
 static void print_nodes(FILE *out, const json_t *nodes) {
     static const char row[] = "%-14s %-26s %-10s %8s %10s %9s %10s %8s  %s\n";
     size_t i;
@@ -122,21 +248,20 @@ static void print_nodes(FILE *out, const json_t *nodes) {
     fprintf(out, row, "NODE", "ENDPOINT", "STATE", "EXPERTS", "RESIDENT",
             "BATCHES", "PAIRS", "DELAY", "");
     json_array_foreach((json_t *)nodes, i, n) {
-        char c[8][CELL], delay[CELL + 4] = "-";
+        char c[8][CELL], delay[CELL + 4] = "-", note[256];
         const json_t *us = json_object_get(n, "latency_us");
         if (json_is_number(us))
             snprintf(delay, sizeof(delay), "%.1f ms",
                      json_number_value(us) / 1000);
-        const char *why = member(n, "why", c[7]);
         fprintf(out, row, member(n, "name", c[0]), member(n, "endpoint", c[1]),
                 member(n, "state", c[2]), member(n, "experts", c[3]),
                 bytes_member(n, "resident_bytes", c[4]),
                 member(n, "batches", c[5]), member(n, "pairs", c[6]), delay,
-                strcmp(why, "-") == 0 ? "" : why);
+                node_note(n, note, sizeof(note)));
     }
 }
 
-int status_table_print(FILE *out, const char *json, char *why,
+int status_table_print(FILE *out, const char *json, bool layers, char *why,
                        size_t why_size) {
     json_error_t error;
     json_t *root = json_loads(json, 0, &error);
@@ -150,7 +275,11 @@ int status_table_print(FILE *out, const char *json, char *why,
     print_head(out, root);
     print_requests(out, root);
     print_experts(out, root);
+    print_etcd(out, root);
+    print_placement(out, root);
+    print_coordinators(out, json_object_get(root, "coordinators"));
     print_nodes(out, json_object_get(root, "nodes"));
+    if (layers) print_layers(out, json_object_get(root, "layers"));
     json_decref(root);
     return 0;
 }

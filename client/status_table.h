@@ -6,10 +6,13 @@
 #ifndef CLIENT_STATUS_TABLE_H
 #define CLIENT_STATUS_TABLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
-/* ERR_MALFORMED, with a sentence, if it is no JSON object. */
-int status_table_print(FILE *out, const char *json, char *why, size_t why_size);
+/* With `layers` also the placement layer by layer.  ERR_MALFORMED, with a
+ * sentence, if it is no JSON object. */
+int status_table_print(FILE *out, const char *json, bool layers, char *why,
+                       size_t why_size);
 
 #endif

@@ -1,4 +1,4 @@
-/* membership.c - one small state machine for each listed node.
+/* membership.c - one small state machine for each node.
  *
  * What we believe about a node (its state and, each time it comes up, a new
  * generation) is kept apart from what the caller was told.  Events only change
@@ -16,10 +16,10 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include "coordinator/placement.h"
 #include "engine/err.h"
 
 typedef struct {
+    bool used; /* somebody has this place */
     node_state state;
     bool stuck;           /* DOWN because its pool stands still */
     uint64_t generation;  /* rises each time it comes up */
@@ -38,6 +38,7 @@ typedef struct {
 struct membership {
     membership_config config;
     member *nodes;
+    uint32_t n_nodes, room; /* places up to the last one in use; allocated */
 };
 
 int membership_new(membership **out, const membership_config *config) {
@@ -50,13 +51,12 @@ int membership_new(membership **out, const membership_config *config) {
     membership *m = calloc(1, sizeof(*m));
     if (m == NULL) return -ENOMEM;
     m->config = *config;
-    m->nodes = calloc((size_t)config->n_nodes + 1, sizeof(*m->nodes));
-    if (m->nodes == NULL) {
-        membership_free(m);
-        return -ENOMEM;
-    }
     for (uint32_t i = 0; i < config->n_nodes; i++) {
-        m->nodes[i].reason = "not greeted yet";
+        uint32_t node;
+        if (membership_add(m, &node) < 0) {
+            membership_free(m);
+            return -ENOMEM;
+        }
     }
     *out = m;
     return 0;
@@ -68,9 +68,40 @@ void membership_free(membership *m) {
     free(m);
 }
 
+static int make_room(membership *m) {
+    if (m->n_nodes < m->room) return 0;
+    uint32_t room = m->room > 0 ? 2 * m->room : 8;
+    member *more = realloc(m->nodes, room * sizeof(*more));
+    if (more == NULL) return -ENOMEM;
+    m->nodes = more;
+    m->room = room;
+    return 0;
+}
+
+int membership_add(membership *m, uint32_t *node) {
+    uint32_t i = 0;
+    while (i < m->n_nodes && m->nodes[i].used)
+        i++;
+    if (i == m->n_nodes) {
+        if (i == MEMBERSHIP_MAX_NODES) return ERR_OVERLOADED;
+        int rc = make_room(m);
+        if (rc < 0) return rc;
+        m->n_nodes++;
+    }
+    m->nodes[i] = (member){.used = true, .reason = "not greeted yet"};
+    *node = i;
+    return 0;
+}
+
 static member *member_at(const membership *m, uint32_t node) {
-    assert(node < m->config.n_nodes);
+    assert(node < m->n_nodes && m->nodes[node].used);
     return &m->nodes[node];
+}
+
+void membership_remove(membership *m, uint32_t node) {
+    member_at(m, node)->used = false;
+    while (m->n_nodes > 0 && !m->nodes[m->n_nodes - 1].used)
+        m->n_nodes--;
 }
 
 static void come_up(membership *m, member *n, uint64_t now_ms) {
@@ -145,8 +176,9 @@ void membership_next(membership *m, uint64_t now_ms, member_action *out) {
     *out = (member_action){
         .kind = MEMBER_WAIT, .reason = "", .wake_ms = UINT64_MAX};
 
-    for (uint32_t i = 0; i < m->config.n_nodes; i++) {
+    for (uint32_t i = 0; i < m->n_nodes; i++) {
         member *n = &m->nodes[i];
+        if (!n->used) continue;
         out->node = i;
         check_silence(m, n, now_ms);
         if (report(n, out) || speak(m, n, now_ms, out)) return;
@@ -220,6 +252,13 @@ void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
     n->progress = progress;
     if (n->stuck && !moved) return;
     come_up(m, n, now_ms);
+}
+
+void membership_heard(membership *m, uint64_t now_ms, uint32_t node,
+                      uint64_t boot_id) {
+    member *n = member_at(m, node);
+    bool pinged = n->state == NODE_UP || n->stuck;
+    if (pinged && n->boot_id == boot_id) n->heard_ms = now_ms;
 }
 
 node_state membership_state(const membership *m, uint32_t node) {

@@ -1,4 +1,4 @@
-/* membership.h - which of the listed nodes can be used: a plain state machine.
+/* membership.h - which nodes can be used: a plain state machine.
  *
  * Every node is greeted until it answers, then pinged.  A node whose answers
  * stop, or whose pool stands still while work waits, goes down; one that
@@ -6,12 +6,19 @@
  * anew; one that refuses us (another model, profile, cluster or version) is
  * asked again at long intervals, its reason kept for `status`.  Request
  * deadlines notice a fault long before; this is what keeps a dead node from
- * being asked again and again. */
+ * being asked again and again.
+ *
+ * Nodes are places, numbered from 0.  A static list fills the first ones; nodes
+ * that come and go take the lowest free place and leave it again.  Only places
+ * up to the highest one in use cost anything. */
 #ifndef COORDINATOR_MEMBERSHIP_H
 #define COORDINATOR_MEMBERSHIP_H
 
 #include <stddef.h>
 #include <stdint.h>
+#include "coordinator/placement.h"
+
+#define MEMBERSHIP_MAX_NODES PLACEMENT_MAX_NODES
 
 typedef enum {
     NODE_GREETING, /* no answer yet */
@@ -21,7 +28,7 @@ typedef enum {
 } node_state;
 
 typedef struct {
-    uint32_t n_nodes;
+    uint32_t n_nodes;    /* there from the start, in places 0 to n_nodes - 1 */
     uint32_t hello_ms;   /* between greetings */
     uint32_t ping_ms;    /* between pings */
     uint32_t silent_ms;  /* without a pong: down */
@@ -32,6 +39,12 @@ typedef struct {
 typedef struct membership membership;
 int membership_new(membership **out, const membership_config *config);
 void membership_free(membership *m);
+
+/* A node that has joined: its place.  ERR_OVERLOADED: MEMBERSHIP_MAX_NODES are
+ * there already; -ENOMEM. */
+int membership_add(membership *m, uint32_t *node);
+/* It has left: nothing more is said of it, and its place is free. */
+void membership_remove(membership *m, uint32_t node);
 
 typedef enum {
     MEMBER_HELLO, /* greet `node` */
@@ -58,6 +71,9 @@ void membership_refused(membership *m, uint64_t now_ms, uint32_t node,
 /* A pong of a boot id other than the welcomed one means a restart. */
 void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
                      uint64_t boot_id, uint64_t progress, uint32_t queued_jobs);
+/* Any other answer to a ping: it lives, and no more is known. */
+void membership_heard(membership *m, uint64_t now_ms, uint32_t node,
+                      uint64_t boot_id);
 
 node_state membership_state(const membership *m, uint32_t node);
 uint64_t membership_boot(const membership *m, uint32_t node);

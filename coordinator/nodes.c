@@ -1,51 +1,16 @@
-/* nodes.c - see nodes.h. */
+/* nodes.c - links to the nodes, and what is said over them. */
 #include "coordinator/nodes.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "coordinator/nodes_internal.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
-#include "proto/zmq_watch.h"
 
 #define ARENA_BYTES ((size_t)4 << 20)
-
-typedef struct {
-    struct nodes *owner;
-    uint32_t index;
-    char control[ENDPOINT_MAX];
-    struct link *link;
-    zmq_watch *watch;
-
-    bool greeted; /* a welcome is due: one that we did not ask for is none */
-    /* of the last welcome */
-    bool welcomed;
-    char name[MESSAGE_NAME_MAX + 1];
-    char data[ENDPOINT_MAX];
-    char cpu[32];
-    uint32_t threads;
-    uint64_t resident_bytes;
-    holdings held;
-
-    char why[200];                     /* of the last refusal */
-    uint64_t batches, pairs, progress; /* of the last pong */
-    uint32_t queued;
-} node;
-
-struct nodes {
-    nodes_config config;
-    membership *machine;
-    message_arena *arena;
-    node *all; /* [n_nodes] */
-    uv_timer_t timer;
-    bool closing, settled;
-    uint64_t epoch;
-    placement *where; /* the newest */
-};
-
-static void pump(nodes *n);
 
 /* ---- text from nodes ---- */
 
@@ -76,6 +41,7 @@ static void keep_text(char *to, size_t size, const char *from) {
 /* ---- sending ---- */
 
 static void send_to(node *p, const message *m) {
+    if (p->link == NULL) return; /* it can never be connected to */
     frames f;
     frames_init(&f);
     int rc = frames_add(&f, 0) == NULL ? -ENOMEM : message_seal(&f, m);
@@ -86,7 +52,7 @@ static void send_to(node *p, const message *m) {
     zmq_watch_kick(p->watch);
 }
 
-static void send_hello(nodes *n, node *p) {
+void nodes_greet(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_HELLO);
     p->greeted = true;
     m.hello.role = ROLE_COORDINATOR;
@@ -96,55 +62,12 @@ static void send_hello(nodes *n, node *p) {
     send_to(p, &m);
 }
 
-/* ---- the rack ---- */
-
-/* Tell the step thread what is true now. */
-static int publish_rack(nodes *n) {
-    uint32_t count = n->config.n_nodes;
-    const holdings **held = calloc(count + 1, sizeof(*held));
-    rack_node *seen = calloc(count + 1, sizeof(*seen));
-    placement *where = NULL;
-    rack *r = NULL;
-    int rc = held == NULL || seen == NULL ? -ENOMEM : 0;
-    for (uint32_t i = 0; i < count && rc == 0; i++) {
-        bool up = membership_state(n->machine, i) == NODE_UP;
-        if (!up) continue;
-        held[i] = &n->all[i].held;
-        seen[i].up = true;
-        seen[i].boot_id = membership_boot(n->machine, i);
-        memcpy(seen[i].endpoint, n->all[i].data, sizeof(seen[i].endpoint));
-    }
-    const model_config *m = n->config.model;
-    uint32_t experts = m->n_experts > 0 ? m->n_experts : 1;
-    if (rc == 0)
-        rc = placement_new(&where, n->epoch + 1, m->n_layers, experts, held,
-                           count);
-    if (rc == 0) {
-        rc = rack_new(&r, placement_ref(where), seen, count);
-        if (rc < 0) placement_unref(where);
-    }
-    free(held);
-    free(seen);
-    if (rc < 0) {
-        placement_unref(where);
-        log_error("cannot publish the rack: %s", err_text(rc));
-        return rc;
-    }
-    n->epoch++;
-    placement_unref(n->where);
-    n->where = where;
-    exchange_post(n->config.experts, r);
-    step_wake(n->config.steps);
-    return 0;
-}
-
-static void check_settled(nodes *n) {
-    if (n->settled) return;
-    for (uint32_t i = 0; i < n->config.n_nodes; i++) {
-        if (membership_state(n->machine, i) == NODE_GREETING) return;
-    }
-    n->settled = true;
-    n->config.on_settled(n->config.ctx);
+/* A ping says which placement new requests are sent by: a node keeps what older
+ * ones need until everybody is past them. */
+static void ping(nodes *n, node *p) {
+    message m = identity_message(n->config.self, MESSAGE_PING);
+    m.epoch = exchange_epoch(n->config.experts);
+    send_to(p, &m);
 }
 
 /* ---- what nodes say ---- */
@@ -171,6 +94,17 @@ static int read_data_endpoint(const nodes *n, node *p, const message *m,
                        out->host);
     }
     return 0;
+}
+
+/* It may have the address that another had. */
+static int check_name(node *p, const message *m) {
+    if (p->listed[0] == '\0' || strcmp(m->welcome.name, p->listed) == 0) {
+        return 0;
+    }
+    char name[sizeof(p->name)];
+    keep_text(name, sizeof(name), m->welcome.name);
+    return err_why(p->why, sizeof(p->why), ERR_WRONG_BOOT,
+                   "it calls itself '%s'", name);
 }
 
 /* Will we work with this node?  0, or a code with the reason in p->why. */
@@ -204,19 +138,38 @@ static int check_welcome(nodes *n, node *p, const message *m) {
                        "it says %u layers of %u experts", m->welcome.n_layers,
                        m->welcome.n_experts);
     }
-    return 0;
+    return check_name(p, m);
 }
+
+/* What it holds must be cut as ours is.  Nothing at all is cut in any way: so
+ * says a node that has not seen the placement yet. */
+static int check_slices(const nodes *n, node *p, const message *m,
+                        const holdings *held) {
+    uint32_t ours = nodes_slices(n);
+    if (m->welcome.slices == ours || holdings_count(held) == 0) return 0;
+    return err_why(p->why, sizeof(p->why), ERR_MALFORMED,
+                   "its experts are cut into %u slices, ours into %u",
+                   m->welcome.slices, ours);
+}
+
 
 static int accept_welcome(nodes *n, node *p, const message *m) {
     endpoint data;
-    holdings held;
+    holdings held = {0};
     p->why[0] = '\0';
     int rc = check_welcome(n, p, m);
     if (rc == 0) rc = read_data_endpoint(n, p, m, &data);
-    if (rc == 0)
-        rc = holdings_init(&held, m->welcome.n_layers, m->welcome.n_experts);
+    if (rc == 0) {
+        rc = holdings_init(&held, m->welcome.n_layers, m->welcome.n_experts,
+                           m->welcome.slices);
+    }
     if (rc < 0) return rc;
     memcpy(held.bits, m->welcome.holdings, holdings_bytes(&held));
+    rc = check_slices(n, p, m, &held);
+    if (rc < 0) {
+        holdings_fini(&held);
+        return rc;
+    }
     holdings_fini(&p->held);
     p->held = held;
     endpoint_format(&data, p->data, sizeof(p->data));
@@ -224,14 +177,15 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
     keep_text(p->cpu, sizeof(p->cpu), m->welcome.cpu);
     p->threads = m->welcome.threads;
     p->resident_bytes = m->welcome.resident_bytes;
+    p->holdings_version = m->welcome.holdings_version;
     p->welcomed = true;
     return 0;
 }
 
-/* What a node holds changes with its process, or not at all: one that is up is
- * not greeted, and welcomes that nobody asked for are passed over. */
+/* Only a welcome that we asked for counts.  One of a node that is up says what
+ * it holds now; nothing else about it changes, unless it is another process. */
 static void on_welcome(nodes *n, node *p, const message *m) {
-    if (!p->greeted || membership_state(n->machine, p->index) == NODE_UP) {
+    if (!p->greeted) {
         log_debug("node %s: a welcome too many", p->control);
         return;
     }
@@ -244,7 +198,49 @@ static void on_welcome(nodes *n, node *p, const message *m) {
         membership_refused(n->machine, now_ms(), p->index, rc);
         return;
     }
+    bool refresh = node_is_up(n, p) &&
+                   membership_boot(n->machine, p->index) == m->boot_id;
     membership_welcome(n->machine, now_ms(), p->index, m->boot_id);
+    if (refresh) nodes_publish(n);
+}
+
+static void on_pong(nodes *n, node *p, const message *m) {
+    p->batches = m->pong.batches;
+    p->pairs = m->pong.pairs;
+    p->queued = m->pong.queued_jobs;
+    p->resident_bytes = m->pong.resident_bytes;
+    p->stale = false;
+    if (m->pong.progress != p->progress) {
+        exchange_node_works(n->config.experts, p->index);
+    }
+    p->progress = m->pong.progress;
+    membership_pong(n->machine, now_ms(), p->index, m->boot_id,
+                    m->pong.progress, m->pong.queued_jobs);
+    /* Asked again with every pong until the answer comes. */
+    if (node_is_up(n, p) && m->pong.holdings_version > p->holdings_version) {
+        nodes_greet(n, p);
+    }
+}
+
+static void on_error(nodes *n, node *p, const message *m) {
+    char text[sizeof(p->why)];
+    keep_text(text, sizeof(text), m->error.text);
+    if (m->error.code == ERR_STALE) {
+        /* It lives; the watch will bring us what we have not seen. */
+        if (!p->stale) log_warn("node %s waits for us: %s", p->control, text);
+        p->stale = true;
+        membership_heard(n->machine, now_ms(), p->index, m->boot_id);
+        return;
+    }
+    bool news = strcmp(p->why, text) != 0;
+    memcpy(p->why, text, sizeof(text));
+    if (m->error.code == ERR_NOT_HERE && !node_is_up(n, p)) {
+        /* It does not know its model yet: greeted on until it does. */
+        if (news) log_info("node %s: %s", p->control, p->why);
+        return;
+    }
+    if (news) log_warn("node %s refuses us: %s", p->control, p->why);
+    membership_refused(n->machine, now_ms(), p->index, m->error.code);
 }
 
 static void on_control(void *ctx, frames *f) {
@@ -264,72 +260,71 @@ static void on_control(void *ctx, frames *f) {
     if (m.kind == MESSAGE_WELCOME) {
         on_welcome(n, p, &m);
     } else if (m.kind == MESSAGE_PONG) {
-        p->batches = m.pong.batches;
-        p->pairs = m.pong.pairs;
-        p->queued = m.pong.queued_jobs;
-        p->resident_bytes = m.pong.resident_bytes;
-        if (m.pong.progress != p->progress) {
-            exchange_node_works(n->config.experts, p->index);
-        }
-        p->progress = m.pong.progress;
-        membership_pong(n->machine, now_ms(), p->index, m.boot_id,
-                        m.pong.progress, m.pong.queued_jobs);
+        on_pong(n, p, &m);
     } else if (m.kind == MESSAGE_ERROR) {
-        keep_text(p->why, sizeof(p->why), m.error.text);
-        log_warn("node %s refuses us: %s", p->control, p->why);
-        membership_refused(n->machine, now_ms(), p->index, m.error.code);
+        on_error(n, p, &m);
     } else {
         log_warn("node %s: unexpected message %s", p->control,
                  message_kind_name(m.kind));
     }
-    pump(n);
+    nodes_pump(n);
 }
 
 /* ---- the machine ---- */
 
 static void on_timer(uv_timer_t *timer) {
-    pump(timer->data);
+    nodes_pump(timer->data);
 }
 
-static void node_up(nodes *n, uint32_t i) {
-    const node *p = &n->all[i];
+static void node_up(nodes *n, const node *p) {
     log_info("node %s (%s) is up: %llu experts, %.1f MB, %u threads, %s",
              p->name, p->control, (unsigned long long)holdings_count(&p->held),
              (double)p->resident_bytes / 1e6, p->threads, p->cpu);
-    publish_rack(n);
+    nodes_publish(n);
 }
 
-static void node_gone(nodes *n, uint32_t i, const char *reason) {
-    log_warn("node %s (%s) is gone: %s", nodes_name(n, i), n->all[i].control,
+static void node_gone(nodes *n, const node *p, const char *reason) {
+    log_warn("node %s (%s) is gone: %s", nodes_name(n, p->index), p->control,
              reason);
-    publish_rack(n);
+    nodes_publish(n);
 }
 
-/* Do what the machine wants, and come back when it says. */
-static void pump(nodes *n) {
+static void check_settled(nodes *n) {
+    if (n->settled || n->config.registered) return;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        if (membership_state(n->machine, i) == NODE_GREETING) return;
+    }
+    n->settled = true;
+    n->config.on_settled(n->config.ctx);
+}
+
+static void act(nodes *n, const member_action *a) {
+    node *p = n->all[a->node];
+    switch (a->kind) {
+    case MEMBER_HELLO:
+        nodes_greet(n, p);
+        break;
+    case MEMBER_PING:
+        ping(n, p);
+        break;
+    case MEMBER_UP:
+        node_up(n, p);
+        break;
+    case MEMBER_GONE:
+        node_gone(n, p, a->reason);
+        break;
+    case MEMBER_WAIT:
+        break;
+    }
+}
+
+void nodes_pump(nodes *n) {
     if (n->closing) return;
     member_action a;
     for (;;) {
         membership_next(n->machine, now_ms(), &a);
         if (a.kind == MEMBER_WAIT) break;
-        switch (a.kind) {
-        case MEMBER_HELLO:
-            send_hello(n, &n->all[a.node]);
-            break;
-        case MEMBER_PING: {
-            message m = identity_message(n->config.self, MESSAGE_PING);
-            send_to(&n->all[a.node], &m);
-            break;
-        }
-        case MEMBER_UP:
-            node_up(n, a.node);
-            break;
-        case MEMBER_GONE:
-            node_gone(n, a.node, a.reason);
-            break;
-        case MEMBER_WAIT:
-            break;
-        }
+        act(n, &a);
     }
     check_settled(n);
     uint64_t now = now_ms();
@@ -338,37 +333,100 @@ static void pump(nodes *n) {
     uv_timer_start(&n->timer, on_timer, wait, 0);
 }
 
-/* ---- opening and closing ---- */
+/* ---- places ---- */
 
-static int open_node(nodes *n, uint32_t i, char *why, size_t why_size) {
-    node *p = &n->all[i];
-    p->owner = n;
-    p->index = i;
-    snprintf(p->control, sizeof(p->control), "%s", n->config.endpoints[i]);
+static int make_room(nodes *n, uint32_t places) {
+    if (places <= n->room) return 0;
+    uint32_t room = (uint32_t)size_max(2 * n->room, places);
+    node **more = realloc(n->all, room * sizeof(*more));
+    if (more == NULL) return -ENOMEM;
+    memset(more + n->room, 0, (room - n->room) * sizeof(*more));
+    n->all = more;
+    n->room = room;
+    return 0;
+}
+
+static void node_free(node *p) {
+    if (p == NULL) return;
+    zmq_watch_close(p->watch); /* its memory is the loop's from here on */
+    link_close(p->link);
+    holdings_fini(&p->held);
+    free(p);
+}
+
+static int connect_to(nodes *n, node *p, char *why, size_t why_size) {
     int rc =
         link_connect(&p->link, &n->config.links, p->control, why, why_size);
     if (rc < 0) return rc;
-    return zmq_watch_open(&p->watch, n->config.loop, p->link, on_control, p);
+    rc = zmq_watch_open(&p->watch, n->config.loop, p->link, on_control, p);
+    if (rc < 0) {
+        link_close(p->link);
+        p->link = NULL;
+    }
+    return rc;
 }
+
+/* How much was counted for those who had this place before. */
+static uint64_t pairs_so_far(const nodes *n, uint32_t place) {
+    dispatch_node_stats d;
+    exchange_node(n->config.experts, place, &d);
+    return d.pairs;
+}
+
+int nodes_add(nodes *n, const char *control, node **out, char *why,
+              size_t why_size) {
+    node *p = calloc(1, sizeof(*p));
+    if (p == NULL) return -ENOMEM;
+    p->owner = n;
+    p->place = -1;
+    snprintf(p->control, sizeof(p->control), "%s", control);
+    int rc = membership_add(n->machine, &p->index);
+    if (rc < 0) {
+        free(p);
+        return rc;
+    }
+    rc = make_room(n, p->index + 1);
+    if (rc == 0) rc = connect_to(n, p, why, why_size);
+    if (rc < 0) {
+        membership_remove(n->machine, p->index);
+        node_free(p);
+        return rc;
+    }
+    p->serial = ++n->last_serial;
+    p->pairs_before = pairs_so_far(n, p->index);
+    n->all[p->index] = p;
+    n->n_all = (uint32_t)size_max(n->n_all, p->index + 1);
+    *out = p;
+    return 0;
+}
+
+void nodes_remove(nodes *n, node *p) {
+    membership_remove(n->machine, p->index);
+    n->all[p->index] = NULL;
+    while (n->n_all > 0 && n->all[n->n_all - 1] == NULL)
+        n->n_all--;
+    node_free(p);
+}
+
+/* ---- opening and closing ---- */
 
 int nodes_open(nodes **out, const nodes_config *c, char *why, size_t why_size) {
     *out = NULL;
     nodes *n = calloc(1, sizeof(*n));
     if (n == NULL) return -ENOMEM;
     n->config = *c;
-    n->config.timing.n_nodes = c->n_nodes;
+    n->config.timing.n_nodes = 0; /* they are added one by one */
     uv_timer_init(c->loop, &n->timer);
     n->timer.data = n;
 
-    n->all = calloc(c->n_nodes + 1, sizeof(*n->all));
-    int rc = n->all == NULL ? -ENOMEM : 0;
-    if (rc == 0) rc = membership_new(&n->machine, &n->config.timing);
+    int rc = membership_new(&n->machine, &n->config.timing);
     if (rc == 0) rc = message_arena_new(&n->arena, ARENA_BYTES);
     for (uint32_t i = 0; i < c->n_nodes && rc == 0; i++) {
-        rc = open_node(n, i, why, why_size);
+        node *p;
+        rc = nodes_add(n, c->endpoints[i], &p, why, why_size);
     }
     *out = n; /* also on failure: handles of the loop need closing */
-    if (rc == 0) rc = publish_rack(n);
+    if (rc == 0) rc = nodes_publish(n);
     if (rc < 0) return rc;
     uv_timer_start(&n->timer, on_timer, 0,
                    0); /* from the loop, not from here */
@@ -380,89 +438,22 @@ void nodes_close(nodes *n) {
     n->closing = true;
     uv_timer_stop(&n->timer);
     uv_close((uv_handle_t *)&n->timer, NULL);
-    for (uint32_t i = 0; n->all != NULL && i < n->config.n_nodes; i++) {
-        zmq_watch_close(n->all[i].watch);
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        node *p = n->all[i];
+        if (p == NULL) continue;
+        zmq_watch_close(p->watch);
+        p->watch = NULL;
     }
 }
 
 void nodes_free(nodes *n) {
     if (n == NULL) return;
-    for (uint32_t i = 0; n->all != NULL && i < n->config.n_nodes; i++) {
-        link_close(n->all[i].link);
-        holdings_fini(&n->all[i].held);
-    }
+    for (uint32_t i = 0; i < n->n_all; i++)
+        node_free(n->all[i]);
     membership_free(n->machine);
     message_arena_free(n->arena);
     placement_unref(n->where);
+    rack_placement_unref(n->assignment);
     free(n->all);
     free(n);
-}
-
-/* ---- reports ---- */
-
-const char *nodes_name(const nodes *n, uint32_t i) {
-    const node *p = &n->all[i];
-    return p->welcomed && p->name[0] != '\0' ? p->name : p->control;
-}
-
-uint64_t nodes_resident_bytes(const nodes *n) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < n->config.n_nodes; i++) {
-        if (membership_state(n->machine, i) == NODE_UP) {
-            bytes += n->all[i].resident_bytes;
-        }
-    }
-    return bytes;
-}
-
-uint32_t nodes_count(const nodes *n) {
-    return n->config.n_nodes;
-}
-
-bool nodes_all_covered(const nodes *n) {
-    uint32_t unheld = 0, single = 0;
-    if (n->config.model->n_experts == 0) return true;
-    placement_coverage(n->where, n->config.model->first_moe_layer, &unheld,
-                       &single);
-    return unheld == 0;
-}
-
-static json_t *node_json(const nodes *n, uint32_t i) {
-    const node *p = &n->all[i];
-    node_state state = membership_state(n->machine, i);
-    dispatch_node_stats d;
-    exchange_node(n->config.experts, i, &d);
-    return json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:i, "
-        "s:b}",
-        "name", nodes_name(n, i), "endpoint", p->control, "state",
-        node_state_name(state), "why", p->why, "experts",
-        (json_int_t)(p->welcomed ? holdings_count(&p->held) : 0),
-        "resident_bytes", (json_int_t)p->resident_bytes, "batches",
-        (json_int_t)p->batches, "pairs", (json_int_t)p->pairs, "pairs_used",
-        (json_int_t)d.pairs, "latency_us", (json_int_t)d.latency_us, "threads",
-        (int)p->threads, "cpu", p->cpu, "queued", (int)p->queued, "suspect",
-        d.suspect);
-}
-
-int nodes_status(const nodes *n, json_t *into) {
-    uint32_t unheld = 0, single = 0;
-    const model_config *m = n->config.model;
-    if (m->n_experts > 0) {
-        placement_coverage(n->where, m->first_moe_layer, &unheld, &single);
-    }
-    json_t *list = json_array();
-    for (uint32_t i = 0; i < n->config.n_nodes; i++) {
-        json_array_append_new(list, node_json(n, i));
-    }
-    json_int_t experts =
-        (json_int_t)(m->n_layers - m->first_moe_layer) * m->n_experts;
-    int rc = json_object_set_new(into, "nodes", list);
-    rc |=
-        json_object_set_new(into, "epoch", json_integer((json_int_t)n->epoch));
-    rc |= json_object_set_new(into, "coverage",
-                              json_pack("{s:I, s:I, s:I}", "experts", experts,
-                                        "unheld", (json_int_t)unheld, "single",
-                                        (json_int_t)single));
-    return rc == 0 ? 0 : -ENOMEM;
 }

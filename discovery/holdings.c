@@ -13,52 +13,75 @@
 #include "engine/util.h"
 
 int holdings_init(holdings *h, uint32_t n_layers, uint32_t n_experts) {
+    return holdings_init_slices(h, n_layers, n_experts, 1);
+}
+
+int holdings_init_slices(holdings *h, uint32_t n_layers, uint32_t n_experts,
+                         uint32_t slices) {
     *h = (holdings){0};
     if (n_layers > HOLDINGS_MAX_LAYERS || n_experts > HOLDINGS_MAX_EXPERTS) {
         return ERR_RANGE;
     }
+    if (slices == 0 || slices > HOLDINGS_MAX_SLICES ||
+        (slices & (slices - 1)) != 0) {
+        return ERR_RANGE;
+    }
     h->n_layers = n_layers;
     h->n_experts = n_experts;
-    h->bits = calloc(1, holdings_bytes(h) + 1); /* never zero bytes */
-    return h->bits != NULL ? 0 : -ENOMEM;
+    h->slices = slices;
+    h->layer_slices = malloc((size_t)n_layers + 1); /* never zero bytes */
+    h->bits = calloc(1, holdings_bytes(h) + 1);
+    if (h->layer_slices == NULL || h->bits == NULL) {
+        holdings_fini(h);
+        return -ENOMEM;
+    }
+    memset(h->layer_slices, (int)slices, n_layers);
+    return 0;
+}
+
+void holdings_cut(holdings *h, uint32_t layer, uint32_t slices) {
+    assert(layer < h->n_layers && slices > 0 && slices <= h->slices);
+    h->layer_slices[layer] = (uint8_t)slices;
 }
 
 void holdings_fini(holdings *h) {
     if (h == NULL) return;
+    free(h->layer_slices);
     free(h->bits);
     *h = (holdings){0};
 }
 
 int holdings_copy(holdings *to, const holdings *from) {
-    int rc = holdings_init(to, from->n_layers, from->n_experts);
-    if (rc < 0) return rc;
-    if (from->bits != NULL) {
-        memcpy(to->bits, from->bits, holdings_bytes(from));
+    if (from->bits == NULL) { /* one that was never made */
+        *to = (holdings){0};
+        return 0;
     }
+    int rc = holdings_init_slices(to, from->n_layers, from->n_experts,
+                                  from->slices);
+    if (rc < 0) return rc;
+    memcpy(to->layer_slices, from->layer_slices, from->n_layers);
+    memcpy(to->bits, from->bits, holdings_bytes(from));
     return 0;
 }
 
-static size_t n_bits(const holdings *h) {
-    return (size_t)h->n_layers * h->n_experts;
+/* Units of a layer that is cut most often: what a layer has room for. */
+static size_t room(const holdings *h) {
+    return (size_t)h->n_experts * h->slices;
 }
 
 size_t holdings_bytes(const holdings *h) {
-    return (n_bits(h) + 7) / 8;
+    return (h->n_layers * room(h) + 7) / 8;
 }
 
-static size_t bit_of(const holdings *h, uint32_t layer, uint32_t expert) {
-    return (size_t)layer * h->n_experts + expert;
-}
-
-void holdings_add(holdings *h, uint32_t layer, uint32_t expert) {
-    assert(layer < h->n_layers && expert < h->n_experts);
-    size_t bit = bit_of(h, layer, expert);
+void holdings_add(holdings *h, uint32_t layer, uint32_t unit) {
+    assert(layer < h->n_layers && unit < room(h));
+    size_t bit = layer * room(h) + unit;
     h->bits[bit / 8] |= (uint8_t)(1u << bit % 8);
 }
 
-bool holdings_has(const holdings *h, uint32_t layer, uint32_t expert) {
-    if (layer >= h->n_layers || expert >= h->n_experts) return false;
-    size_t bit = bit_of(h, layer, expert);
+bool holdings_has(const holdings *h, uint32_t layer, uint32_t unit) {
+    if (layer >= h->n_layers || unit >= room(h)) return false;
+    size_t bit = layer * room(h) + unit;
     return (h->bits[bit / 8] >> bit % 8 & 1) != 0;
 }
 
@@ -71,7 +94,8 @@ uint64_t holdings_count(const holdings *h) {
 }
 
 bool holdings_equal(const holdings *a, const holdings *b) {
-    if (a->n_layers != b->n_layers || a->n_experts != b->n_experts) {
+    if (a->n_layers != b->n_layers || a->n_experts != b->n_experts ||
+        a->slices != b->slices) {
         return false;
     }
     size_t bytes = holdings_bytes(a);
@@ -154,8 +178,9 @@ static int read_list(reader *r, const side *s, bool *set) {
 static void add_product(holdings *h, const bool *layers, const bool *experts) {
     for (uint32_t l = 0; l < h->n_layers; l++) {
         if (!layers[l]) continue;
-        for (uint32_t e = 0; e < h->n_experts; e++) {
-            if (experts[e]) holdings_add(h, l, e);
+        uint32_t slices = h->layer_slices[l];
+        for (uint32_t u = 0; u < h->n_experts * slices; u++) {
+            if (experts[u / slices]) holdings_add(h, l, u);
         }
     }
 }
@@ -213,12 +238,12 @@ int holdings_add_share(holdings *h, uint32_t index, uint32_t n_nodes,
         return ERR_RANGE;
     }
     for (uint32_t l = 0; l < h->n_layers; l++) {
-        for (uint32_t e = 0; e < h->n_experts; e++) {
-            /* The r for which (e + l + r) mod n_nodes is `index`. */
-            uint32_t first = (e + l) % n_nodes;
+        for (uint32_t u = 0; u < h->n_experts * h->layer_slices[l]; u++) {
+            /* The r for which (u + l + r) mod n_nodes is `index`. */
+            uint32_t first = (u + l) % n_nodes;
             uint32_t r =
                 index >= first ? index - first : n_nodes - (first - index);
-            if (r < replicas) holdings_add(h, l, e);
+            if (r < replicas) holdings_add(h, l, u);
         }
     }
     return 0;

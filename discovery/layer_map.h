@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #define LAYER_MAP_MAX_HOLDERS 64 /* of one unit */
+#define LAYER_MAP_MAX_SLICES 8   /* of one expert */
 
 typedef struct {
     uint32_t slices;   /* of each expert: 1, 2, 4, 8 */

@@ -12,7 +12,10 @@
 extern const weight_format weight_f32;
 extern const weight_format weight_f16;
 extern const weight_format weight_bf16;
+extern const weight_format weight_q4_0;
 extern const weight_format weight_q8_0;
+extern const weight_format weight_q4_k;
+extern const weight_format weight_q5_k;
 extern const weight_format weight_q6_k;
 
 /* A product's arguments are always the same. */
@@ -28,11 +31,25 @@ void weight_f16_mul_avx512(WEIGHT_MUL_ARGS);
 void weight_bf16_mul_avx2(WEIGHT_MUL_ARGS);
 void weight_bf16_mul_avx512(WEIGHT_MUL_ARGS);
 
+void weight_q4_0_mul_a8_avx2(WEIGHT_MUL_ARGS);
+void weight_q4_0_mul_a8_avx512(WEIGHT_MUL_ARGS);
+void weight_q4_0_mul_f32_avx2(WEIGHT_MUL_ARGS);
+void weight_q4_0_mul_f32_avx512(WEIGHT_MUL_ARGS);
+
 void weight_q8_0_mul_a8_avx2(WEIGHT_MUL_ARGS);
 void weight_q8_0_mul_a8_avx512(WEIGHT_MUL_ARGS);
 void weight_q8_0_mul_f32_avx2(WEIGHT_MUL_ARGS);
 void weight_q8_0_mul_f32_avx512(WEIGHT_MUL_ARGS);
 
+void weight_q4_k_mul_a8_avx2(WEIGHT_MUL_ARGS);
+void weight_q4_k_mul_a8_avx512(WEIGHT_MUL_ARGS);
+void weight_q4_k_mul_f32_avx2(WEIGHT_MUL_ARGS);
+void weight_q4_k_mul_f32_avx512(WEIGHT_MUL_ARGS);
+
+void weight_q5_k_mul_a8_avx2(WEIGHT_MUL_ARGS);
+void weight_q5_k_mul_a8_avx512(WEIGHT_MUL_ARGS);
+void weight_q5_k_mul_f32_avx2(WEIGHT_MUL_ARGS);
+void weight_q5_k_mul_f32_avx512(WEIGHT_MUL_ARGS);
 void weight_q6_k_mul_a8_avx2(WEIGHT_MUL_ARGS);
 void weight_q6_k_mul_a8_avx512(WEIGHT_MUL_ARGS);
 void weight_q6_k_mul_f32_avx2(WEIGHT_MUL_ARGS);

@@ -27,8 +27,8 @@ TILE_INLINE void block_products(size_t n_x, const uint8_t *values,
         sum[i] = _mm256_setzero_si256();
     }
     TILE_UNROLL for (size_t c = 0; c < 2 * Q4_0_CHUNKS; c++) {
-        __m256i w = nibbles(values + c % Q4_0_CHUNKS * Q4_0_CHUNK,
-                            c >= Q4_0_CHUNKS);
+        __m256i w =
+            nibbles(values + c % Q4_0_CHUNKS * Q4_0_CHUNK, c >= Q4_0_CHUNKS);
         TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
             __m256i four = tile_broadcast_4(x[i] + x_at + c * 4);
             sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, four));
@@ -82,8 +82,8 @@ static void prepare(size_t cols, size_t col0, size_t col1, const void *x,
 
 /* The weights of 8 rows at column j of 4. */
 TILE_INLINE __m256 column_of(__m256i half, int j, __m256 scale) {
-    __m256i nibble = _mm256_and_si256(_mm256_srli_epi32(half, 8 * j),
-                                      _mm256_set1_epi32(15));
+    __m256i nibble =
+        _mm256_and_si256(_mm256_srli_epi32(half, 8 * j), _mm256_set1_epi32(15));
     __m256i value = _mm256_sub_epi32(nibble, _mm256_set1_epi32(Q4_0_ZERO));
     return _mm256_mul_ps(scale, _mm256_cvtepi32_ps(value));
 }

@@ -98,8 +98,8 @@ TILE_INLINE void add_columns(size_t n_groups, size_t n_x,
         __m512 w[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
             __m512i nibble = _mm512_srli_epi32(chunk[g], 8 * j + shift);
-            w[g] = _mm512_mul_ps(scale[g],
-                                 _mm512_permutexvar_ps(nibble, values));
+            w[g] =
+                _mm512_mul_ps(scale[g], _mm512_permutexvar_ps(nibble, values));
         }
         TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
             __m512 value = _mm512_set1_ps(x[i][at + j]);
@@ -125,8 +125,8 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
         const uint8_t *block = values + b * Q4_0_PACKED_VALUES;
         __m512 scale[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            scale[g] = tile_f16(t->weights + g * group_bytes +
-                                b * Q4_0_PACKED_SCALES);
+            scale[g] =
+                tile_f16(t->weights + g * group_bytes + b * Q4_0_PACKED_SCALES);
         }
         /* the columns of all low nibbles come before those of the high ones */
         for (size_t c = 0; c < 2 * Q4_0_CHUNKS; c++) {

@@ -27,6 +27,7 @@
 typedef struct {
     int32_t bias;      /* what the format derives from the block's sum, */
     int32_t bias_high; /* or, with sub-blocks of 16, from its halves' */
+    float sum;         /* for formats with a minimum */
     float scale;
 } tile_prep;
 

@@ -20,6 +20,7 @@ void tile_prepare_avx2(int32_t factor, size_t cols, size_t col0, size_t col1,
 
     for (size_t b = 0; b < n_blocks; b++) {
         int32_t sum = sum_of_block(values + b * ACT_BLOCK);
-        out[b] = (tile_prep){.bias = factor * sum, .scale = scales[b]};
+        out[b] = (tile_prep){
+            .bias = factor * sum, .sum = (float)sum, .scale = scales[b]};
     }
 }

@@ -29,11 +29,11 @@ TILE_INLINE void tile_store_sums(size_t n_x, const tile *t,
 }
 
 /* 8 f16, and 8 bytes, one a row. */
-TILE_INLINE __m256 tile_f16(const uint8_t *at) {
-    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
+TILE_INLINE __m256 tile_f16(const void *at) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(at));
 }
-TILE_INLINE __m256i tile_bytes(const uint8_t *at) {
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)at));
+TILE_INLINE __m256i tile_bytes(const void *at) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(at));
 }
 
 /* Four activations in every lane. */

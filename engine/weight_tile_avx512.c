@@ -50,11 +50,13 @@ void tile_prepare_avx512(int32_t factor, size_t cols, size_t col0, size_t col1,
         _mm512_storeu_si512(sum, fold_16(v));
         for (size_t i = 0; i < 16; i++) {
             out[b + i] = (tile_prep){.bias = factor * sum[i],
+                                     .sum = (float)sum[i],
                                      .scale = scales[b + i]};
         }
     }
     for (; b < n_blocks; b++) {
         int32_t sum = sum_of_block(values + b * ACT_BLOCK);
-        out[b] = (tile_prep){.bias = factor * sum, .scale = scales[b]};
+        out[b] = (tile_prep){
+            .bias = factor * sum, .sum = (float)sum, .scale = scales[b]};
     }
 }

@@ -29,12 +29,11 @@ TILE_INLINE void tile_store_sums(size_t n_groups, size_t n_x, const tile *t,
 }
 
 /* 16 f16, and 16 bytes, one a row. */
-TILE_INLINE __m512 tile_f16(const uint8_t *at) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
+TILE_INLINE __m512 tile_f16(const void *at) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(at));
 }
-TILE_INLINE __m512 tile_bytes(const uint8_t *at) {
-    return _mm512_cvtepi32_ps(
-        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at)));
+TILE_INLINE __m512 tile_bytes(const void *at) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
 }
 
 /* Four activations in every lane. */

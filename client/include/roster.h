@@ -84,7 +84,9 @@ typedef enum {
     ROSTER_ERR_CANCELLED = -10017,     /* cancelled by the other side */
     ROSTER_ERR_CLOSED = -10018,        /* the connection was lost */
     ROSTER_ERR_CONTEXT = -10019,       /* the prompt does not fit the context */
-    ROSTER_ERR_INTERNAL = -10020       /* a defect; please report it */
+    ROSTER_ERR_INTERNAL = -10020,      /* a defect; please report it */
+    ROSTER_ERR_STALE = -10021,         /* the sender's placement is too old */
+    ROSTER_ERR_NOT_LEADER = -10022     /* nothing can be recorded now */
 } roster_error;
 
 /* A sentence without a final stop, never NULL, also for unknown codes.  Static
@@ -355,6 +357,13 @@ ROSTER_API int roster_eval(roster_client *client,
 /* Ask for the rack's state as JSON text; its members are in docs/protocol.md.
  * *json is on loan until the next roster_status() or the client's end. */
 ROSTER_API int roster_status(roster_client *client, const char **json);
+
+/* Ask that the node or coordinator called `name` be emptied: what a node holds
+ * moves to others, a coordinator takes no new requests.  With `undo` it is used
+ * again.  0: this is recorded; how far it is, the status says.
+ * ROSTER_ERR_RANGE: nobody is called that.  ROSTER_ERR_NOT_LEADER: the rack has
+ * no etcd to record it in, or it is away. */
+ROSTER_API int roster_drain(roster_client *client, const char *name, int undo);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
-/* eval.c - evaluations, whose rows go straight from the message to the caller,
- * and the rack's status. */
+/* eval.c - evaluations, whose rows go straight from the message to the caller.
+ */
 #include "client/lib/client.h"
 
 #include <errno.h>
@@ -164,50 +164,4 @@ int roster_eval(roster_client *client, const roster_eval_request *request,
     if (rc == 0) rc = call_wait(&e->call);
     if (rc == 0 && out != NULL) rc = client_stats_give(&e->stats, out);
     return rc;
-}
-
-/* ---- status ---- */
-
-typedef struct {
-    call call; /* first */
-    char *json;
-} status_call;
-
-static int on_status_message(call *c, const message *m, frames *f, char *why,
-                             size_t why_size) {
-    status_call *s = (status_call *)c;
-    (void)f;
-
-    if (m->kind != MESSAGE_STATUS) {
-        return err_why(why, why_size, ERR_MALFORMED,
-                       "the coordinator answered a status request with %s",
-                       message_kind_name(m->kind));
-    }
-    s->json = strndup(m->status.json.data, m->status.json.len);
-    if (s->json == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
-    call_end(c, 0, NULL);
-    return 0;
-}
-
-static const call_kind status_kind = {on_status_message, NULL};
-
-int roster_status(roster_client *client, const char **json) {
-    *json = NULL;
-    int rc = client_ready(client, true);
-    if (rc < 0) return rc;
-
-    status_call s = {.json = NULL};
-    message m;
-    client_header(client, &m, MESSAGE_STATUS_REQUEST, 0);
-    rc = call_start(&s.call, &status_kind, client, &m,
-                    client->config.timeout_ms);
-    if (rc == 0) rc = call_wait(&s.call);
-    if (rc < 0) {
-        free(s.json);
-        return rc;
-    }
-    free(client->status);
-    client->status = s.json;
-    *json = s.json;
-    return 0;
 }

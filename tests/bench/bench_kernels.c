@@ -174,6 +174,10 @@ int main(int argc, char **argv) {
            "1 row", "4 rows", "16 rows", "128 rows");
     measure(p, WEIGHT_Q8_0, ACT_A8, bytes);
     measure(p, WEIGHT_Q8_0, ACT_F32, bytes);
+    measure(p, WEIGHT_Q4_0, ACT_A8, bytes);
+    measure(p, WEIGHT_Q4_0, ACT_F32, bytes);
+    measure(p, WEIGHT_Q4_K, ACT_A8, bytes);
+    measure(p, WEIGHT_Q4_K, ACT_F32, bytes);
     measure(p, WEIGHT_F32, ACT_F32, bytes);
     measure(p, WEIGHT_F16, ACT_F32, bytes);
     measure(p, WEIGHT_BF16, ACT_F32, bytes);

@@ -154,3 +154,11 @@ void plain_quant_random(uint64_t *seed, plain_kind kind, uint32_t type,
         if (q->min_at != 0) put_half(seed, kind, out + q->min_at);
     }
 }
+
+void plain_quant_scales(uint32_t type, float scale, uint8_t *block) {
+    const quant_type *q = find(type);
+    uint16_t half = f32_to_f16(scale);
+    assert(q != NULL);
+    memcpy(block + q->scale_at, &half, sizeof(half));
+    if (q->min_at != 0) memcpy(block + q->min_at, &half, sizeof(half));
+}

@@ -30,4 +30,7 @@ plain_quant plain_quant_at(uint32_t type, const uint8_t *row, size_t i);
 void plain_quant_random(uint64_t *seed, plain_kind kind, uint32_t type,
                         size_t n, uint8_t *out);
 
+/* Set a block's f16 scale, and its f16 minimum if it has one. */
+void plain_quant_scales(uint32_t type, float scale, uint8_t *block);
+
 #endif

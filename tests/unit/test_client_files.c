@@ -299,7 +299,7 @@ static char *table(const char *json, int want) {
     size_t bytes = 0;
     FILE *f = open_memstream(&text, &bytes);
     assert_non_null(f);
-    assert_int_equal(status_table_print(f, json, NULL, 0), want);
+    assert_int_equal(status_table_print(f, json, true, NULL, 0), want);
     fclose(f);
     return text;
 }

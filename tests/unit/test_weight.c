@@ -16,16 +16,20 @@
 #include "engine/util.h"
 #include "engine/weight.h"
 #include "tests/support/plain.h"
+#include "tests/support/plain_quant.h"
 
 #define MAX_X 70
 
-static const uint32_t types[] = {WEIGHT_F32, WEIGHT_F16, WEIGHT_BF16,
-                                 WEIGHT_Q8_0};
+static const uint32_t types[] = {
+    WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16, /* the floats come first */
+    WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
+};
 
 /* ---- the table ---- */
 
 static void finds_what_it_computes_with(void **state) {
-    static const char *const names[] = {"f32", "f16", "bf16", "q8_0"};
+    static const char *const names[] = {"f32",  "f16",  "bf16",
+                                        "q8_0", "q4_0", "q4_k"};
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         const weight_format *f = weight_format_find(types[i]);
@@ -42,11 +46,11 @@ static void finds_what_it_computes_with(void **state) {
 static void names_formats_it_does_not_compute_with(void **state) {
     size_t len, bytes;
     (void)state;
-    assert_null(weight_format_find(12));
-    assert_string_equal(weight_type_name(12), "q4_k");
-    assert_true(weight_type_size(12, &len, &bytes));
+    assert_null(weight_format_find(10));
+    assert_string_equal(weight_type_name(10), "q2_k");
+    assert_true(weight_type_size(10, &len, &bytes));
     assert_int_equal(len, 256);
-    assert_int_equal(bytes, 144);
+    assert_int_equal(bytes, 84);
     assert_string_equal(weight_type_name(39), "mxfp4");
 }
 
@@ -69,6 +73,16 @@ static void float_formats_have_no_a8_kernel(void **state) {
         const weight_format *f = weight_format_find(types[i]);
         assert_null(weight_kernel(f, ACT_A8));
         assert_non_null(weight_kernel(f, ACT_F32));
+    }
+}
+
+/* What a decoded token costs is the bytes that are read for it. */
+static void packs_into_hardly_more_than_is_stored(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        const weight_format *f = weight_format_find(types[i]);
+        size_t stored = 16 * plain_stored_bytes(types[i], 4096);
+        assert_true(f->group_bytes(4096) * 100 <= stored * 103);
     }
 }
 
@@ -300,8 +314,10 @@ static void multiplies_any_number_of_activation_rows(void **state) {
     (void)state;
     for (size_t n_x = 1; n_x <= 17; n_x++) {
         check_all(whole(48, 96, n_x), &seed);
+        check_all(whole(48, 256, n_x), &seed);
     }
     check_all(whole(48, 64, MAX_X), &seed);
+    check_all(whole(48, 768, MAX_X), &seed);
 }
 
 static void multiplies_any_number_of_weight_rows(void **state) {
@@ -312,12 +328,14 @@ static void multiplies_any_number_of_weight_rows(void **state) {
         check_all(whole(rows[i], 64, 1), &seed);
         check_all(whole(rows[i], 32, 3), &seed);
         check_all(whole(rows[i], 64, 9), &seed);
+        check_all(whole(rows[i], 256, 7), &seed);
     }
 }
 
 static void multiplies_any_width(void **state) {
-    static const size_t cols[] = {1,   2,   3,   5,   15,   16,   17,   60, 100,
-                                  255, 257, 600, 992, 1024, 1056, 2080, 32};
+    static const size_t cols[] = {1,    2,    3,    5,   15,  16,  17,
+                                  60,   100,  255,  257, 600, 992, 1024,
+                                  1056, 2080, 2304, 32,  256, 512, 768};
     uint64_t seed = 12;
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cols); i++) {
@@ -330,8 +348,9 @@ static void multiplies_parts_of_the_columns_and_groups(void **state) {
     uint64_t seed = 13;
     (void)state;
     for (int round = 0; round < 60; round++) {
-        size_t step = round % 3 == 0 ? 7 : 32; /* odd ones: float formats */
-        size_t n = 1 + plain_random(&seed) % 45;
+        static const size_t steps[] = {7, 32, 256}; /* 7: float formats */
+        size_t step = steps[round % 3];
+        size_t n = 1 + plain_random(&seed) % (step == 256 ? 9 : 45);
         product p = whole(1 + plain_random(&seed) % 130, n * step,
                           1 + plain_random(&seed) % 9);
         p.col0 = plain_random(&seed) % n * step;
@@ -343,54 +362,119 @@ static void multiplies_parts_of_the_columns_and_groups(void **state) {
     }
 }
 
-/* All weights -128 against all activations of one sign: the largest integer
- * sums there are. */
-static void exact_for_the_largest_integers(void **state) {
-    uint8_t block[34] = {0x00, 0x3c}; /* scale 1 */
-    const void *rows[WEIGHT_GROUP];
-    float row[9] = {1.0f};
-    const weight_format *f = weight_format_find(WEIGHT_Q8_0);
-    (void)state;
+/* A block of all the same bytes but for the scales, which are 1, makes the
+ * largest integer sums there are.  A row's sum is then the activation times: */
+static const struct {
+    uint32_t type;
+    uint8_t byte;
+    float want;
+} largest[] = {
+    {WEIGHT_Q8_0, 0x80, -128.0f * 32},
+    {WEIGHT_Q4_0, 0x00, -8.0f * 32},
+    {WEIGHT_Q4_0, 0xff, 7.0f * 32},
+    {WEIGHT_Q4_K, 0xff, (63.0f * 15 - 63.0f) * 256},
+};
 
-    memset(block + 2, 0x80, 32);
+static void check_largest(size_t i) {
+    const weight_format *f = weight_format_find(largest[i].type);
+    size_t n = f->block_len;
+    uint8_t block[256];
+    const void *rows[WEIGHT_GROUP];
+    memset(block, largest[i].byte, sizeof(block));
+    plain_quant_scales(largest[i].type, 1.0f, block);
     for (size_t r = 0; r < WEIGHT_GROUP; r++) {
         rows[r] = block;
     }
-    void *packed = must(aligned_alloc_zero(f->group_bytes(32)));
-    f->pack(32, rows, packed);
-    for (int level = CPU_SCALAR; level <= (int)cpu_best(); level++) {
-        assert_int_equal(cpu_force((cpu_level)level), 0);
-        for (int x = -127; x <= 127; x += 254) {
-            memset(row + 1, x, 32);
-            const void *in = row;
-            float y[16], *out = y;
-            weight_kernel(f, ACT_A8)(packed, 32, 0, 1, 0, 32, &in, 1, &out);
-            for (size_t r = 0; r < 16; r++) {
-                assert_true(y[r] == -128.0f * 32.0f * (float)x);
-            }
+    void *packed = must(aligned_alloc_zero(f->group_bytes(n)));
+    f->pack(n, rows, packed);
+
+    for (int x = -127; x <= 127; x += 254) {
+        float row[8 + 64], y[16], *out = y;
+        const void *in = row;
+        for (size_t b = 0; b < n / 32; b++) {
+            row[b] = 1.0f;
+        }
+        memset(row + n / 32, x, n);
+        weight_kernel(f, ACT_A8)(packed, n, 0, 1, 0, n, &in, 1, &out);
+        for (size_t r = 0; r < 16; r++) {
+            assert_true(y[r] == largest[i].want * (float)x);
         }
     }
-    cpu_force(cpu_best());
     aligned_release(packed);
 }
 
+static void exact_for_the_largest_integers(void **state) {
+    (void)state;
+    for (int level = CPU_SCALAR; level <= (int)cpu_best(); level++) {
+        assert_int_equal(cpu_force((cpu_level)level), 0);
+        for (size_t i = 0; i < ARRAY_LEN(largest); i++) {
+            check_largest(i);
+        }
+    }
+    cpu_force(cpu_best());
+}
+
+/* ---- values ---- */
+
 static void dequantizes_as_the_f32_kernels_do(void **state) {
+    enum { N = 768 };
+    static uint8_t stored[N * 4];
+    static float values[N], x[N];
     uint64_t seed = 14;
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         for (int kind = 0; kind < PLAIN_KINDS; kind++) {
-            uint8_t stored[96 * 4];
-            float values[96];
-            plain_weights(&seed, (plain_kind)kind, types[i], 96, stored);
-            weight_format_find(types[i])->dequantize(96, stored, values);
-            for (size_t c = 0; c < 96; c++) {
-                float x[96] = {0};
+            plain_weights(&seed, (plain_kind)kind, types[i], N, stored);
+            weight_format_find(types[i])->dequantize(N, stored, values);
+            for (size_t c = 0; c < N; c++) {
                 x[c] = 1.0f;
-                float want = plain_dot(types[i], ACT_F32, 96, 0, 96, stored, x);
+                float want = plain_dot(types[i], ACT_F32, N, 0, N, stored, x);
                 assert_true(values[c] == want);
+                x[c] = 0.0f;
             }
         }
     }
+}
+
+/* Blocks by hand: where each value is, and what it is made of. */
+
+static void reads_a_q4_0_block(void **state) {
+    uint8_t block[18] = {0x00, 0x40}; /* 2.0 */
+    float values[32];
+    (void)state;
+    memset(block + 2, 0x88, 16);
+    block[2] = 0xf0;
+    block[17] = 0x19;
+    weight_format_find(WEIGHT_Q4_0)->dequantize(32, block, values);
+    assert_true(values[0] == 2.0f * (0 - 8));
+    assert_true(values[16] == 2.0f * (15 - 8));
+    assert_true(values[1] == 0.0f);
+    assert_true(values[15] == 2.0f * (9 - 8));
+    assert_true(values[31] == 2.0f * (1 - 8));
+}
+
+static void reads_a_q4_k_block(void **state) {
+    uint8_t block[144] = {0x00, 0x40, 0x00, 0x38}; /* 2.0, 0.5 */
+    uint8_t *factors = block + 4, *nibbles = block + 16;
+    float values[256];
+    (void)state;
+    factors[0] = 0x40 | 1; /* scale 0 is 1; scale 4 is 1 * 16 and */
+    factors[8] = 0x53;     /* 3; minimum 4 is 5 and */
+    factors[4] = 0x80 | 2; /* 2 * 16; minimum 0 is 2 */
+    factors[3] = 0xff;     /* scale 3 is 63; scale 7 is 3 * 16 and */
+    factors[11] = 0xf0;    /* 0; minimum 7 is 15 and */
+    factors[7] = 0x3f;     /* 0; minimum 3 is 63 */
+    nibbles[0] = 0x09;
+    nibbles[63] = 0xc0;
+    nibbles[64 + 3] = 0x07;
+    nibbles[127] = 0xf0;
+    weight_format_find(WEIGHT_Q4_K)->dequantize(256, block, values);
+    assert_true(values[0] == 2.0f * 1 * 9 - 0.5f * 2);
+    assert_true(values[31] == -0.5f * 2);
+    assert_true(values[32] == 0.0f);
+    assert_true(values[127] == 2.0f * 63 * 12 - 0.5f * 63);
+    assert_true(values[128 + 3] == 2.0f * 19 * 7 - 0.5f * 37);
+    assert_true(values[255] == 2.0f * 48 * 15 - 0.5f * 15);
 }
 
 int main(void) {
@@ -399,6 +483,7 @@ int main(void) {
         cmocka_unit_test(names_formats_it_does_not_compute_with),
         cmocka_unit_test(has_no_name_for_numbers_nobody_uses),
         cmocka_unit_test(float_formats_have_no_a8_kernel),
+        cmocka_unit_test(packs_into_hardly_more_than_is_stored),
         cmocka_unit_test(every_half_has_its_value_and_comes_back),
         cmocka_unit_test(halves_are_converted_as_by_the_cpu),
         cmocka_unit_test(bfloats_are_the_upper_half_of_a_float),
@@ -408,6 +493,8 @@ int main(void) {
         cmocka_unit_test(multiplies_parts_of_the_columns_and_groups),
         cmocka_unit_test(exact_for_the_largest_integers),
         cmocka_unit_test(dequantizes_as_the_f32_kernels_do),
+        cmocka_unit_test(reads_a_q4_0_block),
+        cmocka_unit_test(reads_a_q4_k_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

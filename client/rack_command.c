@@ -1,0 +1,86 @@
+/* rack_command.c - see rack_command.h. */
+#include "client/rack_command.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+#include "client/cli.h"
+#include "engine/err.h"
+#include "engine/util.h"
+
+size_t rack_options(session_config *c, option *table) {
+    const option rows[] = {
+        {"endpoint", 0, OPTION_STRING, &c->endpoint, "tcp://HOST:PORT",
+         "The coordinator to ask; without this, the environment's "
+         "ROSTER_ENDPOINT."},
+        {"cluster", 0, OPTION_STRING, &c->cluster, "NAME",
+         "The cluster that the coordinator must belong to."},
+        {"insecure", 0, OPTION_FLAG, &c->insecure, NULL,
+         "Allow an endpoint beyond loopback; nothing is encrypted yet."},
+        {"timeout", 0, OPTION_MS, &c->timeout_ms, "TIME",
+         "Longest wait for an answer; 0: 10s."},
+    };
+    _Static_assert(ARRAY_LEN(rows) == RACK_OPTIONS, "rows of the table");
+    memcpy(table, rows, sizeof(rows));
+    return ARRAY_LEN(rows);
+}
+
+int rack_status(session *s, json_t **out, char *why, size_t why_size) {
+    const char *text;
+    json_error_t error;
+
+    *out = NULL;
+    int rc = roster_status(s->client, &text);
+    if (rc < 0) {
+        return session_explain(s, rc, roster_client_error(s->client), why,
+                               why_size);
+    }
+    json_t *root = json_loads(text, 0, &error);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return err_why(why, why_size, ERR_MALFORMED,
+                       "the coordinator's status is not a JSON object: %s",
+                       error.text);
+    }
+    *out = root;
+    return 0;
+}
+
+const json_t *rack_find(const json_t *status, const char *list,
+                        const char *name) {
+    size_t i;
+    json_t *entry;
+    json_array_foreach(json_object_get(status, list), i, entry) {
+        if (strcmp(rack_text(entry, "name"), name) == 0) return entry;
+    }
+    return NULL;
+}
+
+uint64_t rack_number(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    double n = json_number_value(value);
+    if (json_is_integer(value) && n >= 0)
+        return (uint64_t)json_integer_value(value);
+    return n > 0 && n < 1e18 ? (uint64_t)n : 0;
+}
+
+const char *rack_text(const json_t *object, const char *key) {
+    const char *text = json_string_value(json_object_get(object, key));
+    return text != NULL ? text : "";
+}
+
+int rack_wait(session *s, uint32_t ms) {
+    int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    if (timer < 0) return -errno;
+    const struct itimerspec when = {
+        .it_value = {ms / 1000, (long)(ms % 1000) * 1000000 + 1}};
+    int rc = timerfd_settime(timer, 0, &when, NULL) < 0 ? -errno : 0;
+
+    uint64_t until = now_ms() + ms;
+    while (rc >= 0 && now_ms() < until) {
+        rc = session_turn(s, timer);
+    }
+    close(timer);
+    return rc < 0 ? rc : 0;
+}

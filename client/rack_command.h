@@ -1,0 +1,30 @@
+/* rack_command.h - what commands share that look at a running rack, or ask
+ * something of it: status, top, drain. */
+#ifndef CLIENT_RACK_COMMAND_H
+#define CLIENT_RACK_COMMAND_H
+
+#include <jansson.h>
+#include "client/session.h"
+
+/* Rows of an option table: --endpoint, --cluster, --insecure, --timeout. */
+#define RACK_OPTIONS 4
+size_t rack_options(session_config *c, option *table);
+
+/* The coordinator's state, parsed; the caller's to json_decref().  A negative
+ * code with a sentence. */
+int rack_status(session *s, json_t **out, char *why, size_t why_size);
+
+/* One entry of the status's list `list` ("nodes", "coordinators"), borrowed;
+ * NULL: nobody is called that. */
+const json_t *rack_find(const json_t *status, const char *list,
+                        const char *name);
+
+/* A number of an object, 0 if it is not there; a text, "" if it is not. */
+uint64_t rack_number(const json_t *object, const char *key);
+const char *rack_text(const json_t *object, const char *key);
+
+/* Wait for `ms`, or until the session ends: 0, -EINTR for a signal, or the
+ * connection's code. */
+int rack_wait(session *s, uint32_t ms);
+
+#endif

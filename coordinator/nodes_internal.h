@@ -1,0 +1,80 @@
+/* nodes_internal.h - what nodes.c (links and messages), nodes_set.c (who is
+ * there), nodes_rack.c (what the step thread is told) and nodes_status.c share.
+ */
+#ifndef COORDINATOR_NODES_INTERNAL_H
+#define COORDINATOR_NODES_INTERNAL_H
+
+#include "coordinator/nodes.h"
+#include "proto/zmq_watch.h"
+
+typedef struct {
+    struct nodes *owner;
+    uint32_t index;  /* its place */
+    uint64_t serial; /* of this stay in the place; never 0 */
+    uint64_t pairs_before; /* counted for who had the place earlier */
+    char control[ENDPOINT_MAX];
+    struct link *link; /* NULL: the endpoint cannot be connected to */
+    zmq_watch *watch;
+
+    /* of its record, if it is registered */
+    char listed[RECORD_NAME]; /* "": a node of the given list */
+    bool registered;
+    uint64_t record_boot;
+    int32_t place; /* in the placement, -1: none */
+
+    bool greeted; /* a welcome is due: one that we did not ask for is none */
+    bool stale;   /* it told us that our placement is too old */
+    /* of the last welcome */
+    bool welcomed;
+    char name[MESSAGE_NAME_MAX + 1];
+    char data[ENDPOINT_MAX];
+    char cpu[32];
+    uint32_t threads;
+    uint64_t resident_bytes, holdings_version;
+    holdings held;
+
+    char why[200];                     /* of the last refusal */
+    uint64_t batches, pairs, progress; /* of the last pong */
+    uint32_t queued;
+} node;
+
+struct nodes {
+    nodes_config config;
+    membership *machine;
+    message_arena *arena;
+    node **all; /* [n_all], by place; NULL: empty */
+    uint32_t n_all, room;
+    uint64_t last_serial;
+    uv_timer_t timer;
+    bool closing, settled;
+    uint64_t epoch;             /* of the newest rack */
+    rack_placement *assignment; /* with registered nodes; NULL: none yet */
+    placement *where;           /* the newest: live, assigned and held */
+};
+
+static inline bool node_is_up(const nodes *n, const node *p) {
+    return membership_state(n->machine, p->index) == NODE_UP;
+}
+
+/* What the experts of the rack are cut into. */
+static inline uint32_t nodes_slices(const nodes *n) {
+    if (n->assignment == NULL) return n->config.slices;
+    return rack_placement_head(n->assignment)->slices;
+}
+
+/* ---- nodes.c ---- */
+/* A node in the lowest free place; `control` is copied.  On failure (-ENOMEM,
+ * ERR_OVERLOADED, or what link_connect() says, with a sentence) there is none.
+ */
+int nodes_add(nodes *n, const char *control, node **out, char *why,
+              size_t why_size);
+void nodes_remove(nodes *n, node *p);
+void nodes_greet(nodes *n, node *p);
+/* Do what the machine wants, and come back when it says. */
+void nodes_pump(nodes *n);
+
+/* ---- nodes_rack.c ---- */
+/* Tell the step thread what is true now. */
+int nodes_publish(nodes *n);
+
+#endif

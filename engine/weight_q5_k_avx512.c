@@ -1,0 +1,159 @@
+/* weight_q5_k_avx512.c - Q5_K with AVX-512 and VNNI.
+ *
+ * A tile is one group: opening the weights takes far longer than an addition's
+ * latency, so one row needs no more chains. */
+#include "engine/weight_k_avx512.h"
+#include "engine/weight_q5_k.h"
+
+#define CHUNKS (ACT_BLOCK / 4) /* opened */
+
+/* Bits of `a` where the mask has ones, of `b` elsewhere. */
+TILE_INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
+}
+
+/* The chunks of 32 columns, values 0 to 31.  Shifts move bits between bytes,
+ * too; those are masked away. */
+TILE_INLINE void open_chunks(const uint8_t at[Q5_K_CHUNKS][Q5_K_CHUNK],
+                             __m512i w[CHUNKS]) {
+    const __m512i five_bits = _mm512_set1_epi8(31);
+    __m512i p[Q5_K_CHUNKS];
+    TILE_UNROLL for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
+        p[c] = _mm512_loadu_si512(at[c]);
+        w[c] = p[c];
+    }
+    w[5] = select_bits(7, _mm512_srli_epi16(p[0], 5),
+                       _mm512_srli_epi16(p[1], 3));
+    w[6] = select_bits(7, _mm512_srli_epi16(p[2], 5),
+                       _mm512_srli_epi16(p[3], 3));
+    __m512i top = select_bits(8, _mm512_srli_epi16(p[1], 2),
+                              _mm512_srli_epi16(p[3], 1));
+    w[7] = select_bits(7, _mm512_srli_epi16(p[4], 5), top);
+    TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+        w[c] = _mm512_and_si512(w[c], five_bits);
+    }
+}
+
+TILE_INLINE const q5_k_packed *block_of(const tile *t, size_t b) {
+    return (const q5_k_packed *)(const void *)t->weights + b;
+}
+
+/* ---- A8 ---- */
+
+/* acc += A8 block j of stored block b. */
+TILE_INLINE void add_part(size_t n_x, const tile *t, size_t b, size_t j,
+                          const int8_t *const *x,
+                          __m512 acc[TILE_GROUPS][TILE_ROWS]) {
+    const q5_k_packed *block = block_of(t, b);
+    const size_t at = b * K_LEN + j * ACT_BLOCK;
+    __m512i w[CHUNKS], sum[TILE_GROUPS][TILE_ROWS];
+
+    open_chunks(block->values[j], w);
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        sum[0][i] = _mm512_setzero_si512();
+        TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+            sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w[c],
+                                            tile_broadcast_4(x[i] + at + c * 4));
+        }
+    }
+    k_add_block(1, n_x, t, &block->head, j, (at - t->col0) / ACT_BLOCK, 1.0f,
+                sum, acc);
+}
+
+TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
+    __m512 acc[TILE_GROUPS][TILE_ROWS];
+    const int8_t *x[TILE_ROWS];
+
+    tile_load_sums(1, n_x, t, acc);
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        x[i] = act_values(t->cols, t->x[i]);
+    }
+    for (size_t b = t->col0 / K_LEN; b < t->col1 / K_LEN; b++) {
+        for (size_t j = 0; j < K_ACT_BLOCKS; j++) {
+            add_part(n_x, t, b, j, x, acc);
+        }
+    }
+    tile_store_sums(1, n_x, t, acc);
+}
+
+/* ---- F32 ---- */
+
+/* acc += A8 block j of stored block b.  scale * value is exact (22 bits at
+ * most), so the fused subtraction is dequantize()'s. */
+TILE_INLINE void add_columns(size_t n_x, const tile *t, size_t b, size_t j,
+                             const float *const *x, __m512 *acc) {
+    const q5_k_packed *block = block_of(t, b);
+    const k_packed_head *head = &block->head;
+    __m512i w[CHUNKS];
+    open_chunks(block->values[j], w);
+    __m512 scale = _mm512_mul_ps(tile_f16(head->scales),
+                                 tile_bytes(head->subs[j].scales));
+    __m512 min =
+        _mm512_mul_ps(tile_f16(head->mins), tile_bytes(head->subs[j].mins));
+
+    TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+        TILE_UNROLL for (unsigned k = 0; k < 4; k++) {
+            __m512i top = _mm512_slli_epi32(w[c], 24 - 8 * k);
+            __m512 value = _mm512_cvtepi32_ps(_mm512_srli_epi32(top, 24));
+            __m512 column = _mm512_fmsub_ps(scale, value, min);
+            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+                size_t at = b * K_LEN + j * ACT_BLOCK + c * 4 + k;
+                acc[i] =
+                    _mm512_fmadd_ps(column, _mm512_set1_ps(x[i][at]), acc[i]);
+            }
+        }
+    }
+}
+
+TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
+    __m512 acc[TILE_GROUPS][TILE_ROWS];
+    const float *x[TILE_ROWS];
+
+    tile_load_sums(1, n_x, t, acc);
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        x[i] = t->x[i];
+    }
+    for (size_t b = t->col0 / K_LEN; b < t->col1 / K_LEN; b++) {
+        for (size_t j = 0; j < K_ACT_BLOCKS; j++) {
+            add_columns(n_x, t, b, j, x, acc[0]);
+        }
+    }
+    tile_store_sums(1, n_x, t, acc);
+}
+
+/* ---- tiles ---- */
+
+#define TILE(form, n)                                                          \
+    static void form##_1x##n(const tile *t) {                                  \
+        mul_tile_##form(n, t);                                                 \
+    }
+
+TILE(a8, 1)
+TILE(a8, 2)
+TILE(a8, 4)
+TILE(a8, 8)
+TILE(f32, 1)
+TILE(f32, 2)
+TILE(f32, 4)
+TILE(f32, 8)
+
+void weight_q5_k_mul_a8_avx512(WEIGHT_MUL_ARGS) {
+    static const tile_set set = {
+        .rows = {1, 2, 4, 8},
+        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x8}},
+        .panel = K_PANEL,
+        .prepare = k_prepare,
+    };
+    tile_run(&set, q5_k_group_bytes(cols), packed, cols, group0, group1, col0,
+             col1, x, n_x, y);
+}
+
+void weight_q5_k_mul_f32_avx512(WEIGHT_MUL_ARGS) {
+    static const tile_set set = {
+        .rows = {1, 2, 4, 8},
+        .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8}},
+        .panel = K_PANEL,
+    };
+    tile_run(&set, q5_k_group_bytes(cols), packed, cols, group0, group1, col0,
+             col1, x, n_x, y);
+}
