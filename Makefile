@@ -3,6 +3,7 @@
 #   make            build/roster, build/roster-coordinator,
 #                   build/roster-expert-node, build/libroster.a and .so
 #   make run        install what is missing, build, tell a story
+#   make run-cluster    the same with etcd, and a node that joins and leaves
 #   make test       install what is missing, build, run every test
 #   make asan|tsan  the tests under a sanitizer, in a build folder of their own
 #   make deps       the set-up alone
@@ -87,7 +88,8 @@ CLUSTER := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/cluster/test_*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
 
-.PHONY: all deps deps-test run test test-build asan tsan install uninstall \
+.PHONY: all deps deps-test run run-cluster test test-build asan tsan install uninstall \
+	soak-etcd soak-leaders \
 	format format-check clean sim bench fuzz fuzz-run
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -212,6 +214,17 @@ deps-test:
 run: deps
 	@$(MAKE) --no-print-directory all
 	@deploy/run.sh $(B)
+run-cluster:
+	@deploy/deps.sh build cluster
+	@$(MAKE) --no-print-directory all
+	@deploy/run-cluster.sh $(B)
+
+# Long proofs with real processes and a real etcd; each prints a dated record.
+soak-etcd: SOAK := test_rack_etcd
+soak-leaders: SOAK := test_rack_leaders
+soak-etcd soak-leaders: deps-test
+	@$(MAKE) --no-print-directory test-build
+	@ROSTER_SOAK=1 tests/run.py --build $(B) --only cluster -k $(SOAK)
 
 # ---- installing ----
 install: all

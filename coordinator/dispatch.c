@@ -5,9 +5,9 @@
  * out one action: a piece that may be sent, what is to be computed here, or how
  * long to wait.  Sends come first, so that the nodes work while we do.
  *
- * Nothing is allocated after dispatch_new(), and a look at a quiet dispatch
- * costs no pass over the pairs: points in time are kept as lower bounds and
- * looked into only when they are reached. */
+ * Nothing is allocated but by dispatch_new() and dispatch_reserve(), and a look
+ * at a quiet dispatch costs no pass over the pairs: points in time are kept as
+ * lower bounds and looked into only when they are reached. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
@@ -31,33 +31,47 @@ static int check_config(const dispatch_config *c) {
 
 /* Each pair may be asked of some nodes at once, and every node may have a last
  * small piece of this layer and of earlier ones. */
-static uint64_t slots_for(const dispatch *d) {
-    uint64_t pieces =
-        (d->config.max_pairs + d->piece_pairs - 1ull) / d->piece_pairs;
+static uint64_t slots_for(const dispatch *d, uint32_t max_pairs,
+                          uint32_t piece_pairs) {
+    uint64_t pieces = (max_pairs + piece_pairs - 1ull) / piece_pairs;
     return 2ull * d->config.max_nodes + 4 * pieces + 16;
 }
 
+static int grow(uint32_t **list, size_t n) {
+    uint32_t *grown = realloc(*list, n * sizeof(**list));
+    if (grown == NULL) return -ENOMEM;
+    *list = grown;
+    return 0;
+}
+
+int dispatch_reserve(dispatch *d, uint32_t max_pairs) {
+    assert(d->where == NULL);
+    if (max_pairs <= d->room) return 0;
+    if (max_pairs > INT32_MAX) return ERR_RANGE;
+
+    dispatch_pair *pairs = realloc(d->pairs, max_pairs * sizeof(*pairs));
+    if (pairs == NULL) return -ENOMEM;
+    d->pairs = pairs;
+    int rc = grow(&d->order, max_pairs);
+    if (rc == 0) rc = grow(&d->scratch, max_pairs);
+    if (rc == 0) rc = grow(&d->here, max_pairs);
+    if (rc < 0) return rc;
+
+    uint64_t piece = d->config.piece_bytes / d->config.reply_row_bytes;
+    piece = dispatch_min(dispatch_max(piece, 1), max_pairs);
+    rc = dispatch_table_grow(d, slots_for(d, max_pairs, (uint32_t)piece),
+                             (uint32_t)piece);
+    if (rc < 0) return rc;
+    d->room = max_pairs;
+    return 0;
+}
+
 static int allocate(dispatch *d) {
-    size_t n = d->config.max_pairs, nodes = d->config.max_nodes, pairs, bytes;
-    uint64_t slots = slots_for(d);
-
-    if (slots >= DISPATCH_NONE) return ERR_RANGE;
-    if (!size_mul(slots, d->piece_pairs, &pairs)) return ERR_RANGE;
-    if (!size_mul(pairs, sizeof(uint32_t), &bytes)) return ERR_RANGE;
-    d->n_slots = (uint32_t)slots;
-
-    d->pairs = calloc(n, sizeof(*d->pairs));
-    d->order = calloc(n, sizeof(*d->order));
-    d->scratch = calloc(n, sizeof(*d->scratch));
-    d->here = calloc(n, sizeof(*d->here));
+    size_t nodes = d->config.max_nodes;
     d->busy = calloc(nodes + 1, sizeof(*d->busy));
     d->peers = calloc(nodes + 1, sizeof(*d->peers));
-    d->requests = calloc(slots, sizeof(*d->requests));
-    d->request_pairs = malloc(bytes);
-    bool ok = d->pairs != NULL && d->order != NULL && d->scratch != NULL &&
-              d->here != NULL && d->busy != NULL && d->peers != NULL &&
-              d->requests != NULL && d->request_pairs != NULL;
-    return ok ? 0 : -ENOMEM;
+    if (d->busy == NULL || d->peers == NULL) return -ENOMEM;
+    return dispatch_reserve(d, d->config.max_pairs);
 }
 
 int dispatch_new(dispatch **out, const dispatch_config *config) {
@@ -68,16 +82,14 @@ int dispatch_new(dispatch **out, const dispatch_config *config) {
     dispatch *d = calloc(1, sizeof(*d));
     if (d == NULL) return -ENOMEM;
     d->config = *config;
-    uint64_t piece = config->piece_bytes / config->reply_row_bytes;
-    piece = dispatch_min(dispatch_max(piece, 1), config->max_pairs);
-    d->piece_pairs = (uint32_t)piece;
+    d->free_slot = d->oldest = d->newest = DISPATCH_NONE;
+    d->next_seq = 1;
 
     rc = allocate(d);
     if (rc < 0) {
         dispatch_free(d);
         return rc;
     }
-    dispatch_table_init(d);
     for (uint32_t i = 0; i < config->max_nodes; i++) {
         d->peers[i] = (dispatch_peer){
             .base_us = DISPATCH_BASE_US,
@@ -109,7 +121,7 @@ int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
                    const uint32_t *experts, uint32_t n_rows, uint32_t k,
                    const placement *where) {
     uint64_t n_pairs = (uint64_t)n_rows * k;
-    if (n_pairs > d->config.max_pairs) return ERR_RANGE;
+    if (n_pairs > d->room) return ERR_RANGE;
 
     d->layer_seq++;
     d->layer = layer;

@@ -10,6 +10,9 @@
  * file; the first answer for a pair wins, later ones are dropped.  A pair that
  * nobody can compute is given up, and its row with it: the others go on.
  *
+ * An expert, in here, is what the placement calls a unit: where experts are cut
+ * into slices, a slice of one, and k counts the slices of all that a row uses.
+ *
  * Which answer wins changes no bit: experts are pure functions.  Events and the
  * time go in, actions come out; no socket, no clock, no thread, and the same
  * events give the same actions. */
@@ -23,7 +26,7 @@
 
 typedef struct {
     uint32_t max_nodes;
-    uint32_t max_pairs; /* of one begin: rows * k */
+    uint32_t max_pairs; /* of one begin: rows * k; see dispatch_reserve() */
     uint64_t reply_row_bytes;
     uint64_t piece_bytes;  /* most reply bytes of one request */
     uint64_t credit_bytes; /* most outstanding reply bytes of one node */
@@ -38,6 +41,10 @@ typedef struct dispatch dispatch;
 
 int dispatch_new(dispatch **out, const dispatch_config *config);
 void dispatch_free(dispatch *d);
+
+/* Make room for more pairs in one begin.  Between layers only; what is in
+ * flight stays so.  ERR_RANGE, -ENOMEM: the room is what it was. */
+int dispatch_reserve(dispatch *d, uint32_t max_pairs);
 
 /* Start a layer; one that is not done is left as it is.  experts[row * k + i]:
  * the i-th choice of a row; all valid.  `where` is borrowed until
@@ -105,6 +112,9 @@ void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node);
  * cannot, and what was in flight to it is lost. */
 void dispatch_node_up(dispatch *d, uint32_t node);
 void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node);
+/* Another node takes this one's number, which is down: nothing is known of it.
+ */
+void dispatch_node_replaced(dispatch *d, uint32_t node);
 
 /* After DONE: was a pair of this row given up? */
 bool dispatch_row_lost(const dispatch *d, uint32_t row);

@@ -151,8 +151,8 @@ void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
 }
 
 void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id) {
-    dispatch_request *r = &d->requests[request_id % d->n_slots];
-    if (request_id == 0 || r->id != request_id) return;
+    dispatch_request *r = dispatch_table_find(d, DISPATCH_NONE, request_id);
+    if (r == NULL) return;
     assert(dispatch_table_current(d, r));
 
     /* It was not asked, after all. */
@@ -218,6 +218,18 @@ void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node) {
     peer->suspect = false;
     drop_requests(d, node);
     d->replan = true;
+}
+
+void dispatch_node_replaced(dispatch *d, uint32_t node) {
+    assert(node < d->config.max_nodes);
+    dispatch_peer *peer = &d->peers[node];
+    assert(!peer->up && peer->outstanding_pairs == 0);
+
+    peer->base_us = DISPATCH_BASE_US;
+    peer->pair_ns = DISPATCH_PAIR_NS;
+    peer->sampled_us = 0;
+    peer->latency_us = 0;
+    peer->answered_pairs = 0;
 }
 
 void dispatch_node_up(dispatch *d, uint32_t node) {

@@ -45,6 +45,9 @@
  * was slow once is tried again. */
 #define DISPATCH_FADE_US 250000
 
+/* A request's id is a running number and, in its low bits, its slot. */
+#define DISPATCH_SLOT_BITS 24
+
 #define DISPATCH_NONE UINT32_MAX /* no pair, no slot, no node */
 
 typedef enum { PAIR_OPEN, PAIR_ANSWERED, PAIR_LOST } dispatch_pair_state;
@@ -104,15 +107,16 @@ typedef struct {
 
 struct dispatch {
     dispatch_config config;
+    uint32_t room; /* for pairs of one layer */
     uint32_t piece_pairs;
 
     /* the layer */
     uint64_t layer_seq; /* rises with each begin */
     uint32_t layer, n_rows, k, n_pairs;
     const placement *where; /* NULL: the layer is over */
-    dispatch_pair *pairs;   /* [max_pairs] */
-    uint32_t *order;        /* [max_pairs] by expert, then row */
-    uint32_t *scratch;      /* [max_pairs] for sorting */
+    dispatch_pair *pairs;   /* [room] */
+    uint32_t *order;        /* [room] by expert, then row */
+    uint32_t *scratch;      /* [room] for sorting */
     uint32_t n_open, n_waiting;
     uint64_t progress_us; /* when it began, or a pair was answered */
     uint32_t lost_expert; /* DISPATCH_NONE: nothing lost */
@@ -121,7 +125,7 @@ struct dispatch {
     bool replan;
     uint32_t *busy; /* [max_nodes] nodes with a queue */
     uint32_t n_busy, turn;
-    uint32_t *here;       /* [max_pairs] to be computed here */
+    uint32_t *here;       /* [room] to be computed here */
     uint32_t n_here;      /* in that list: handed out ones, then planned ones */
     uint32_t n_here_out;  /* handed out and not done */
     uint32_t n_here_kept; /* handed out; the caller may still read them */
@@ -169,10 +173,13 @@ bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out);
 uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node);
 
 /* ---- dispatch_table.c ---- */
-void dispatch_table_init(dispatch *d);
+/* Slots for pieces of `piece_pairs`; more than before, if not as many.  The
+ * pair lists of requests in flight are lost, so no layer may be open. */
+int dispatch_table_grow(dispatch *d, uint64_t n_slots, uint32_t piece_pairs);
 /* A slot to fill, in flight from now on; NULL: the table is full. */
 dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
                                      uint32_t n_pairs);
+/* One in flight to `node`; DISPATCH_NONE: to any. */
 dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
                                       uint64_t request_id);
 /* Its credit is returned.  The slot's pair list stays readable until the next

@@ -1,26 +1,58 @@
 /* dispatch_table.c - the requests in flight, and who refused what.
  *
- * A fixed number of slots.  A request's id is a running number times the number
- * of slots, plus its slot: unique, rising, and found without a search.  Slots
- * in flight form a list by age.  A request whose layer is over stays in the
- * table until it is answered, because the node still works for it and its reply
- * will still arrive: that is what the credit counts.
+ * A number of slots that only dispatch_reserve() changes.  A request's id is a
+ * running number and its slot: unique, rising, and found without a search.
+ * Slots in flight form a list by age.  A request whose layer is over stays in
+ * the table until it is answered, because the node still works for it and its
+ * reply will still arrive: that is what the credit counts.
  *
  * Refusals are remembered in a direct-mapped table: a collision forgets the
  * older one, which costs one more refusal. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include "engine/err.h"
+#include "engine/util.h"
 
-void dispatch_table_init(dispatch *d) {
-    for (uint32_t i = 0; i < d->n_slots; i++) {
-        d->requests[i].pairs = d->request_pairs + (size_t)i * d->piece_pairs;
-        d->requests[i].newer = i + 1 < d->n_slots ? i + 1 : DISPATCH_NONE;
+#define MAX_SLOTS (1u << DISPATCH_SLOT_BITS)
+
+int dispatch_table_grow(dispatch *d, uint64_t n_slots, uint32_t piece_pairs) {
+    size_t pairs, bytes;
+    assert(d->where == NULL);
+    if (n_slots < d->n_slots) n_slots = d->n_slots;
+    if (n_slots > MAX_SLOTS) return ERR_RANGE;
+    if (!size_mul(n_slots, piece_pairs, &pairs)) return ERR_RANGE;
+    if (!size_mul(pairs, sizeof(uint32_t), &bytes)) return ERR_RANGE;
+
+    uint32_t *lists = malloc(bytes);
+    if (lists == NULL) return -ENOMEM;
+    dispatch_request *grown =
+        realloc(d->requests, n_slots * sizeof(*d->requests));
+    if (grown == NULL) {
+        free(lists);
+        return -ENOMEM;
     }
-    d->free_slot = 0;
-    d->oldest = d->newest = DISPATCH_NONE;
-    d->next_seq = 1;
+    d->requests = grown;
+    free(d->request_pairs);
+    d->request_pairs = lists;
+    for (uint32_t i = d->n_slots; i < n_slots; i++) {
+        grown[i] = (dispatch_request){.newer = d->free_slot};
+        d->free_slot = i;
+    }
+    for (uint32_t i = 0; i < n_slots; i++)
+        grown[i].pairs = lists + (size_t)i * piece_pairs;
+    d->n_slots = (uint32_t)n_slots;
+    d->piece_pairs = piece_pairs;
+    return 0;
+}
+
+/* The slot that an id names; NULL: there is no such slot. */
+static dispatch_request *slot_of(const dispatch *d, uint64_t request_id) {
+    uint64_t slot = request_id & (MAX_SLOTS - 1);
+    return slot < d->n_slots ? &d->requests[slot] : NULL;
 }
 
 bool dispatch_table_current(const dispatch *d, const dispatch_request *r) {
@@ -68,7 +100,7 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
 
     uint32_t *pairs = r->pairs;
     *r = (dispatch_request){
-        .id = d->next_seq++ * d->n_slots + slot,
+        .id = d->next_seq++ << DISPATCH_SLOT_BITS | slot,
         .layer_seq = d->layer_seq,
         .layer = d->layer,
         .node = node,
@@ -94,9 +126,9 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
 
 dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
                                       uint64_t request_id) {
-    dispatch_request *r = &d->requests[request_id % d->n_slots];
-    if (request_id == 0 || r->id != request_id || r->node != node) return NULL;
-    return r;
+    dispatch_request *r = slot_of(d, request_id);
+    if (request_id == 0 || r == NULL || r->id != request_id) return NULL;
+    return r->node == node || node == DISPATCH_NONE ? r : NULL;
 }
 
 void dispatch_table_remove(dispatch *d, dispatch_request *r) {

@@ -1,9 +1,11 @@
 /* local_experts.h - the experts that the coordinator computes itself: all of
  * them when no node is listed, else the ones that no node answers for.
  *
- * Experts are read from the model's file when first needed and kept while they
- * fit the budget; the least recently used go first.  Step thread only, but the
- * counters, which any thread may read. */
+ * They are computed in the units that the rack computes in (expert_store.h):
+ * whole at first, then as local_experts_set_slices() says.  Units are read from
+ * the model's file when first needed and kept while they fit the budget; the
+ * least recently used go first.  Step thread only, but the counters, which any
+ * thread may read. */
 #ifndef COORDINATOR_LOCAL_EXPERTS_H
 #define COORDINATOR_LOCAL_EXPERTS_H
 
@@ -18,7 +20,7 @@ typedef struct {
     const manifest *checks;
     pool *threads;
     uint64_t budget_bytes;
-    uint32_t max_pairs; /* of one run */
+    uint32_t max_pairs; /* of one run with whole experts */
     bool exact;
 } local_config;
 
@@ -30,11 +32,18 @@ void local_experts_free(local_experts *l);
 /* Load everything now (no node is listed).  The budget does not apply. */
 int local_experts_load_all(local_experts *l, char *why, size_t why_size);
 
-/* Compute n pairs of one layer: experts[i] (ascending) applied to the encoded
- * row x[i] gives y[i], n_embd floats and padding.  -ENOMEM, ERR_OVERLOADED if
- * the budget cannot hold one expert, or what loading says. */
+/* Cut experts into so many slices from now on, which drops what is loaded.
+ * Fine if they are.  On failure they are cut as before.  Between runs. */
+int local_experts_set_slices(local_experts *l, uint32_t slices);
+/* As expert_store_slices(). */
+uint32_t local_experts_slices(const local_experts *l, uint32_t layer);
+
+/* Compute n pairs of one layer: units[i] (ascending) applied to the encoded
+ * row x[i] gives y[i], n_embd floats and padding.  ERR_RANGE above max_pairs
+ * times the slices, -ENOMEM, ERR_OVERLOADED if the budget cannot hold one unit,
+ * or what loading says. */
 int local_experts_run(local_experts *l, uint32_t layer, uint32_t n,
-                      const uint32_t *experts, const void *const *x,
+                      const uint32_t *units, const void *const *x,
                       float *const *y);
 
 /* The form of rows that experts of a layer take, wherever they are. */

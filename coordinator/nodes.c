@@ -326,6 +326,7 @@ void nodes_pump(nodes *n) {
         if (a.kind == MEMBER_WAIT) break;
         act(n, &a);
     }
+    if (n->unpublished) nodes_publish(n);
     check_settled(n);
     uint64_t now = now_ms();
     uint64_t wait = a.wake_ms > now ? a.wake_ms - now : 1;
@@ -354,7 +355,7 @@ static void node_free(node *p) {
     free(p);
 }
 
-static int connect_to(nodes *n, node *p, char *why, size_t why_size) {
+int nodes_connect(nodes *n, node *p, char *why, size_t why_size) {
     int rc =
         link_connect(&p->link, &n->config.links, p->control, why, why_size);
     if (rc < 0) return rc;
@@ -373,27 +374,26 @@ static uint64_t pairs_so_far(const nodes *n, uint32_t place) {
     return d.pairs;
 }
 
-int nodes_add(nodes *n, const char *control, node **out, char *why,
-              size_t why_size) {
+int nodes_add(nodes *n, const char *control, node **out) {
+    *out = NULL;
     node *p = calloc(1, sizeof(*p));
     if (p == NULL) return -ENOMEM;
-    p->owner = n;
-    p->place = -1;
-    snprintf(p->control, sizeof(p->control), "%s", control);
     int rc = membership_add(n->machine, &p->index);
     if (rc < 0) {
         free(p);
         return rc;
     }
     rc = make_room(n, p->index + 1);
-    if (rc == 0) rc = connect_to(n, p, why, why_size);
     if (rc < 0) {
         membership_remove(n->machine, p->index);
-        node_free(p);
+        free(p);
         return rc;
     }
+    p->owner = n;
+    p->place = -1;
     p->serial = ++n->last_serial;
     p->pairs_before = pairs_so_far(n, p->index);
+    snprintf(p->control, sizeof(p->control), "%s", control);
     n->all[p->index] = p;
     n->n_all = (uint32_t)size_max(n->n_all, p->index + 1);
     *out = p;
@@ -423,7 +423,8 @@ int nodes_open(nodes **out, const nodes_config *c, char *why, size_t why_size) {
     if (rc == 0) rc = message_arena_new(&n->arena, ARENA_BYTES);
     for (uint32_t i = 0; i < c->n_nodes && rc == 0; i++) {
         node *p;
-        rc = nodes_add(n, c->endpoints[i], &p, why, why_size);
+        rc = nodes_add(n, c->endpoints[i], &p);
+        if (rc == 0) rc = nodes_connect(n, p, why, why_size);
     }
     *out = n; /* also on failure: handles of the loop need closing */
     if (rc == 0) rc = nodes_publish(n);

@@ -47,6 +47,7 @@ struct nodes {
     uint64_t last_serial;
     uv_timer_t timer;
     bool closing, settled;
+    bool unpublished;           /* the last rack could not be made */
     uint64_t epoch;             /* of the newest rack */
     rack_placement *assignment; /* with registered nodes; NULL: none yet */
     placement *where;           /* the newest: live, assigned and held */
@@ -63,11 +64,11 @@ static inline uint32_t nodes_slices(const nodes *n) {
 }
 
 /* ---- nodes.c ---- */
-/* A node in the lowest free place; `control` is copied.  On failure (-ENOMEM,
- * ERR_OVERLOADED, or what link_connect() says, with a sentence) there is none.
- */
-int nodes_add(nodes *n, const char *control, node **out, char *why,
-              size_t why_size);
+/* A node in the lowest free place, without a link; `control` is copied.
+ * -ENOMEM, ERR_OVERLOADED. */
+int nodes_add(nodes *n, const char *control, node **out);
+/* Once.  What link_connect() says; then the node has no link. */
+int nodes_connect(nodes *n, node *p, char *why, size_t why_size);
 void nodes_remove(nodes *n, node *p);
 void nodes_greet(nodes *n, node *p);
 /* Do what the machine wants, and come back when it says. */

@@ -4,8 +4,11 @@
 #   deps.sh build          what `make` and `make run` need
 #   deps.sh build test     what `make test` needs beside them
 #   deps.sh build test fuzz    and `make fuzz`
+#   deps.sh build cluster  what `make run-cluster` needs
 #
-# Nothing is installed twice; sudo is used when the caller is not root.
+# Nothing is installed twice; sudo is used when the caller is not root.  Tests
+# and `make run-cluster` start an etcd of their own: where this script is what
+# installed etcd-server, its system service does not stay on.
 set -eu
 
 packages=""
@@ -17,6 +20,7 @@ for group in "$@"; do
         libxxhash-dev libssl-dev" ;;
     test) packages="$packages libcmocka-dev python3 etcd-server etcd-client
         openssl patch git procps iproute2" ;;
+    cluster) packages="$packages etcd-server python3" ;;
     fuzz) packages="$packages clang libclang-rt-14-dev" ;;
     *) echo "deps.sh: unknown group '$group'" >&2; exit 2 ;;
     esac
@@ -40,3 +44,10 @@ $sudo apt-get update -qq
 # shellcheck disable=SC2086 # a list of words on purpose
 $sudo env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
+
+case "$missing " in
+*" etcd-server "*)
+    if [ -d /run/systemd/system ]; then
+        $sudo systemctl disable --now --quiet etcd.service || true
+    fi ;;
+esac

@@ -84,12 +84,14 @@ static uint8_t *put_varint(uint8_t *at, uint32_t number) {
 }
 
 static void put_sum(uint8_t *at, uint64_t sum) {
-    for (int i = 0; i < SUM_BYTES; i++) at[i] = (uint8_t)(sum >> 8 * i);
+    for (int i = 0; i < SUM_BYTES; i++)
+        at[i] = (uint8_t)(sum >> 8 * i);
 }
 
 static uint64_t get_sum(const uint8_t *at) {
     uint64_t sum = 0;
-    for (int i = 0; i < SUM_BYTES; i++) sum |= (uint64_t)at[i] << 8 * i;
+    for (int i = 0; i < SUM_BYTES; i++)
+        sum |= (uint64_t)at[i] << 8 * i;
     return sum;
 }
 
@@ -109,7 +111,8 @@ int layer_map_pack(const layer_map *m, uint8_t **out, size_t *bytes) {
         uint32_t n;
         const uint16_t *holders = layer_map_holders(m, unit, &n);
         at = put_varint(at, n);
-        for (uint32_t i = 0; i < n; i++) at = put_varint(at, holders[i]);
+        for (uint32_t i = 0; i < n; i++)
+            at = put_varint(at, holders[i]);
     }
     put_sum(at, XXH3_64bits(made, (size_t)(at - made)));
     *bytes = (size_t)(at - made) + SUM_BYTES;

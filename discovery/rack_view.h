@@ -50,6 +50,8 @@ const drain_record *rack_view_drains(const rack_view *v, size_t *n);
 /* mod_revision of placement/epoch as it stands in etcd, 0: there is none. */
 int64_t rack_view_epoch_revision(const rack_view *v);
 bool rack_view_rolled_back(const rack_view *v);
+/* Documents that could not be read, since the view was made. */
+uint64_t rack_view_passed_over(const rack_view *v);
 
 /* ---- placements ---- */
 
@@ -68,7 +70,7 @@ int32_t rack_placement_node(const rack_placement *p, const char *name);
 bool rack_placement_assigns(const rack_placement *p, int32_t node,
                             uint32_t layer, uint32_t unit);
 /* XXH3-64 over (layer, unit) of all that is assigned to a node: what a ready
- * record is compared with. */
+ * record is compared with.  0 for a node that nothing is assigned to. */
 uint64_t rack_placement_digest(const rack_placement *p, int32_t node);
 uint64_t rack_placement_units(const rack_placement *p, int32_t node);
 

@@ -232,7 +232,8 @@ static json_t *pack_member(const member *m, const void *record) {
         memcpy(&number, at, sizeof(number));
         return json_integer(number);
     case MEMBER_MODEL:
-        if (m->flag == 0 || *((const bool *)record + m->flag)) {
+        if (m->flag == 0 ||
+            *(const bool *)((const uint8_t *)record + m->flag)) {
             hex_write(at, RECORD_MODEL, text);
         }
         return json_string(text);
@@ -307,7 +308,7 @@ static bool unpack_text(const member *m, const char *text, void *record) {
     }
     case MEMBER_MODEL:
         if (empty) return true; /* and the flag says so: it is false */
-        if (m->flag != 0) *((bool *)record + m->flag) = true;
+        if (m->flag != 0) *(bool *)((uint8_t *)record + m->flag) = true;
         return hex_read(text, at, RECORD_MODEL);
     default:
         return false; /* a number was expected */
@@ -517,7 +518,7 @@ static int unpack_nodes(epoch_record *r, const json_t *list, char *why,
     }
     r->n_nodes = (uint32_t)n;
 
-    char (*sorted)[RECORD_NAME] = calloc(n + 1, sizeof(*sorted));
+    char(*sorted)[RECORD_NAME] = calloc(n + 1, sizeof(*sorted));
     if (sorted == NULL) {
         return err_why(why, why_size, -ENOMEM, "out of memory");
     }

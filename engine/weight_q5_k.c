@@ -1,8 +1,9 @@
 /* weight_q5_k.c - Q5_K: 256 values of 5 bits; each 32 have a scale and a
  * minimum, factors of the block's.
  *
- * A weight is (scale * sub-scale) * value - min * sub-min with values of 0 to 31
- * and factors of 0 to 63.  The scaled integer sum of an A8 block is at most 63
+ * A weight is (scale * sub-scale) * value - min * sub-min with values of 0 to
+ * 31 and factors of 0 to 63.  The scaled integer sum of an A8 block is at most
+ * 63
  * * 31 * 32 * 127 < 2^23, so a float holds it exactly.  The packed layout is
  * described in weight_q5_k.h. */
 #include "engine/weight_q5_k.h"
@@ -14,7 +15,7 @@
 
 typedef struct {
     k_head head;
-    uint8_t high[RUN];           /* the fifth bits: one of each run */
+    uint8_t high[RUN];                 /* the fifth bits: one of each run */
     uint8_t low[K_LEN / 2 / RUN][RUN]; /* two runs each: low and high nibbles */
 } block_q5_k;
 _Static_assert(sizeof(block_q5_k) == Q5_K_BYTES, "176 bytes on disk");

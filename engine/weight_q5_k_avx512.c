@@ -7,11 +7,6 @@
 
 #define CHUNKS (ACT_BLOCK / 4) /* opened */
 
-/* Bits of `a` where the mask has ones, of `b` elsewhere. */
-TILE_INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
-}
-
 /* The chunks of 32 columns, values 0 to 31.  Shifts move bits between bytes,
  * too; those are masked away. */
 TILE_INLINE void open_chunks(const uint8_t at[Q5_K_CHUNKS][Q5_K_CHUNK],
@@ -22,13 +17,13 @@ TILE_INLINE void open_chunks(const uint8_t at[Q5_K_CHUNKS][Q5_K_CHUNK],
         p[c] = _mm512_loadu_si512(at[c]);
         w[c] = p[c];
     }
-    w[5] = select_bits(7, _mm512_srli_epi16(p[0], 5),
-                       _mm512_srli_epi16(p[1], 3));
-    w[6] = select_bits(7, _mm512_srli_epi16(p[2], 5),
-                       _mm512_srli_epi16(p[3], 3));
-    __m512i top = select_bits(8, _mm512_srli_epi16(p[1], 2),
-                              _mm512_srli_epi16(p[3], 1));
-    w[7] = select_bits(7, _mm512_srli_epi16(p[4], 5), top);
+    w[5] = tile_select_bits(7, _mm512_srli_epi16(p[0], 5),
+                            _mm512_srli_epi16(p[1], 3));
+    w[6] = tile_select_bits(7, _mm512_srli_epi16(p[2], 5),
+                            _mm512_srli_epi16(p[3], 3));
+    __m512i top = tile_select_bits(8, _mm512_srli_epi16(p[1], 2),
+                                   _mm512_srli_epi16(p[3], 1));
+    w[7] = tile_select_bits(7, _mm512_srli_epi16(p[4], 5), top);
     TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
         w[c] = _mm512_and_si512(w[c], five_bits);
     }
@@ -52,8 +47,8 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t b, size_t j,
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         sum[0][i] = _mm512_setzero_si512();
         TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
-            sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w[c],
-                                            tile_broadcast_4(x[i] + at + c * 4));
+            sum[0][i] = _mm512_dpbusd_epi32(
+                sum[0][i], w[c], tile_broadcast_4(x[i] + at + c * 4));
         }
     }
     k_add_block(1, n_x, t, &block->head, j, (at - t->col0) / ACT_BLOCK, 1.0f,
@@ -86,8 +81,8 @@ TILE_INLINE void add_columns(size_t n_x, const tile *t, size_t b, size_t j,
     const k_packed_head *head = &block->head;
     __m512i w[CHUNKS];
     open_chunks(block->values[j], w);
-    __m512 scale = _mm512_mul_ps(tile_f16(head->scales),
-                                 tile_bytes(head->subs[j].scales));
+    __m512 scale =
+        _mm512_mul_ps(tile_f16(head->scales), tile_bytes(head->subs[j].scales));
     __m512 min =
         _mm512_mul_ps(tile_f16(head->mins), tile_bytes(head->subs[j].mins));
 

@@ -2,8 +2,8 @@
  *
  * A weight is (scale * sub-scale) * value with a signed sub-scale and a value
  * in [-32, 31].  The integer sum of an A8 block, both sub-scales in it, stays
- * below 2 * 128 * 16 * 32 * 127 < 2^24, so a float holds it exactly.  The packed
- * layout is described in weight_q6_k.h. */
+ * below 2 * 128 * 16 * 32 * 127 < 2^24, so a float holds it exactly.  The
+ * packed layout is described in weight_q6_k.h. */
 #include "engine/weight_q6_k.h"
 
 #include <assert.h>

@@ -15,9 +15,9 @@
 #include "engine/weight_k.h"
 
 #define Q6_K_BYTES 210
-#define Q6_K_SUB 16      /* columns of a sub-scale */
-#define Q6_K_OFFSET 32   /* what is added to a value */
-#define Q6_K_CHUNK 64    /* bytes: 16 rows x 4 columns */
+#define Q6_K_SUB 16    /* columns of a sub-scale */
+#define Q6_K_OFFSET 32 /* what is added to a value */
+#define Q6_K_CHUNK 64  /* bytes: 16 rows x 4 columns */
 #define Q6_K_SUB_CHUNKS 3
 
 typedef struct {

@@ -22,10 +22,9 @@ TILE_INLINE void open_sub(const uint8_t at[Q6_K_SUB_CHUNKS][Q6_K_CHUNK],
         w[c] = _mm256_and_si256(packed, six_bits);
         top[c] = _mm256_andnot_si256(six_bits, packed);
     }
-    w[3] = _mm256_or_si256(
-        _mm256_srli_epi16(top[0], 6),
-        _mm256_or_si256(_mm256_srli_epi16(top[1], 4),
-                        _mm256_srli_epi16(top[2], 2)));
+    w[3] = _mm256_or_si256(_mm256_srli_epi16(top[0], 6),
+                           _mm256_or_si256(_mm256_srli_epi16(top[1], 4),
+                                           _mm256_srli_epi16(top[2], 2)));
 }
 
 /* 8 sub-scales, each in both 16-bit parts of its lane. */
@@ -73,7 +72,7 @@ TILE_INLINE void add_half(size_t n_x, const tile *t, const q6_k_packed *w,
             sum[i] = k == 0 ? part : _mm256_add_epi32(sum[i], part);
         }
     }
-    __m256 scale = tile_f16((const uint8_t *)(w->scales + half * 8));
+    __m256 scale = tile_f16(w->scales + half * 8);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         __m256 x_scale = _mm256_set1_ps(t->prep[i][at].scale);
         acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(scale, x_scale),
@@ -139,8 +138,7 @@ TILE_INLINE void add_sub(size_t n_x, const tile *t, size_t col, size_t half,
     open_sub(at->values[sub], half, w);
     __m256 sub_scale = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
         _mm_loadl_epi64((const __m128i *)(at->sub_scales[sub] + half * 8))));
-    __m256 scale = _mm256_mul_ps(
-        tile_f16((const uint8_t *)(at->scales + half * 8)), sub_scale);
+    __m256 scale = _mm256_mul_ps(tile_f16(at->scales + half * 8), sub_scale);
 
     TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
         __m256i signed_w = _mm256_sub_epi8(w[c], _mm256_set1_epi8(Q6_K_OFFSET));

@@ -13,11 +13,6 @@
 
 #define CHUNKS 4 /* of an opened sub-block */
 
-/* Bits of `a` where the mask has ones, of `b` elsewhere. */
-TILE_INLINE __m512i select_bits(int mask, __m512i a, __m512i b) {
-    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
-}
-
 /* The chunks of a sub-block, values 0 to 63. */
 TILE_INLINE void open_sub(const uint8_t at[Q6_K_SUB_CHUNKS][Q6_K_CHUNK],
                           __m512i w[CHUNKS]) {
@@ -30,7 +25,8 @@ TILE_INLINE void open_sub(const uint8_t at[Q6_K_SUB_CHUNKS][Q6_K_CHUNK],
     __m512i low = _mm512_srli_epi16(packed[0], 6);
     __m512i middle = _mm512_srli_epi16(packed[1], 4);
     __m512i high = _mm512_srli_epi16(packed[2], 2);
-    __m512i last = select_bits(0x0f, select_bits(0x03, low, middle), high);
+    __m512i last =
+        tile_select_bits(0x0f, tile_select_bits(0x03, low, middle), high);
     w[3] = _mm512_and_si512(last, six_bits);
 }
 
@@ -56,7 +52,7 @@ TILE_INLINE void add_block(size_t n_x, const tile *t, const q6_k_packed *w,
     __m512i low[CHUNKS], high[CHUNKS];
     open_sub(w->values[2 * j], low);
     open_sub(w->values[2 * j + 1], high);
-    __m512 scale = tile_f16((const uint8_t *)w->scales);
+    __m512 scale = tile_f16(w->scales);
     __m512 low_scale = load_sub_scales(w->sub_scales[2 * j]);
     __m512 high_scale = load_sub_scales(w->sub_scales[2 * j + 1]);
 
@@ -124,7 +120,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
         const size_t sub = col % K_LEN / Q6_K_SUB;
         __m512i w[CHUNKS];
         open_sub(at->values[sub], w);
-        __m512 scale = _mm512_mul_ps(tile_f16((const uint8_t *)at->scales),
+        __m512 scale = _mm512_mul_ps(tile_f16(at->scales),
                                      load_sub_scales(at->sub_scales[sub]));
         TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
             __m512i signed_w =

@@ -36,6 +36,11 @@ TILE_INLINE __m512 tile_bytes(const void *at) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(at)));
 }
 
+/* Bits of `a` where the mask, a byte, has ones; of `b` elsewhere. */
+TILE_INLINE __m512i tile_select_bits(int mask, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8((char)mask), a, b, 0xca);
+}
+
 /* Four activations in every lane. */
 TILE_INLINE __m512i tile_broadcast_4(const int8_t *at) {
     int32_t four;

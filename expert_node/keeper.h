@@ -82,10 +82,9 @@ void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit,
                    int rc);
 void keeper_unloaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit);
 
-/* A coordinator was welcomed, or pings with the epoch it has switched to.  A
- * hello: ERR_OVERLOADED if too many are connected.  A ping: ERR_STALE if it is
- * to be answered so; one of somebody who was never welcomed is 0 and does not
- * count. */
+/* A coordinator is to be welcomed, or pings with the epoch it has switched to.
+ * Either makes it a connected one, until it falls silent.  ERR_OVERLOADED: too
+ * many are connected.  ERR_STALE (pings only): it is to be answered so. */
 int keeper_hello(keeper *k, uint64_t now_ms, uint64_t peer);
 int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch);
 
@@ -99,6 +98,7 @@ typedef struct {
     uint32_t waiting; /* assigned, not resident */
     uint32_t failed;  /* of those: tried in vain */
     uint32_t peers, stale;
+    bool no_room; /* what is assigned exceeds the memory: some of it waits */
 } keeper_figures;
 void keeper_look(const keeper *k, keeper_figures *out);
 

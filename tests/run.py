@@ -103,7 +103,7 @@ def main():
             print("%-5s %s/%s: %d passed, %d failed, %d skipped, %.1f s" %
                   ((word, group, name) + result + (time.time() - began,)),
                   flush=True)
-            for line in re.findall(r"^skipped: .*$", text, re.M):
+            for line in re.findall(r"^(?:skipped|record): .*$", text, re.M):
                 print("      " + line)
             if result[1]:
                 broken.append("%s/%s" % (group, name))

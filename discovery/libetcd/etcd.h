@@ -56,6 +56,9 @@ typedef struct {
 
 typedef struct etcd etcd;
 
+/* Calls under way at once; one more is -EAGAIN. */
+#define ETCD_CALLS_MAX 256
+
 /* ERR-like negative errno values with a sentence in `why`: a bad URL, an
  * unreadable file, no memory.  Nothing is asked of etcd yet. */
 int etcd_open(etcd **out, const etcd_config *c, char *why, size_t why_size);

@@ -27,9 +27,9 @@ struct etcd {
     bool has_answered; /* `current` did */
     char *user, *password, *ca_file, *cert_file, *key_file;
     char *token;        /* NULL: none, or not yet */
+    uint64_t n_tokens;  /* how many there have been */
     bool needs_no_login; /* etcd said that it wants no passwords */
-    etcd_call *login;   /* under way; the calls that wait for it have no
-                         * transfer */
+    etcd_call *login;    /* under way */
     uint32_t connect_ms, request_ms;
     uint64_t max_body, max_line;
     etcd_call *calls; /* all that run */
@@ -52,16 +52,17 @@ typedef void (*etcd_call_done)(etcd_call *c, const etcd_answer *a);
 struct etcd_call {
     /* The owner's, set before etcd_call_begin(). */
     const char *path;
-    etcd_text body; /* freed with the call */
+    etcd_text body; /* freed with the call, which is one block of malloc() */
     bool is_write;
-    bool is_login;    /* needs no token, and is not counted */
+    bool is_login;    /* needs no token */
     bool is_internal; /* not counted */
     bool is_pinned;   /* asks `endpoint` and no other */
     size_t endpoint;
     uint32_t total_ms; /* 0: the etcd's request_ms */
     etcd_call_read read;
     etcd_call_done done;
-    void (*free)(etcd_call *c); /* NULL: free() */
+    /* Frees what the owner has beside the struct; NULL: nothing. */
+    void (*drop)(etcd_call *c);
 
     /* Filled by `read`. */
     etcd_header header;
@@ -71,10 +72,13 @@ struct etcd_call {
     etcd_call *next, *prev;
     etcd_transfer *transfer;
     uint64_t deadline_ms;
-    size_t n_asked;
+    size_t n_asked;       /* endpoints that failed */
+    uint64_t n_token;     /* the token it was sent with */
+    bool waits_for_login;
     bool logged_in_anew;
-    bool is_compacted; /* REFUSED since that revision is gone */
-    etcd_code code;    /* how the last endpoint failed, and why */
+    bool runs_again;
+    bool lacks_revision; /* REFUSED since the store has not that revision */
+    etcd_code code;      /* how it ends if no other endpoint helps, and why */
     char why[ETCD_WHY_MAX];
 };
 
@@ -86,10 +90,14 @@ int etcd_call_begin(etcd *e, etcd_call *c);
 int etcd_call_again(etcd_call *c);
 /* No `done` follows; frees it.  NULL is fine. */
 void etcd_call_cancel(etcd_call *c);
-/* Ends all calls, those of the user with ETCD_CANCELLED. */
+/* Closing, in two steps: no answer comes through any more; then, from the
+ * loop, every call ends with ETCD_CANCELLED. */
+void etcd_call_silence(etcd *e);
 void etcd_call_end_all(etcd *e);
+/* A handle of the etcd has closed; the last one frees it. */
+void etcd_release_handle(etcd *e);
 
-/* The token proved useless, or was never there: the next call logs in. */
+/* The token is worth nothing: the next call logs in. */
 void etcd_call_forget_token(etcd *e);
 /* Whether etcd says by this that it knows no (such) token any more. */
 bool etcd_call_wants_login(const etcd_parse_error_out *error);

@@ -178,6 +178,10 @@ int main(int argc, char **argv) {
     measure(p, WEIGHT_Q4_0, ACT_F32, bytes);
     measure(p, WEIGHT_Q4_K, ACT_A8, bytes);
     measure(p, WEIGHT_Q4_K, ACT_F32, bytes);
+    measure(p, WEIGHT_Q5_K, ACT_A8, bytes);
+    measure(p, WEIGHT_Q5_K, ACT_F32, bytes);
+    measure(p, WEIGHT_Q6_K, ACT_A8, bytes);
+    measure(p, WEIGHT_Q6_K, ACT_F32, bytes);
     measure(p, WEIGHT_F32, ACT_F32, bytes);
     measure(p, WEIGHT_F16, ACT_F32, bytes);
     measure(p, WEIGHT_BF16, ACT_F32, bytes);

@@ -11,12 +11,13 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
-import time
+import threading
 import urllib.error
 import urllib.request
 
-from rack import Program, RackTest, skip, wait_until
+from rack import BUILD, Program, RackTest, skip, wait_until
 
 PROGRAM = shutil.which("etcd")
 ANSWER_S = 10
@@ -211,16 +212,65 @@ class Etcd:
         return seen
 
 
+class Storyteller:
+    """Asks coordinators for the same story again and again, from a thread of
+    its own for each; every answer must be the expected one."""
+
+    def __init__(self, endpoints, story, prompt, n):
+        self.story, self.told, self.wrong = story, 0, []
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._tell, args=(e, prompt, n))
+            for e in endpoints]
+        for t in self._threads:
+            t.start()
+
+    def _tell(self, endpoint, prompt, n):
+        while not self._over.is_set():
+            asked = subprocess.run(
+                [os.path.join(BUILD, "roster"), "generate", prompt,
+                 "--endpoint", endpoint, "-n", str(n), "--temp", "0",
+                 "--timeout", "30s"],
+                stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            with self._lock:
+                self.told += 1
+                if asked.returncode != 0:
+                    self.wrong.append(asked.stderr.decode(errors="replace"))
+                elif asked.stdout.decode() != self.story:
+                    self.wrong.append("another story: %r" % asked.stdout)
+
+    def wait_more(self, n=1):
+        """Until n more stories were told from now on."""
+        told = self.told
+        wait_until(lambda: self.told >= told + n, "more stories are told")
+
+    def finish(self):
+        """The number of stories; the failures are in `wrong`."""
+        self._over.set()
+        for t in self._threads:
+            t.join()
+        return self.told
+
+
 class EtcdTest(RackTest):
-    """A test with a rack and an etcd of `members` members."""
+    """A test with a rack and an etcd of `members` members, which does not run
+    yet."""
     members = 1
     cluster = "roster"
 
     def setUp(self):
-        super().setUp()
-        self.etcd = None
         self.etcd = Etcd(self.members, start=False)
-        self.addCleanup(self.etcd.close)
+        self.addCleanup(self.etcd.close)  # last: the rack takes its leave of it
+        super().setUp()
+        self.addCleanup(self._finish_tellers)
+        self._tellers = []
+
+    def _finish_tellers(self):
+        for t in self._tellers:
+            t.finish()
+
+    # ---- what etcd says ----
 
     def key(self, *parts):
         return "/".join(["", "roster", self.cluster] + [str(p) for p in parts])
@@ -231,9 +281,11 @@ class EtcdTest(RackTest):
         return None if raw is None else json.loads(raw)
 
     def epoch(self):
-        """(incarnation, epoch) as etcd has it, or None."""
+        """As `roster status` writes it; None: there is no placement."""
         found = self.document("placement", "epoch")
-        return found and (found["incarnation"], found["epoch"])
+        return found and "%d.%d" % (found["incarnation"], found["epoch"])
+
+    # ---- the rack ----
 
     def start_rack_node(self, *options, model="", name=None, **how):
         """A node that finds its rack through etcd; without a model file
@@ -253,15 +305,45 @@ class EtcdTest(RackTest):
             "--name", name, "--cluster", self.cluster, *options, name=name,
             **how)
 
-    def wait_placed(self, asked, seconds=None):
-        """Until nothing moves and every unit has a holder."""
-        def placed():
-            status = self.rack.status(asked)
-            where = status.get("placement")
-            return (where and where["unplaced"] == 0 and where["moving"] == 0
-                    and status)
-        return wait_until(placed, "the rack is placed", seconds)
+    def start_rack(self, nodes=("one", "two"), coordinators=("c1",),
+                   options=("--no-local-experts",)):
+        """Etcd, nodes without model files and coordinators; the latter, ready
+        and with everything placed."""
+        self.etcd.start()
+        self.nodes = {n: self.start_rack_node(name=n) for n in nodes}
+        asked = [self.start_rack_coordinator(*options, name=c)
+                 for c in coordinators]
+        for c in asked:
+            c.wait_ready()
+        for c in asked:
+            self.wait_placed(c, nodes)
+        return asked
 
+    def wait_placed(self, asked, nodes=()):
+        """Until nothing moves, every unit has a holder, and all these nodes
+        have what they are to have.  The status."""
+        def placed(status):
+            seen = {n["name"]: n for n in status["nodes"]}
+            return (status["placement"]["unplaced"] == 0
+                    and status["placement"]["moving"] == 0
+                    and all(n in seen and seen[n]["state"] == "up"
+                            and seen[n]["assigned"] == seen[n]["held"]
+                            and (seen[n]["held"] > 0 or seen[n]["draining"])
+                            for n in nodes))
+        return self.rack.wait_status(asked, placed, "the rack is placed")
 
-def now_s():
-    return time.monotonic()
+    def of_node(self, asked, name):
+        """A node's entry in the status, or None."""
+        return next((n for n in self.rack.status(asked)["nodes"]
+                     if n["name"] == name), None)
+
+    def drain(self, asked, name, *options):
+        result = self.rack.run("drain", name, *options, "--endpoint",
+                               asked.endpoint)
+        self.assertEqual(0, result.status, result.err)
+
+    def tell_on(self, asked, story, prompt="Once upon a time", n=64):
+        """Stories from all these coordinators until the test's end."""
+        teller = Storyteller([c.endpoint for c in asked], story, prompt, n)
+        self._tellers.append(teller)
+        return teller

@@ -22,14 +22,14 @@
 
 static const uint32_t types[] = {
     WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16, /* the floats come first */
-    WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
+    WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K, WEIGHT_Q5_K, WEIGHT_Q6_K,
 };
 
 /* ---- the table ---- */
 
 static void finds_what_it_computes_with(void **state) {
-    static const char *const names[] = {"f32",  "f16",  "bf16",
-                                        "q8_0", "q4_0", "q4_k"};
+    static const char *const names[] = {"f32",  "f16",  "bf16", "q8_0",
+                                        "q4_0", "q4_k", "q5_k", "q6_k"};
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         const weight_format *f = weight_format_find(types[i]);
@@ -373,15 +373,13 @@ static const struct {
     {WEIGHT_Q4_0, 0x00, -8.0f * 32},
     {WEIGHT_Q4_0, 0xff, 7.0f * 32},
     {WEIGHT_Q4_K, 0xff, (63.0f * 15 - 63.0f) * 256},
+    {WEIGHT_Q5_K, 0xff, (63.0f * 31 - 63.0f) * 256},
 };
 
-static void check_largest(size_t i) {
-    const weight_format *f = weight_format_find(largest[i].type);
+static void check_largest(uint32_t type, const uint8_t *block, float want) {
+    const weight_format *f = weight_format_find(type);
     size_t n = f->block_len;
-    uint8_t block[256];
     const void *rows[WEIGHT_GROUP];
-    memset(block, largest[i].byte, sizeof(block));
-    plain_quant_scales(largest[i].type, 1.0f, block);
     for (size_t r = 0; r < WEIGHT_GROUP; r++) {
         rows[r] = block;
     }
@@ -397,19 +395,27 @@ static void check_largest(size_t i) {
         memset(row + n / 32, x, n);
         weight_kernel(f, ACT_A8)(packed, n, 0, 1, 0, n, &in, 1, &out);
         for (size_t r = 0; r < 16; r++) {
-            assert_true(y[r] == largest[i].want * (float)x);
+            assert_true(y[r] == want * (float)x);
         }
     }
     aligned_release(packed);
 }
 
 static void exact_for_the_largest_integers(void **state) {
+    uint8_t block[256];
     (void)state;
     for (int level = CPU_SCALAR; level <= (int)cpu_best(); level++) {
         assert_int_equal(cpu_force((cpu_level)level), 0);
         for (size_t i = 0; i < ARRAY_LEN(largest); i++) {
-            check_largest(i);
+            memset(block, largest[i].byte, sizeof(block));
+            plain_quant_scales(largest[i].type, 1.0f, block);
+            check_largest(largest[i].type, block, largest[i].want);
         }
+        /* in Q6_K, -32 by -128, which no byte alone can say */
+        memset(block, 0, sizeof(block));
+        memset(block + 192, 0x80, 16);
+        plain_quant_scales(WEIGHT_Q6_K, 1.0f, block);
+        check_largest(WEIGHT_Q6_K, block, 32.0f * 128 * 256);
     }
     cpu_force(cpu_best());
 }
@@ -477,6 +483,57 @@ static void reads_a_q4_k_block(void **state) {
     assert_true(values[255] == 2.0f * 48 * 15 - 0.5f * 15);
 }
 
+static void reads_a_q5_k_block(void **state) {
+    uint8_t block[176] = {0x00, 0x40, 0x00, 0x38}; /* 2.0, 0.5 */
+    uint8_t *factors = block + 4, *fifth = block + 16, *nibbles = block + 48;
+    float values[256];
+    (void)state;
+    factors[0] = 1;        /* scale 0 */
+    factors[4] = 2;        /* minimum 0 */
+    factors[3] = 0xc0 | 7; /* scale 3 is 7; scale 7 is 3 * 16 and */
+    factors[11] = 0x05;    /* 5 */
+    nibbles[0] = 0x09;
+    fifth[0] = 0x01;
+    nibbles[32 + 31] = 0xc0;
+    fifth[31] = 0x88;
+    nibbles[96 + 31] = 0xf0;
+    nibbles[96 + 30] = 0x10;
+    weight_format_find(WEIGHT_Q5_K)->dequantize(256, block, values);
+    assert_true(values[0] == 2.0f * 1 * 25 - 0.5f * 2);
+    assert_true(values[1] == -0.5f * 2);
+    assert_true(values[127] == 2.0f * 7 * 28);
+    assert_true(values[254] == 2.0f * 53 * 1);
+    assert_true(values[255] == 2.0f * 53 * 31);
+}
+
+static void reads_a_q6_k_block(void **state) {
+    uint8_t block[210] = {0};
+    uint8_t *low = block, *high = block + 128, *factors = block + 192;
+    float values[256];
+    (void)state;
+    block[209] = 0x40; /* 2.0 */
+    factors[0] = 3;
+    factors[1] = 0xff; /* -1 */
+    factors[7] = 0x80; /* -128 */
+    factors[10] = 5;
+    factors[15] = 0x7f;
+    low[0] = 0x0f; /* value 0 is 15 and 3 * 16, less 32 */
+    high[0] = 0x03;
+    low[32 + 31] = 0x70; /* value 127 is 7 and 2 * 16 */
+    high[31] = 0x80;
+    low[64 + 32] = 0x0a; /* value 160 is 10 and 1 * 16 */
+    high[32] = 0x04;
+    low[64 + 63] = 0xf0; /* value 255 is 15 and 2 * 16 */
+    high[32 + 31] = 0x80;
+    weight_format_find(WEIGHT_Q6_K)->dequantize(256, block, values);
+    assert_true(values[0] == 2.0f * 3 * (63 - 32));
+    assert_true(values[1] == 2.0f * 3 * -32);
+    assert_true(values[16] == 2.0f * -1 * -32);
+    assert_true(values[127] == 2.0f * -128 * (39 - 32));
+    assert_true(values[160] == 2.0f * 5 * (26 - 32));
+    assert_true(values[255] == 2.0f * 127 * (47 - 32));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_what_it_computes_with),
@@ -495,6 +552,8 @@ int main(void) {
         cmocka_unit_test(dequantizes_as_the_f32_kernels_do),
         cmocka_unit_test(reads_a_q4_0_block),
         cmocka_unit_test(reads_a_q4_k_block),
+        cmocka_unit_test(reads_a_q5_k_block),
+        cmocka_unit_test(reads_a_q6_k_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,193 @@
+/* nodes_rack.c - from what the nodes say to what the step thread is told.
+ *
+ * With a list, a node is asked for what it holds.  With a placement of the rack
+ * a node is asked for what it holds and is assigned: what it has loaded early,
+ * or keeps until everybody has switched, is not for us to use, or the node
+ * would never be rid of it. */
+#include "coordinator/nodes_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/err.h"
+#include "engine/log.h"
+
+/* ---- what is assigned and held ---- */
+
+/* The nodes by their places in the placement; NULL: not there, not up, or
+ * holding experts that are cut in another way. */
+static const node **by_place(const nodes *n) {
+    const epoch_record *head = rack_placement_head(n->assignment);
+    const node **of = calloc(head->n_nodes + 1, sizeof(*of));
+    if (of == NULL) return NULL;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        const node *p = n->all[i];
+        if (p == NULL || p->place < 0 || !node_is_up(n, p)) continue;
+        if (p->held.slices == head->slices) of[p->place] = p;
+    }
+    return of;
+}
+
+static void add_layer(const nodes *n, uint32_t layer, const node *const *of,
+                      holdings *usable) {
+    const layer_map *map = rack_placement_layer(n->assignment, layer);
+    if (map == NULL) return;
+    for (uint32_t unit = 0; unit < map->n_units; unit++) {
+        uint32_t count;
+        const uint16_t *holders = layer_map_holders(map, unit, &count);
+        for (uint32_t i = 0; i < count; i++) {
+            const node *p = of[holders[i]];
+            if (p == NULL || !holdings_has(&p->held, layer, unit)) continue;
+            holdings_add(&usable[p->index], layer, unit);
+        }
+    }
+}
+
+/* usable[i] becomes what node i may be asked for; [n_all] of them, made here
+ * and empty for those who are not up. */
+static int fill_assigned(const nodes *n, holdings *usable) {
+    const model_config *m = n->config.model;
+    const node **of = by_place(n);
+    if (of == NULL) return -ENOMEM;
+    int rc = 0;
+    for (uint32_t i = 0; i < n->n_all && rc == 0; i++) {
+        rc = holdings_init(&usable[i], m->n_layers, m->n_experts,
+                           nodes_slices(n));
+    }
+    for (uint32_t l = 0; l < m->n_layers && rc == 0; l++)
+        add_layer(n, l, of, usable);
+    free(of);
+    return rc;
+}
+
+/* ---- the placement and the rack ---- */
+
+/* In how many slices each layer's experts are cut; 0: a dense layer. */
+static void fill_layer_slices(const nodes *n, uint32_t *slices) {
+    for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
+        const layer_map *map = n->assignment != NULL
+                                   ? rack_placement_layer(n->assignment, l)
+                                   : NULL;
+        if (n->assignment == NULL) {
+            slices[l] = n->config.layer_slices[l];
+        } else {
+            slices[l] = map != NULL ? map->slices : 0;
+        }
+    }
+}
+
+static uint64_t next_epoch(const nodes *n) {
+    if (!n->config.registered) return n->epoch + 1;
+    return n->assignment != NULL ? rack_placement_epoch(n->assignment) : 0;
+}
+
+/* Who may be asked for what; nobody for anything before there is a placement. */
+static int make_placement(const nodes *n, placement **out) {
+    const model_config *m = n->config.model;
+    const holdings **held = calloc(n->n_all + 1, sizeof(*held));
+    holdings *usable = calloc(n->n_all + 1, sizeof(*usable));
+    uint32_t *slices = calloc(m->n_layers + 1, sizeof(*slices));
+    int rc = held == NULL || usable == NULL || slices == NULL ? -ENOMEM : 0;
+    if (rc == 0) fill_layer_slices(n, slices);
+    if (rc == 0 && n->assignment != NULL) rc = fill_assigned(n, usable);
+    for (uint32_t i = 0; i < n->n_all && rc == 0; i++) {
+        const node *p = n->all[i];
+        if (p == NULL || !node_is_up(n, p)) continue;
+        if (!n->config.registered) {
+            held[i] = holdings_count(&p->held) > 0 ? &p->held : NULL;
+        } else if (n->assignment != NULL) {
+            held[i] = &usable[i];
+        }
+    }
+    if (rc == 0) {
+        rc = placement_new(out, next_epoch(n), m->n_layers,
+                           m->n_experts > 0 ? m->n_experts : 1,
+                           nodes_slices(n), slices, held, n->n_all);
+    }
+    for (uint32_t i = 0; usable != NULL && i < n->n_all; i++)
+        holdings_fini(&usable[i]);
+    free(usable);
+    free(held);
+    free(slices);
+    return rc;
+}
+
+static rack_node *see_nodes(const nodes *n) {
+    rack_node *seen = calloc(n->n_all + 1, sizeof(*seen));
+    for (uint32_t i = 0; seen != NULL && i < n->n_all; i++) {
+        const node *p = n->all[i];
+        if (p == NULL || !node_is_up(n, p)) continue;
+        seen[i].up = true;
+        seen[i].boot_id = membership_boot(n->machine, i);
+        memcpy(seen[i].endpoint, p->data, sizeof(seen[i].endpoint));
+    }
+    return seen;
+}
+
+int nodes_publish(nodes *n) {
+    placement *where = NULL;
+    rack *r = NULL;
+    rack_node *seen = see_nodes(n);
+    int rc = seen == NULL ? -ENOMEM : make_placement(n, &where);
+    if (rc == 0) {
+        rc = rack_new(&r, placement_ref(where), seen, n->n_all);
+        if (rc < 0) placement_unref(where);
+    }
+    free(seen);
+    n->unpublished = rc < 0; /* then with the next look */
+    if (rc < 0) {
+        placement_unref(where);
+        log_error("cannot publish the rack: %s", err_text(rc));
+        return rc;
+    }
+    n->epoch = placement_epoch(where);
+    placement_unref(n->where);
+    n->where = where;
+    exchange_post(n->config.experts, r);
+    step_wake(n->config.steps);
+    if (n->config.on_rack != NULL) n->config.on_rack(n->config.ctx);
+    return 0;
+}
+
+/* ---- what it amounts to ---- */
+
+uint64_t nodes_resident_bytes(const nodes *n) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        const node *p = n->all[i];
+        if (p != NULL && node_is_up(n, p)) bytes += p->resident_bytes;
+    }
+    return bytes;
+}
+
+bool nodes_all_covered(const nodes *n) {
+    nodes_health h;
+    nodes_look(n, &h);
+    return h.unheld == 0;
+}
+
+void nodes_look(const nodes *n, nodes_health *out) {
+    const model_config *m = n->config.model;
+    uint64_t alone[PLACEMENT_MAX_NODES] = {0};
+    *out = (nodes_health){0};
+    for (uint32_t l = 0; l < m->n_layers; l++) {
+        if (!model_is_moe(m, l)) continue;
+        uint32_t units = m->n_experts * placement_slices(n->where, l);
+        out->units += units;
+        for (uint32_t unit = 0; unit < units; unit++) {
+            uint32_t count;
+            const uint16_t *of = placement_nodes(n->where, l, unit, &count);
+            if (count == 0) out->unheld++;
+            if (count != 1) continue;
+            out->single++;
+            alone[of[0]]++;
+        }
+    }
+    out->survives_largest = out->unheld == 0 && out->single == 0;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        if (alone[i] <= out->lost_units) continue;
+        out->lost_units = alone[i];
+        snprintf(out->weakest, sizeof(out->weakest), "%s", nodes_name(n, i));
+    }
+}

@@ -1,0 +1,144 @@
+/* nodes_set.c - which nodes are there, when they register instead of being
+ * listed.
+ *
+ * A node is known by its name.  One whose record names another endpoint is
+ * another link, so it leaves its place and takes one anew; one whose record
+ * names another process at the same endpoint is greeted at once instead of with
+ * the next ping.  A record that vanished means little (etcd may have been away
+ * for too long, or the node been cut off from it alone), so what the placement
+ * still relies on is kept, and the pings decide. */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "coordinator/nodes_internal.h"
+#include "engine/err.h"
+#include "engine/log.h"
+#include "engine/util.h"
+
+static bool has_work(const nodes *n, const char *name) {
+    if (n->assignment == NULL) return false;
+    int32_t place = rack_placement_node(n->assignment, name);
+    return place >= 0 && rack_placement_units(n->assignment, place) > 0;
+}
+
+static void leave(nodes *n, node *p, const char *reason) {
+    log_info("node %s (%s) %s", p->listed, p->control, reason);
+    nodes_remove(n, p);
+}
+
+/* Take over what the record says; false: it is a node of another place. */
+static bool update(nodes *n, node *p, const node_record *r) {
+    if (strcmp(p->control, r->control) != 0) {
+        leave(n, p, "has another endpoint now");
+        return false;
+    }
+    p->registered = true;
+    bool restarted = r->boot != p->record_boot;
+    p->record_boot = r->boot;
+    if (restarted && membership_boot(n->machine, p->index) != r->boot) {
+        nodes_greet(n, p);
+    }
+    return true;
+}
+
+/* A record with an address that we may not use is a mistake in its node's
+ * configuration: said once, and the node is there without a link. */
+static int join(nodes *n, const node_record *r) {
+    node *p;
+    int rc = nodes_add(n, r->control, &p);
+    if (rc == ERR_OVERLOADED) {
+        log_warn("node %s: more than %d nodes are registered", r->name,
+                 MEMBERSHIP_MAX_NODES);
+        return 0;
+    }
+    if (rc < 0) return rc;
+    snprintf(p->listed, sizeof(p->listed), "%s", r->name);
+    p->registered = true;
+    p->record_boot = r->boot;
+    endpoint e;
+    rc = endpoint_parse(&e, r->control, p->why, sizeof(p->why));
+    if (rc == 0) rc = nodes_connect(n, p, p->why, sizeof(p->why));
+    if (rc == 0) {
+        log_info("node %s (%s) is registered", p->listed, p->control);
+        return 0;
+    }
+    log_warn("node %s (%s) cannot be used: %s", p->listed, p->control,
+             p->why[0] != '\0' ? p->why : err_text(rc));
+    membership_refused(n->machine, now_ms(), p->index, rc);
+    return 0;
+}
+
+/* Those who are there: stay, or leave.  known[i] says that the view's record i
+ * has a place.  Returns whether somebody left. */
+static bool keep_or_leave(nodes *n, const rack_view *view, bool *known) {
+    size_t n_records;
+    const node_record *records = rack_view_nodes(view, &n_records);
+    bool left = false;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        node *p = n->all[i];
+        if (p == NULL) continue;
+        const node_record *r = rack_view_node(view, p->listed);
+        if (r != NULL) {
+            bool stays = update(n, p, r);
+            known[r - records] = stays;
+            left |= !stays;
+            continue;
+        }
+        p->registered = false;
+        if (has_work(n, p->listed)) continue;
+        leave(n, p, "has left");
+        left = true;
+    }
+    return left;
+}
+
+static int take_in(nodes *n, const rack_view *view, const bool *known) {
+    size_t n_records;
+    const node_record *records = rack_view_nodes(view, &n_records);
+    for (size_t i = 0; i < n_records; i++) {
+        int rc = known[i] ? 0 : join(n, &records[i]);
+        if (rc < 0) return rc;
+    }
+    return 0;
+}
+
+/* Returns whether it is another one. */
+static bool set_assignment(nodes *n, const rack_placement *p) {
+    if (p == n->assignment) return false;
+    rack_placement_unref(n->assignment);
+    n->assignment = p != NULL ? rack_placement_ref(p) : NULL;
+    return true;
+}
+
+/* Where in the placement's list each node is. */
+static void find_places(nodes *n) {
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        node *p = n->all[i];
+        if (p == NULL) continue;
+        p->place = n->assignment != NULL
+                       ? rack_placement_node(n->assignment, p->listed)
+                       : -1;
+    }
+}
+
+int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
+    assert(n->config.registered);
+    if (n->closing) return 0;
+    size_t n_records;
+    (void)rack_view_nodes(view, &n_records);
+    bool *known = calloc(n_records + 1, sizeof(*known));
+    if (known == NULL) return -ENOMEM;
+
+    bool changed = set_assignment(n, p);
+    changed |= keep_or_leave(n, view, known);
+    uint64_t before = n->last_serial;
+    int rc = take_in(n, view, known);
+    free(known);
+    if (changed || n->last_serial != before) find_places(n);
+    /* Who joined holds nothing yet that counts: no rack for them alone. */
+    if (changed) nodes_publish(n);
+    nodes_pump(n);
+    return rc;
+}

@@ -1,0 +1,167 @@
+/* nodes_status.c - the nodes as the status object shows them. */
+#include "coordinator/nodes_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+uint32_t nodes_count(const nodes *n) {
+    return n->n_all;
+}
+
+const char *nodes_name(const nodes *n, uint32_t i) {
+    const node *p = i < n->n_all ? n->all[i] : NULL;
+    if (p == NULL) return NULL;
+    if (p->listed[0] != '\0') return p->listed;
+    return p->welcomed && p->name[0] != '\0' ? p->name : p->control;
+}
+
+uint64_t nodes_pairs(const nodes *n, uint32_t i, uint64_t *serial) {
+    const node *p = i < n->n_all ? n->all[i] : NULL;
+    *serial = p != NULL ? p->serial : 0;
+    if (p == NULL) return 0;
+    dispatch_node_stats d;
+    exchange_node(n->config.experts, i, &d);
+    return d.pairs - p->pairs_before;
+}
+
+/* ---- one node ---- */
+
+static json_t *link_json(const nodes *n, const node *p) {
+    node_state state = membership_state(n->machine, p->index);
+    dispatch_node_stats d;
+    exchange_node(n->config.experts, p->index, &d);
+    uint64_t units = p->welcomed ? holdings_count(&p->held) : 0;
+    uint32_t slices = p->held.slices > 0 ? p->held.slices : 1;
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, "
+        "s:s, s:i, s:b}",
+        "name", nodes_name(n, p->index), "endpoint", p->control, "state",
+        node_state_name(state), "why", p->why, "experts",
+        (json_int_t)(units / slices), "units", (json_int_t)units, "slices",
+        (int)slices, "resident_bytes", (json_int_t)p->resident_bytes, "batches",
+        (json_int_t)p->batches, "pairs", (json_int_t)p->pairs, "pairs_used",
+        (json_int_t)(d.pairs - p->pairs_before), "latency_us",
+        (json_int_t)d.latency_us, "threads", (int)p->threads, "cpu", p->cpu,
+        "queued", (int)p->queued, "suspect", d.suspect);
+}
+
+/* Has it reported all that the placement gives it as resident? */
+static bool is_ready(const nodes *n, const rack_view *view, const char *name,
+                     int32_t place) {
+    const ready_record *ready = rack_view_ready(view, name);
+    const node_record *record = rack_view_node(view, name);
+    if (n->assignment == NULL || ready == NULL || record == NULL) return false;
+    if (ready->boot != record->boot) return false;
+    const epoch_record *head = rack_placement_head(n->assignment);
+    return ready->incarnation == head->incarnation &&
+           ready->epoch == head->epoch &&
+           ready->digest == rack_placement_digest(n->assignment, place);
+}
+
+/* What etcd says of a node: into its object. */
+static int add_record(const nodes *n, const rack_view *view, const char *name,
+                      json_t *into) {
+    const node_record *r = rack_view_node(view, name);
+    const ready_record *ready = rack_view_ready(view, name);
+    int32_t place = n->assignment != NULL
+                        ? rack_placement_node(n->assignment, name)
+                        : -1;
+    json_int_t assigned = 0;
+    if (place >= 0) {
+        assigned = (json_int_t)rack_placement_units(n->assignment, place);
+    }
+    json_t *more = json_pack(
+        "{s:b, s:b, s:b, s:b, s:I, s:I, s:s, s:I}", "registered", r != NULL,
+        "missing", r == NULL && assigned > 0, "draining",
+        rack_view_drain(view, name) != NULL, "ready",
+        place >= 0 && is_ready(n, view, name, place), "assigned", assigned,
+        "waiting", (json_int_t)(ready != NULL ? ready->waiting : 0), "zone",
+        r != NULL ? r->zone : "", "memory_bytes",
+        (json_int_t)(r != NULL ? r->memory_bytes : 0));
+    int rc = json_object_update(into, more);
+    json_decref(more);
+    return rc;
+}
+
+/* ---- the list ---- */
+
+/* Who has units in the placement, and is known by nothing else. */
+static int add_missing(const nodes *n, const rack_view *view, json_t *list) {
+    if (n->assignment == NULL) return 0;
+    const epoch_record *head = rack_placement_head(n->assignment);
+    bool known[RECORD_NODES_MAX] = {false};
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        const node *p = n->all[i];
+        if (p != NULL && p->place >= 0) known[p->place] = true;
+    }
+    int rc = 0;
+    for (uint32_t i = 0; i < head->n_nodes && rc == 0; i++) {
+        if (known[i] || head->nodes[i][0] == '\0') continue;
+        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "name",
+                              head->nodes[i], "endpoint", "", "state",
+                              "missing", "why", "it is not registered",
+                              "experts", 0, "units", 0);
+        rc = add_record(n, view, head->nodes[i], o);
+        rc |= json_array_append_new(list, o);
+    }
+    return rc;
+}
+
+static json_t *list_json(const nodes *n, const rack_view *view) {
+    json_t *list = json_array();
+    int rc = 0;
+    for (uint32_t i = 0; i < n->n_all && rc == 0; i++) {
+        const node *p = n->all[i];
+        if (p == NULL) continue;
+        json_t *o = link_json(n, p);
+        if (view != NULL) rc = add_record(n, view, p->listed, o);
+        rc |= json_array_append_new(list, o);
+    }
+    if (rc == 0 && view != NULL) rc = add_missing(n, view, list);
+    if (rc == 0) return list;
+    json_decref(list);
+    return NULL;
+}
+
+/* ---- layers ---- */
+
+/* Layers with experts, and how many nodes hold a unit of each at least and at
+ * most. */
+static json_t *layers_json(const nodes *n) {
+    const model_config *m = n->config.model;
+    json_t *list = json_array();
+    for (uint32_t l = 0; l < m->n_layers; l++) {
+        if (!model_is_moe(m, l)) continue;
+        uint32_t slices = placement_slices(n->where, l);
+        uint32_t units = m->n_experts * slices, least = UINT32_MAX, most = 0;
+        for (uint32_t unit = 0; unit < units; unit++) {
+            uint32_t count;
+            placement_nodes(n->where, l, unit, &count);
+            if (count < least) least = count;
+            if (count > most) most = count;
+        }
+        if (units == 0) least = 0; /* no placement says how it is cut */
+        json_array_append_new(
+            list, json_pack("{s:i, s:i, s:i, s:i, s:i}", "layer", (int)l,
+                            "slices", (int)slices, "units", (int)units,
+                            "min_holders", (int)least, "max_holders",
+                            (int)most));
+    }
+    return list;
+}
+
+int nodes_status(const nodes *n, const rack_view *view, json_t *into) {
+    nodes_health h;
+    nodes_look(n, &h);
+    int rc = json_object_set_new(into, "nodes", list_json(n, view));
+    rc |= json_object_set_new(into, "layers", layers_json(n));
+    rc |= json_object_set_new(
+        into, "coverage",
+        json_pack("{s:I, s:I, s:I}", "experts", (json_int_t)h.units, "unheld",
+                  (json_int_t)h.unheld, "single", (json_int_t)h.single));
+    if (!n->config.registered) {
+        json_t *epoch = json_integer((json_int_t)n->epoch);
+        rc |= json_object_set_new(into, "epoch", epoch);
+    }
+    return rc == 0 ? 0 : -ENOMEM;
+}

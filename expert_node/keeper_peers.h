@@ -1,0 +1,47 @@
+/* keeper_peers.h - the coordinators that a keeper has to wait for: who is
+ * connected, and up to which epoch they have switched.  Part of the keeper, and
+ * as plain as it is. */
+#ifndef EXPERT_NODE_KEEPER_PEERS_H
+#define EXPERT_NODE_KEEPER_PEERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "expert_node/keeper.h"
+
+typedef struct {
+    uint64_t boot_id;
+    uint64_t since_ms; /* when it connected */
+    uint64_t seen_ms;
+    uint64_t acked;  /* the epoch of its last ping */
+    uint64_t needed; /* stale until it has pinged with this */
+    bool stale;
+    bool told; /* what keeper_peers_news() said last */
+} keeper_peer;
+
+typedef struct {
+    keeper_peer table[KEEPER_MAX_PEERS];
+    size_t count;
+} keeper_peers; /* zeroed is empty */
+
+int keeper_peers_hello(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
+                       uint64_t boot_id);
+int keeper_peers_ping(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
+                      uint64_t boot_id, uint64_t epoch);
+
+/* The epoch that everybody who counts has switched to: connected, not silent,
+ * not stale.  UINT64_MAX: nobody counts.  *wake_ms: when somebody who counts
+ * will have fallen silent. */
+uint64_t keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
+                               uint32_t silent_ms, uint64_t *wake_ms);
+
+/* Drop those that have fallen silent; stale ones are remembered longer. */
+void keeper_peers_forget(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms);
+
+/* Somebody who became stale or caught up since it was last said; false: none.
+ */
+bool keeper_peers_news(keeper_peers *p, uint64_t *boot_id, bool *stale);
+
+uint32_t keeper_peers_stale(const keeper_peers *p);
+
+#endif

@@ -1,0 +1,137 @@
+"""A node joins while stories are told: it gets its share, computes it, and changes
+no word; a node that is drained gives its share back and leaves.
+"""
+import unittest
+
+import rack
+from etcd import EtcdTest
+
+PROMPT = "Once upon a time"
+UNITS = rack.LAYERS * rack.EXPERTS
+EXPERT_BYTES = 3 * 256 * 256 * 34 // 32  # of the story model, as stored
+REST = 64 * 10**6  # a node's memory beside its experts
+
+
+class Join(EtcdTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        alone = rack.Rack()
+        cls.addClassCleanup(alone.close)
+        cls.story = alone.generate(alone.coordinator(), PROMPT)
+        alone.finish()
+
+    def check_memory(self, node, held):
+        if rack.SANITIZED: return
+        resident = rack.resident_bytes(node.pid)
+        self.assertLessEqual(resident, 1.1 * held * EXPERT_BYTES + REST)
+
+    def test_a_third_node_takes_its_share_and_leaves(self):
+        (asked,) = self.start_rack()
+        epoch = self.epoch()
+        teller = self.tell_on([asked], self.story)
+        teller.wait_more()
+
+        three = self.start_rack_node(name="three")
+        three.wait_ready()
+        status = self.wait_placed(asked, ("one", "two", "three"))
+        self.assertNotEqual(epoch, status["epoch"])
+        self.assertEqual(self.epoch(), status["epoch"])
+        held = {n["name"]: n["held"] for n in status["nodes"]}
+        self.assertEqual(2 * UNITS, sum(held.values()))
+        for name, count in held.items():
+            self.assertLess(abs(count - 2 * UNITS // 3), 8, name)
+        self.assertTrue(status["placement"]["survives_largest"])
+        self.rack.wait_status(
+            asked, lambda s: any(n["name"] == "three" and n["batches"] >= 100
+                                 for n in s["nodes"]),
+            "node three computes")
+        own = self.rack.run("status", "--json", "--endpoint", three.endpoint)
+        if own.status == 0:  # the node's own word, beside the coordinator's
+            self.assertIn('"batches"', own.text)
+        self.check_memory(three, held["three"])
+        resident = self.of_node(asked, "three")["resident_bytes"]
+        self.assertLess(abs(resident - held["three"] * EXPERT_BYTES),
+                        0.1 * held["three"] * EXPERT_BYTES)
+        # The others gave up what is its now.
+        self.check_memory(self.nodes["one"], held["one"])
+        told = self.of_node(asked, "one")["resident_bytes"]
+        self.assertLess(abs(told - held["one"] * EXPERT_BYTES),
+                        0.1 * held["one"] * EXPERT_BYTES)
+
+        self.drain(asked, "three", "--wait")
+        teller.wait_more()
+        status = self.wait_placed(asked, ("one", "two"))
+        self.assertEqual(0, self.of_node(asked, "three")["held"])
+        three.terminate()
+        self.assertEqual(0, three.status)
+        teller.wait_more(2)
+        self.assertGreater(teller.finish(), 4)
+        self.assertEqual([], teller.wrong)
+        status = self.rack.status(asked)
+        self.assertEqual(0, status["dispatch"]["local_pairs"])
+        self.assertEqual(0, status["dispatch"]["lost_pairs"])
+        self.assertEqual(0, status["requests"]["failed"])
+
+    def test_a_node_that_is_killed_is_replaced_by_the_others(self):
+        """Its units get new holders, once it has been away long enough."""
+        (asked,) = self.start_rack(
+            nodes=("one", "two", "three"),
+            options=("--no-local-experts", "--replace-after", "3s"))
+        teller = self.tell_on([asked], self.story)
+        teller.wait_more()
+        self.nodes["three"].kill()
+        status = self.wait_placed(asked, ("one", "two"))
+        self.rack.wait_status(
+            asked, lambda s: s["placement"]["single"] == 0 and
+            s["placement"]["survives_largest"], "every unit has two holders")
+        teller.wait_more(2)
+        teller.finish()
+        self.assertEqual([], teller.wrong)
+        self.assertEqual(0, self.rack.status(asked)["dispatch"]["lost_pairs"])
+        del status
+
+    def test_a_node_that_restarts_is_used_again_at_once(self):
+        (asked,) = self.start_rack()
+        listen = rack.own_listen()
+        three = self.start_rack_node(name="three", listen=listen)
+        three.wait_ready()
+        self.wait_placed(asked, ("one", "two", "three"))
+        epoch = self.epoch()
+        three.kill()
+        again = self.start_rack_node(name="three", listen=three.endpoint)
+        again.wait_ready()
+        self.rack.wait_status(
+            asked, lambda s: any(n["name"] == "three" and n["state"] == "up"
+                                 and n["held"] == n["assigned"] > 0
+                                 for n in s["nodes"]), "it is back")
+        self.assertEqual(epoch, self.epoch(), "nothing had to move")
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+
+    def test_slices_are_placed_and_change_no_word(self):
+        (asked,) = self.start_rack(
+            nodes=("one", "two", "three"),
+            options=("--no-local-experts", "--slices", "4"))
+        status = self.rack.status(asked)
+        self.assertEqual(4, status["slices"])
+        self.assertEqual(4 * UNITS, status["placement"]["units"])
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+
+    def test_memory_offered_is_not_exceeded(self):
+        """Two nodes with room for half of the experts each: one replica."""
+        self.etcd.start()
+        room = UNITS * EXPERT_BYTES * 6 // 10
+        for name in ("one", "two"):
+            self.start_rack_node("--memory", room, name=name)
+        asked = self.start_rack_coordinator("--no-local-experts", name="c1")
+        asked.wait_ready()
+        status = self.wait_placed(asked, ("one", "two"))
+        for n in status["nodes"]:
+            self.assertLessEqual(n["resident_bytes"], room)
+        self.assertFalse(status["placement"]["survives_largest"])
+        self.assertGreater(status["placement"]["single"], 0)
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+
+
+if __name__ == "__main__":
+    unittest.main()
