@@ -32,12 +32,30 @@ typedef struct {
     atomic_bool works; /* set by the loop, taken by the step thread */
 } peer;
 
+/* Sized for the slices in force. */
+typedef struct {
+    uint32_t pairs;        /* room */
+    uint32_t *units;       /* [pairs] of the layer, in the router's order */
+    const float **outputs; /* [pairs] of the layer, the same */
+    bool *take;            /* [pairs] */
+    uint32_t *experts;     /* [pairs] */
+    uint32_t *counts;      /* [pairs] */
+    uint32_t *rows;        /* [pairs] */
+    const void **local_x;  /* [pairs] */
+    float **local_y;       /* [pairs] */
+    float *local_rows;     /* [pairs][padded n_embd], made when first used */
+} buffers;
+
 struct exchange {
     exchange_config config;
     dispatch *machine;
     message_arena *arena;
-    peer *peers; /* [max_nodes] */
-    rack *now;   /* what `peers` reflects */
+    peer *peers;                /* [max_nodes] */
+    rack *now;                  /* what `peers` reflects */
+    uint32_t *up, n_up;         /* [max_nodes] the peers that are up */
+    uint32_t n_seen;            /* peers above were never used */
+    uint32_t slices;            /* that the buffers are sized for */
+    atomic_uint_fast64_t epoch; /* from which requests are made */
     exchange_look look;
     void *look_ctx;
 
@@ -50,19 +68,13 @@ struct exchange {
 
     /* of the layer that is being computed */
     const exchange_layer *layer;
-    const float **outputs;
-    frames **replies; /* kept until the next layer; boxes are reused */
+    uint32_t layer_slices, k; /* units of a row, all slices counted */
+    frames **replies;         /* kept until the next layer; boxes are reused */
     size_t n_replies, n_boxes, replies_capacity;
 
     /* scratch */
-    bool *take;           /* [max_pairs] */
+    buffers of;
     uint32_t *row_slot;   /* [max_rows]: place of a row in a request + 1 */
-    uint32_t *experts;    /* [max_pairs] */
-    uint32_t *counts;     /* [max_pairs] */
-    uint32_t *rows;       /* [max_pairs] */
-    const void **local_x; /* [max_pairs] */
-    float **local_y;      /* [max_pairs] */
-    float *local_rows;    /* [max_pairs][padded n_embd], made when first used */
     struct pollfd *polls; /* [max_nodes + 1] */
     uint32_t lost_layer, lost_expert;
 };
@@ -77,6 +89,38 @@ static int connect_zmq(void *ctx, struct link **out, const link_config *c,
     return link_connect(out, c, where, why, why_size);
 }
 
+static void buffers_fini(buffers *b) {
+    free(b->units);
+    free(b->outputs);
+    free(b->take);
+    free(b->experts);
+    free(b->counts);
+    free(b->rows);
+    free(b->local_x);
+    free(b->local_y);
+    aligned_release(b->local_rows);
+    *b = (buffers){0};
+}
+
+static int buffers_init(buffers *b, uint32_t pairs) {
+    *b = (buffers){.pairs = pairs};
+    b->units = calloc(pairs, sizeof(*b->units));
+    b->outputs = calloc(pairs, sizeof(*b->outputs));
+    b->take = calloc(pairs, sizeof(*b->take));
+    b->experts = calloc(pairs, sizeof(*b->experts));
+    b->counts = calloc(pairs, sizeof(*b->counts));
+    b->rows = calloc(pairs, sizeof(*b->rows));
+    b->local_x = calloc(pairs, sizeof(*b->local_x));
+    b->local_y = calloc(pairs, sizeof(*b->local_y));
+    if (b->units != NULL && b->outputs != NULL && b->take != NULL &&
+        b->experts != NULL && b->counts != NULL && b->rows != NULL &&
+        b->local_x != NULL && b->local_y != NULL) {
+        return 0;
+    }
+    buffers_fini(b);
+    return -ENOMEM;
+}
+
 int exchange_new(exchange **out, const exchange_config *c) {
     *out = NULL;
     exchange *x = calloc(1, sizeof(*x));
@@ -86,7 +130,7 @@ int exchange_new(exchange **out, const exchange_config *c) {
     pthread_mutex_init(&x->lock, NULL);
     x->wake_fd = -1;
 
-    size_t nodes = c->dispatch.max_nodes, pairs = c->dispatch.max_pairs;
+    size_t nodes = c->dispatch.max_nodes;
     int rc = dispatch_new(&x->machine, &c->dispatch);
     if (rc < 0) goto fail;
     rc = message_arena_new(&x->arena, ARENA_BYTES);
@@ -95,22 +139,18 @@ int exchange_new(exchange **out, const exchange_config *c) {
     x->peers = calloc(nodes + 1, sizeof(*x->peers));
     x->node_stats = calloc(nodes + 1, sizeof(*x->node_stats));
     x->polls = calloc(nodes + 1, sizeof(*x->polls));
-    x->take = calloc(pairs, sizeof(*x->take));
+    x->up = calloc(nodes + 1, sizeof(*x->up));
     x->row_slot = calloc(c->max_rows, sizeof(*x->row_slot));
-    x->experts = calloc(pairs, sizeof(*x->experts));
-    x->counts = calloc(pairs, sizeof(*x->counts));
-    x->rows = calloc(pairs, sizeof(*x->rows));
-    x->local_x = calloc(pairs, sizeof(*x->local_x));
-    x->local_y = calloc(pairs, sizeof(*x->local_y));
+    x->slices = 1;
+    rc = buffers_init(&x->of, c->dispatch.max_pairs);
+    if (rc < 0) goto fail;
     x->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (x->wake_fd < 0) {
         rc = -errno;
         goto fail;
     }
     if (x->peers == NULL || x->node_stats == NULL || x->polls == NULL ||
-        x->take == NULL || x->row_slot == NULL || x->experts == NULL ||
-        x->counts == NULL || x->rows == NULL || x->local_x == NULL ||
-        x->local_y == NULL) {
+        x->up == NULL || x->row_slot == NULL) {
         rc = -ENOMEM;
         goto fail;
     }
@@ -148,18 +188,13 @@ void exchange_free(exchange *x) {
     free(x->peers);
     free(x->node_stats);
     free(x->polls);
-    free(x->take);
+    free(x->up);
     free(x->row_slot);
-    free(x->experts);
-    free(x->counts);
-    free(x->rows);
-    free(x->local_x);
-    free(x->local_y);
+    buffers_fini(&x->of);
     for (size_t i = 0; i < x->n_boxes; i++) {
         free(x->replies[i]);
     }
     free(x->replies);
-    aligned_release(x->local_rows);
     if (x->wake_fd >= 0) close(x->wake_fd);
     pthread_mutex_destroy(&x->lock);
     free(x);
@@ -203,10 +238,22 @@ static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
                   why, err_text(rc));
         return;
     }
+    if (strcmp(p->endpoint, n->endpoint) != 0)
+        dispatch_node_replaced(x->machine, node);
     p->up = true;
     p->boot_id = n->boot_id;
     memcpy(p->endpoint, n->endpoint, sizeof(p->endpoint));
     dispatch_node_up(x->machine, node);
+}
+
+/* Make one link what the rack says. */
+static void take_node(exchange *x, uint32_t node, const rack_node *n) {
+    peer *p = &x->peers[node];
+    bool same = p->up && n->up && p->boot_id == n->boot_id &&
+                strcmp(p->endpoint, n->endpoint) == 0;
+    if (same) return;
+    peer_down(x, node);
+    if (n->up) peer_up(x, node, n);
 }
 
 /* Make the links what the newest posted rack says. */
@@ -222,41 +269,69 @@ static void take_rack(exchange *x) {
     pthread_mutex_unlock(&x->lock);
     if (r == NULL) return;
 
-    assert(rack_n_nodes(r) <= x->config.dispatch.max_nodes);
-    for (uint32_t i = 0; i < rack_n_nodes(r); i++) {
-        const rack_node *n = rack_node_at(r, i);
-        peer *p = &x->peers[i];
-        bool same = p->up && n->up && p->boot_id == n->boot_id &&
-                    strcmp(p->endpoint, n->endpoint) == 0;
-        if (same) continue;
-        peer_down(x, i);
-        if (n->up) peer_up(x, i, n);
+    static const rack_node gone;
+    uint32_t n = rack_n_nodes(r);
+    assert(n <= x->config.dispatch.max_nodes);
+    if (x->n_seen < n) x->n_seen = n;
+    x->n_up = 0;
+    for (uint32_t i = 0; i < x->n_seen; i++) {
+        take_node(x, i, i < n ? rack_node_at(r, i) : &gone);
+        if (x->peers[i].up) x->up[x->n_up++] = i;
     }
     rack_unref(x->now);
     x->now = r;
 }
 
+/* Between layers: from now on requests are made from the newest rack, in the
+ * units that it is cut into. */
+static int adopt_rack(exchange *x) {
+    if (x->now == NULL) return ERR_UNAVAILABLE;
+    const placement *where = rack_placement(x->now);
+    uint32_t slices = placement_max_slices(where);
+    if (slices != x->slices) {
+        uint32_t pairs = x->config.dispatch.max_pairs * slices;
+        buffers fresh;
+        int rc = dispatch_reserve(x->machine, pairs);
+        if (rc == 0) rc = buffers_init(&fresh, pairs);
+        if (rc < 0) {
+            log_error("no memory for %u slices of an expert", slices);
+            return rc;
+        }
+        buffers_fini(&x->of);
+        x->of = fresh;
+        x->slices = slices;
+        /* What it says is logged there; units are refused one by one then. */
+        (void)local_experts_set_slices(x->config.local, slices);
+    }
+    atomic_store(&x->epoch, placement_epoch(where));
+    return 0;
+}
+
+uint64_t exchange_epoch(exchange *x) {
+    return atomic_load(&x->epoch);
+}
+
 /* ---- sending ---- */
 
-/* Pairs are grouped by expert; write the groups and each row's place among the
+/* Pairs are grouped by unit; write the groups and each row's place among the
  * rows that this request carries.  Returns the number of distinct rows. */
 static uint32_t list_pairs(exchange *x, const dispatch_action *a, message *m) {
-    const exchange_layer *l = x->layer;
+    const buffers *b = &x->of;
     uint32_t n_groups = 0, n_rows = 0;
     for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t pair = a->pairs[i], row = pair / l->k;
-        uint32_t expert = l->experts[pair];
-        if (n_groups == 0 || x->experts[n_groups - 1] != expert) {
-            x->experts[n_groups] = expert;
-            x->counts[n_groups++] = 0;
+        uint32_t pair = a->pairs[i], row = pair / x->k;
+        uint32_t unit = b->units[pair];
+        if (n_groups == 0 || b->experts[n_groups - 1] != unit) {
+            b->experts[n_groups] = unit;
+            b->counts[n_groups++] = 0;
         }
-        x->counts[n_groups - 1]++;
+        b->counts[n_groups - 1]++;
         if (x->row_slot[row] == 0) x->row_slot[row] = ++n_rows;
-        x->rows[i] = x->row_slot[row] - 1;
+        b->rows[i] = x->row_slot[row] - 1;
     }
-    m->batch.experts = (message_u32s){x->experts, n_groups};
-    m->batch.counts = (message_u32s){x->counts, n_groups};
-    m->batch.rows = (message_u32s){x->rows, a->n_pairs};
+    m->batch.experts = (message_u32s){b->experts, n_groups};
+    m->batch.counts = (message_u32s){b->counts, n_groups};
+    m->batch.rows = (message_u32s){b->rows, a->n_pairs};
     m->batch.n_rows = n_rows;
     return n_rows;
 }
@@ -265,7 +340,7 @@ static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
     const exchange_layer *l = x->layer;
     message m = identity_message(x->config.self, MESSAGE_BATCH);
     m.to_boot_id = x->peers[a->node].boot_id;
-    m.epoch = placement_epoch(rack_placement(x->now));
+    m.epoch = atomic_load_explicit(&x->epoch, memory_order_relaxed);
     m.request_id = a->request_id;
     uint64_t now = now_us();
     if (l->deadline_us > now) {
@@ -275,6 +350,7 @@ static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
     m.batch.layer = l->layer;
     m.batch.form = form;
     m.batch.width = x->config.model->n_embd;
+    m.batch.slices = x->layer_slices;
 
     uint32_t n_rows = list_pairs(x, a, &m);
     size_t row_bytes = act_row_bytes(form, x->config.model->n_embd);
@@ -282,7 +358,7 @@ static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
     uint8_t *payload = frames_add(f, n_rows * row_bytes);
     int rc = header == NULL || payload == NULL ? -ENOMEM : 0;
     for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t row = a->pairs[i] / l->k;
+        uint32_t row = a->pairs[i] / x->k;
         if (x->row_slot[row] == 0) continue; /* already there */
         if (rc == 0) {
             memcpy(payload + (x->row_slot[row] - 1) * row_bytes, l->rows[row],
@@ -309,27 +385,28 @@ static void send_batch(exchange *x, const dispatch_action *a) {
 
 static int local_outputs(exchange *x, const dispatch_action *a) {
     const exchange_layer *l = x->layer;
+    buffers *b = &x->of;
     size_t width = padded_embd(x);
-    if (x->local_rows == NULL) {
-        x->local_rows = aligned_alloc_zero(x->config.dispatch.max_pairs *
-                                           width * sizeof(float));
-    }
-    if (x->local_rows == NULL) return -ENOMEM;
+    if (local_experts_slices(x->config.local, l->layer) != x->layer_slices)
+        return ERR_RANGE; /* it could not be cut as the rack is */
+    if (b->local_rows == NULL)
+        b->local_rows = aligned_alloc_zero(b->pairs * width * sizeof(float));
+    if (b->local_rows == NULL) return -ENOMEM;
     for (uint32_t i = 0; i < a->n_pairs; i++) {
         uint32_t pair = a->pairs[i];
-        x->experts[i] = l->experts[pair];
-        x->local_x[i] = l->rows[pair / l->k];
+        b->experts[i] = b->units[pair];
+        b->local_x[i] = l->rows[pair / x->k];
         /* a pair has its own place: several local runs share a layer */
-        x->local_y[i] = x->local_rows + pair * width;
+        b->local_y[i] = b->local_rows + pair * width;
     }
-    return local_experts_run(x->config.local, l->layer, a->n_pairs, x->experts,
-                             x->local_x, x->local_y);
+    return local_experts_run(x->config.local, l->layer, a->n_pairs, b->experts,
+                             b->local_x, b->local_y);
 }
 
 static void compute_here(exchange *x, const dispatch_action *a) {
     int rc = local_outputs(x, a);
     for (uint32_t i = 0; rc == 0 && i < a->n_pairs; i++) {
-        x->outputs[a->pairs[i]] = x->local_y[i];
+        x->of.outputs[a->pairs[i]] = x->of.local_y[i];
     }
     if (rc < 0) {
         log_warn("layer %u: cannot compute %u pairs here: %s", x->layer->layer,
@@ -386,10 +463,10 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     const uint32_t *pairs;
     uint32_t n;
     rc = dispatch_rows(x->machine, now_us(), node, m->request_id, &pairs, &n,
-                       x->take);
+                       x->of.take);
     bool wanted = false;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        wanted = wanted || x->take[i];
+        wanted = wanted || x->of.take[i];
     }
     if (!wanted) return;
 
@@ -397,7 +474,7 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     frames_move(kept, f);
     const float *rows = frames_data(kept, 1);
     for (uint32_t i = 0; i < n; i++) {
-        if (x->take[i]) x->outputs[pairs[i]] = rows + i * width;
+        if (x->of.take[i]) x->of.outputs[pairs[i]] = rows + i * width;
     }
 }
 
@@ -454,13 +531,14 @@ void exchange_node_works(exchange *x, uint32_t node) {
 /* Returns whether anything had arrived. */
 static bool receive_all(exchange *x) {
     bool any = false;
-    uint32_t n = x->now != NULL ? rack_n_nodes(x->now) : 0;
-    for (uint32_t i = 0; i < n; i++) {
-        if (atomic_load_explicit(&x->peers[i].works, memory_order_relaxed)) {
-            atomic_store(&x->peers[i].works, false);
-            dispatch_node_works(x->machine, now_us(), i);
+    for (uint32_t i = 0; i < x->n_up; i++) {
+        uint32_t node = x->up[i];
+        peer *p = &x->peers[node];
+        if (atomic_load_explicit(&p->works, memory_order_relaxed)) {
+            atomic_store(&p->works, false);
+            dispatch_node_works(x->machine, now_us(), node);
         }
-        if (receive_from(x, i)) any = true;
+        if (receive_from(x, node)) any = true;
     }
     return any;
 }
@@ -468,11 +546,9 @@ static bool receive_all(exchange *x) {
 static size_t fill_polls(const exchange *x, struct pollfd *polls) {
     size_t n = 0;
     polls[n++] = (struct pollfd){.fd = x->wake_fd, .events = POLLIN};
-    uint32_t nodes = x->now != NULL ? rack_n_nodes(x->now) : 0;
-    for (uint32_t i = 0; i < nodes; i++) {
-        if (!x->peers[i].up) continue;
-        polls[n++] =
-            (struct pollfd){.fd = link_fd(x->peers[i].data), .events = POLLIN};
+    for (uint32_t i = 0; i < x->n_up; i++) {
+        polls[n++] = (struct pollfd){.fd = link_fd(x->peers[x->up[i]].data),
+                                     .events = POLLIN};
     }
     return n;
 }
@@ -497,7 +573,7 @@ static void publish_stats(exchange *x) {
     dispatch_totals(x->machine, &totals);
     pthread_mutex_lock(&x->lock);
     x->totals = totals;
-    for (uint32_t i = 0; i < x->config.dispatch.max_nodes; i++) {
+    for (uint32_t i = 0; i < x->n_seen; i++) {
         dispatch_node(x->machine, i, &x->node_stats[i]);
     }
     pthread_mutex_unlock(&x->lock);
@@ -509,7 +585,7 @@ static void publish_stats(exchange *x) {
 static void abandon(exchange *x, const placement *where) {
     dispatch_action a;
     int rc = dispatch_begin(x->machine, now_us(), x->layer->layer, NULL, 0,
-                            x->layer->k, where);
+                            x->k, where);
     assert(rc == 0);
     dispatch_next(x->machine, now_us(), &a);
     assert(a.kind == DISPATCH_DONE);
@@ -519,8 +595,8 @@ static void abandon(exchange *x, const placement *where) {
 static int run_layer(exchange *x, const placement *where) {
     const exchange_layer *l = x->layer;
     uint64_t begun_us = now_us();
-    int rc = dispatch_begin(x->machine, begun_us, l->layer, l->experts,
-                            l->n_rows, l->k, where);
+    int rc = dispatch_begin(x->machine, begun_us, l->layer, x->of.units,
+                            l->n_rows, x->k, where);
     if (rc < 0) return rc;
     for (;;) {
         dispatch_action a;
@@ -540,10 +616,10 @@ static int run_layer(exchange *x, const placement *where) {
 
 /* The first pair without an output; false: all are there. */
 static bool find_missing(const exchange *x, uint32_t *pair) {
-    uint32_t n = x->layer->n_rows * x->layer->k;
+    uint32_t n = x->layer->n_rows * x->k;
     for (uint32_t i = 0; i < n; i++) {
         *pair = i;
-        if (x->outputs[i] == NULL) return true;
+        if (x->of.outputs[i] == NULL) return true;
     }
     return false;
 }
@@ -553,8 +629,8 @@ static int list_lost(exchange *x, bool *lost) {
     int n_lost = 0;
     for (uint32_t row = 0; row < l->n_rows; row++) {
         lost[row] = false;
-        for (uint32_t i = 0; i < l->k; i++) {
-            if (x->outputs[row * l->k + i] == NULL) lost[row] = true;
+        for (uint32_t i = 0; i < x->k; i++) {
+            if (x->of.outputs[row * x->k + i] == NULL) lost[row] = true;
         }
         n_lost += lost[row];
     }
@@ -562,27 +638,47 @@ static int list_lost(exchange *x, bool *lost) {
     return n_lost;
 }
 
-int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
+/* The router's (row, expert) pairs as (row, unit) pairs. */
+static int list_units(exchange *x, const placement *where) {
+    const exchange_layer *l = x->layer;
+    uint32_t slices = placement_slices(where, l->layer);
+    if (slices == 0) return ERR_UNAVAILABLE; /* it has no experts there */
+    uint64_t pairs = (uint64_t)l->n_rows * l->k;
+    if (pairs > x->config.dispatch.max_pairs) return ERR_RANGE;
+
+    x->layer_slices = slices;
+    x->k = l->k * slices;
+    for (uint32_t i = 0; i < pairs; i++) {
+        for (uint32_t s = 0; s < slices; s++)
+            x->of.units[i * slices + s] = l->experts[i] * slices + s;
+    }
+    memset(x->of.outputs, 0, pairs * slices * sizeof(x->of.outputs[0]));
+    return 0;
+}
+
+int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
                  bool *lost) {
     drop_replies(x);
     take_rack(x);
-    if (x->now == NULL) return ERR_UNAVAILABLE;
+    int rc = adopt_rack(x);
+    if (rc < 0) return rc;
     x->layer = l;
-    x->outputs = outputs;
-    memset(outputs, 0, (size_t)l->n_rows * l->k * sizeof(outputs[0]));
 
     rack *during =
         rack_ref(x->now); /* its placement is on loan to the machine */
-    int rc = run_layer(x, rack_placement(during));
+    rc = list_units(x, rack_placement(during));
+    if (rc == 0) rc = run_layer(x, rack_placement(during));
     rack_unref(during);
     publish_stats(x);
     if (rc == 0) rc = list_lost(x, lost);
+    *out = (exchange_outputs){x->layer_slices, x->of.outputs};
     x->layer = NULL;
     return rc;
 }
 
 void exchange_idle(exchange *x) {
     take_rack(x);
+    (void)adopt_rack(x); /* the next layer tries again, and says why not */
     receive_all(x);
     publish_stats(x);
 }
@@ -612,7 +708,7 @@ void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert) {
     uint32_t pair;
     if (x->layer != NULL && find_missing(x, &pair)) {
         x->lost_layer = x->layer->layer;
-        x->lost_expert = x->layer->experts[pair];
+        x->lost_expert = x->of.units[pair] / x->layer_slices;
     }
     *layer = x->lost_layer;
     *expert = x->lost_expert;

@@ -3,7 +3,12 @@
  *
  * It owns the data links to the nodes and belongs to the step thread; the loop
  * thread only posts racks.  A layer's outputs are borrowed from the replies,
- * not copied. */
+ * not copied.
+ *
+ * Where the rack's experts are cut into slices, every (row, expert) pair of the
+ * router becomes as many (row, unit) pairs, which dispatch knows nothing of.  A
+ * layer is computed as the placement cuts it that is the newest when it
+ * begins. */
 #ifndef COORDINATOR_EXCHANGE_H
 #define COORDINATOR_EXCHANGE_H
 
@@ -19,8 +24,9 @@ typedef struct {
     const identity *self;
     const model_config *model;
     local_experts *local; /* borrowed; never NULL (it knows the row forms) */
-    dispatch_config dispatch; /* .local: may `local` compute? */
-    uint32_t max_rows;        /* of one layer */
+    /* .local: may `local` compute?  .max_pairs: with whole experts */
+    dispatch_config dispatch;
+    uint32_t max_rows; /* of one layer */
     link_config links;
     /* Opens the data link to a node; NULL: link_connect().  Tests give memory
      * links. */
@@ -45,8 +51,13 @@ void exchange_on_wait(exchange *x, exchange_look look, void *ctx);
 void exchange_node_works(exchange *x, uint32_t node);
 
 /* Hand over a new rack (takes the reference); any thread. It is used from the
- * next look on, in the middle of a layer for nodes that went away. */
+ * next look on, in the middle of a layer for nodes that went away.  Numbers of
+ * nodes that are gone may be those of others later. */
 void exchange_post(exchange *x, rack *r);
+
+/* The epoch of the placement from which requests are sent: no request of an
+ * earlier one will be made.  Any thread. */
+uint64_t exchange_epoch(exchange *x);
 
 typedef struct {
     uint32_t layer, n_rows, k;
@@ -55,11 +66,18 @@ typedef struct {
     uint64_t deadline_us;    /* of the most patient request; 0: none */
 } exchange_layer;
 
-/* Compute a layer.  On return outputs[row * k + i] points at n_embd floats for
- * each pair of a row that is not lost, valid until the next call, and lost[row]
- * says which rows have a pair that nobody could compute.  Returns how many rows
- * were lost, or a negative code that concerns the whole step. */
-int exchange_run(exchange *x, const exchange_layer *l, const float **outputs,
+/* What a layer gave: rows[(row * k + i) * slices + s] points at n_embd floats,
+ * slice s of the expert's output: its slices are to be added as the tree of
+ * ffn.h.  All valid until the next exchange_run(). */
+typedef struct {
+    uint32_t slices;
+    const float *const *rows; /* NULL in rows that are lost */
+} exchange_outputs;
+
+/* Compute a layer.  On return lost[row] says which rows have a pair that nobody
+ * could compute.  Returns how many rows were lost, or a negative code that
+ * concerns the whole step. */
+int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
                  bool *lost);
 
 /* Between steps: take in racks and late replies, so that nothing piles up. */

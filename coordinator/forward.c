@@ -18,6 +18,8 @@
 #include "engine/util.h"
 #include "engine/vmath.h"
 
+#define SUM_COLUMNS 256 /* of an expert's output, whose slices are added */
+
 typedef struct {
     uint32_t item;
     uint32_t position;
@@ -59,8 +61,8 @@ struct forward {
     float *tile_in;   /* [padded max_rows][n_embd] */
     uint32_t *chosen; /* [max_rows][n_used], live rows in order */
     float *chosen_weights;
-    const float **outputs; /* [max_rows * n_used] */
-    bool *lost;            /* [max_rows] */
+    exchange_outputs outputs;
+    bool *lost; /* [max_rows] */
     ffn_scratch *dense;
 
     act_rows last;  /* normed rows for the output matrix */
@@ -146,10 +148,8 @@ static int new_buffers(forward *f) {
         f->tile_in = new_floats(tiles, m->n_embd);
         f->chosen = calloc(rows * m->n_used, sizeof(*f->chosen));
         f->chosen_weights = new_floats(rows, m->n_used);
-        f->outputs = calloc(rows * m->n_used, sizeof(*f->outputs));
         ok = ok && f->scores != NULL && f->tile_in != NULL &&
-             f->chosen != NULL && f->chosen_weights != NULL &&
-             f->outputs != NULL;
+             f->chosen != NULL && f->chosen_weights != NULL;
     }
     return ok ? 0 : -ENOMEM;
 }
@@ -211,7 +211,6 @@ void forward_free(forward *f) {
     aligned_release(f->tile_in);
     free(f->chosen);
     aligned_release(f->chosen_weights);
-    free(f->outputs);
     act_rows_fini(&f->hidden);
     act_rows_fini(&f->heads);
     act_rows_fini(&f->last);
@@ -409,17 +408,43 @@ static void task_route(void *ctx, uint32_t task, uint32_t worker) {
     }
 }
 
+/* Columns [from, from + n) of an expert's output, from those of its slices:
+ * added as the binary tree that ffn.h adds segments in, of which each slice is
+ * a subtree. */
+static void add_slices(const float *const *slices, size_t count, size_t from,
+                       size_t n, float *out) {
+    if (count == 1) {
+        memcpy(out, slices[0] + from, n * sizeof(float));
+        return;
+    }
+    float right[SUM_COLUMNS];
+    add_slices(slices, count / 2, from, n, out);
+    add_slices(slices + count / 2, count / 2, from, n, right);
+    vm_add(n, out, right);
+}
+
 /* The outputs of a row's experts in the router's order, times their weights. */
 static void task_sum_experts(void *ctx, uint32_t task, uint32_t worker) {
     forward *f = ctx;
     size_t n = f->model->n_embd, k = f->model->n_used;
+    size_t slices = f->outputs.slices;
+    const float *const *rows = f->outputs.rows + task * k * slices;
     float *sum = f->branch + f->live[task] * padded(n);
     (void)worker;
     if (f->lost[task]) return;
     memset(sum, 0, n * sizeof(float));
     for (size_t i = 0; i < k; i++) {
-        vm_axpy(n, sum, f->chosen_weights[task * k + i],
-                f->outputs[task * k + i]);
+        float weight = f->chosen_weights[task * k + i];
+        if (slices == 1) {
+            vm_axpy(n, sum, weight, rows[i]);
+            continue;
+        }
+        for (size_t from = 0; from < n; from += SUM_COLUMNS) {
+            float whole[SUM_COLUMNS];
+            size_t width = size_min(n - from, SUM_COLUMNS);
+            add_slices(rows + i * slices, slices, from, width, whole);
+            vm_axpy(width, sum + from, weight, whole);
+        }
     }
 }
 
@@ -454,7 +479,7 @@ static int moe_layer(forward *f, uint32_t moe_index, uint64_t deadline_us) {
         .experts = f->chosen,
         .deadline_us = deadline_us,
     };
-    int lost = exchange_run(f->config.experts, &l, f->outputs, f->lost);
+    int lost = exchange_run(f->config.experts, &l, &f->outputs, f->lost);
     if (lost < 0) return lost;
     pool_run(p, f->n_live, task_sum_experts, f);
     if (lost > 0) bury_lost_rows(f);

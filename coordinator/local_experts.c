@@ -7,7 +7,6 @@
 #include <string.h>
 #include "engine/err.h"
 #include "engine/log.h"
-#include "engine/util.h"
 
 /* What depends on how experts are cut. */
 typedef struct {
@@ -39,10 +38,8 @@ static int cut_init(cut_experts *c, const local_config *config, uint32_t slices,
     const model_config *m = config->model;
     *c = (cut_experts){.slices = slices,
                        .max_pairs = config->max_pairs * slices};
-    const expert_store_config store = {.g = config->g,
-                                       .model = m,
-                                       .checks = config->checks,
-                                       .slices = slices};
+    const expert_store_config store = {
+        .g = config->g, .model = m, .checks = config->checks, .slices = slices};
     int rc = expert_store_new(&c->store, &store, why, why_size);
     if (rc < 0) return rc;
 

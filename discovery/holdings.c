@@ -56,8 +56,8 @@ int holdings_copy(holdings *to, const holdings *from) {
         *to = (holdings){0};
         return 0;
     }
-    int rc = holdings_init_slices(to, from->n_layers, from->n_experts,
-                                  from->slices);
+    int rc =
+        holdings_init_slices(to, from->n_layers, from->n_experts, from->slices);
     if (rc < 0) return rc;
     memcpy(to->layer_slices, from->layer_slices, from->n_layers);
     memcpy(to->bits, from->bits, holdings_bytes(from));

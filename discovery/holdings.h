@@ -38,6 +38,7 @@ int holdings_copy(holdings *to, const holdings *from);
 size_t holdings_bytes(const holdings *h);
 
 void holdings_add(holdings *h, uint32_t layer, uint32_t unit);
+void holdings_remove(holdings *h, uint32_t layer, uint32_t unit);
 bool holdings_has(const holdings *h, uint32_t layer, uint32_t unit);
 uint64_t holdings_count(const holdings *h);
 bool holdings_equal(const holdings *a, const holdings *b);

@@ -225,6 +225,26 @@ fail:
     return rc;
 }
 
+int manifest_open_kept(manifest **out, const gguf *g, char *why,
+                       size_t why_size) {
+    *out = NULL;
+    manifest *m = calloc(1, sizeof(*m));
+    if (m == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
+
+    int rc = lay_out(m, g, why, why_size);
+    if (rc == 0 && !manifest_load(m, g)) {
+        rc = err_why(why, why_size, ERR_NOT_HERE,
+                     "%s: there is no manifest that belongs to it",
+                     gguf_file_path(g, 0));
+    }
+    if (rc < 0) {
+        manifest_close(m);
+        return rc;
+    }
+    *out = m;
+    return 0;
+}
+
 void manifest_close(manifest *m) {
     if (m == NULL) return;
     free(m->layouts);

@@ -37,6 +37,10 @@ typedef struct manifest manifest;
  * kept is logged, not an error.  `g` is used during the call only. */
 int manifest_open(manifest **out, const gguf *g, bool write_cache, char *why,
                   size_t why_size);
+/* The kept one or none: ERR_NOT_HERE if there is none that belongs to the files
+ * as they are. */
+int manifest_open_kept(manifest **out, const gguf *g, char *why,
+                       size_t why_size);
 void manifest_close(manifest *m); /* NULL is fine */
 
 /* A running check of what is loaded of tensor `tensor` (its index in the

@@ -50,8 +50,9 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
             __m512i chunk[TILE_GROUPS], w[TILE_GROUPS];
             size_t x_at = b * Q4_0_LEN + c * 4;
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                chunk[g] = _mm512_loadu_si512(values + g * group_bytes +
-                                              c * Q4_0_CHUNK);
+                const uint8_t *from = values + g * group_bytes + c * Q4_0_CHUNK;
+                tile_prefetch(n_x, from);
+                chunk[g] = _mm512_loadu_si512(from);
                 w[g] = _mm512_and_si512(chunk[g], low);
             }
             add_products(n_groups, n_x, w, x, x_at, sum);

@@ -32,6 +32,7 @@ TILE_INLINE void add_part(size_t n_groups, size_t n_x, const tile *t, size_t b,
         __m512i w[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
             const uint8_t *chunk = block->values[j / 2][c] + g * t->group_bytes;
+            if (!high) tile_prefetch(n_x, chunk);
             w[g] = _mm512_and_si512(_mm512_loadu_si512(chunk), mask);
         }
         TILE_UNROLL for (size_t i = 0; i < n_x; i++) {

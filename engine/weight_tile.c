@@ -2,7 +2,11 @@
  *
  * From the outside in: panels of columns, batches of activation rows, groups of
  * weights, activation rows.  A panel of all the groups of a pool task is small
- * enough for the second-level cache, where the batches find it again. */
+ * enough for the second-level cache, where the batches find it again.
+ *
+ * A single activation row, a token that is decoded, reads each weight once and
+ * is as fast as memory.  It takes the groups of a tile from panel to panel
+ * before the next ones, so that memory is read in the order it lies in. */
 #include "engine/weight_tile.h"
 
 #include <assert.h>
@@ -67,6 +71,43 @@ static void run_batch(const tile_set *set, tile t, size_t n_groups,
     run_groups(set, t, n_groups, n_x);
 }
 
+/* The tile of the panel that begins at column `col` of [col0, col1). */
+static tile at_panel(const tile_set *set, tile t, size_t col0, size_t col1,
+                     size_t col) {
+    t.col0 = col;
+    t.col1 = size_min(col + set->panel, col1);
+    t.first = col == col0;
+    return t;
+}
+
+/* The tile's one row over all panels; at most TILE_BATCH of them. */
+static void run_single(const tile_set *set, tile t, size_t n_groups,
+                       size_t col0, size_t col1) {
+    tile_prep prep[TILE_BATCH][TILE_BLOCKS]; /* [panel][block] */
+    tile panels[TILE_BATCH];
+    size_t n_panels = 0;
+    for (size_t col = col0; col < col1; col += set->panel) {
+        tile *p = &panels[n_panels];
+        *p = at_panel(set, t, col0, col1, col);
+        if (set->prepare != NULL) {
+            set->prepare(p->cols, p->col0, p->col1, p->x[0], prep[n_panels]);
+            p->prep = (const tile_prep(*)[TILE_BLOCKS])prep + n_panels;
+        }
+        n_panels++;
+    }
+
+    for (size_t g = 0; g < n_groups;) {
+        size_t group_log = pick_groups(set, n_groups - g, 0);
+        for (size_t i = 0; i < n_panels; i++) {
+            tile p = panels[i];
+            p.weights += g * t.group_bytes;
+            p.lane0 += g * WEIGHT_GROUP;
+            set->mul[group_log][0](&p);
+        }
+        g += (size_t)1 << group_log;
+    }
+}
+
 void tile_run(const tile_set *set, size_t group_bytes, WEIGHT_MUL_ARGS) {
     assert(col0 < col1 && col1 <= cols && group0 <= group1);
 
@@ -74,15 +115,20 @@ void tile_run(const tile_set *set, size_t group_bytes, WEIGHT_MUL_ARGS) {
         .weights = (const uint8_t *)packed + group0 * group_bytes,
         .group_bytes = group_bytes,
         .cols = cols,
+        .x = x,
+        .y = y,
     };
+    if (n_x == 1 && col1 - col0 <= TILE_BATCH * set->panel) {
+        run_single(set, t, group1 - group0, col0, col1);
+        return;
+    }
     for (size_t col = col0; col < col1; col += set->panel) {
-        t.col0 = col;
-        t.col1 = size_min(col + set->panel, col1);
-        t.first = col == col0;
+        tile panel = at_panel(set, t, col0, col1, col);
         for (size_t i = 0; i < n_x; i += TILE_BATCH) {
-            t.x = x + i;
-            t.y = y + i;
-            run_batch(set, t, group1 - group0, size_min(n_x - i, TILE_BATCH));
+            panel.x = x + i;
+            panel.y = y + i;
+            run_batch(set, panel, group1 - group0,
+                      size_min(n_x - i, TILE_BATCH));
         }
     }
 }
