@@ -3,81 +3,21 @@
  * One layer: begin, then do what the machine says until it is done.  Replies
  * are kept as they arrived until the layer's sums are made, so a row is copied
  * only into the request that carries it. */
-#include "coordinator/exchange.h"
+#include "coordinator/exchange_internal.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include "engine/act.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
 
 #define ARENA_BYTES ((size_t)8 << 20)
-#define POLL_MAX_MS 10  /* look around at least that often */
-#define SPIN_US 30      /* before a wait sleeps */
-#define RECEIVE_MAX 256 /* messages of one node before others get a turn */
-
-typedef struct {
-    struct link *data; /* NULL: not connected */
-    uint64_t boot_id;
-    bool up;
-    char endpoint[ENDPOINT_MAX];
-    atomic_bool works; /* set by the loop, taken by the step thread */
-} peer;
-
-/* Sized for the slices in force. */
-typedef struct {
-    uint32_t pairs;        /* room */
-    uint32_t *units;       /* [pairs] of the layer, in the router's order */
-    const float **outputs; /* [pairs] of the layer, the same */
-    bool *take;            /* [pairs] */
-    uint32_t *experts;     /* [pairs] */
-    uint32_t *counts;      /* [pairs] */
-    uint32_t *rows;        /* [pairs] */
-    const void **local_x;  /* [pairs] */
-    float **local_y;       /* [pairs] */
-    float *local_rows;     /* [pairs][padded n_embd], made when first used */
-} buffers;
-
-struct exchange {
-    exchange_config config;
-    dispatch *machine;
-    message_arena *arena;
-    peer *peers;                /* [max_nodes] */
-    rack *now;                  /* what `peers` reflects */
-    uint32_t *up, n_up;         /* [max_nodes] the peers that are up */
-    uint32_t n_seen;            /* peers above were never used */
-    uint32_t slices;            /* that the buffers are sized for */
-    atomic_uint_fast64_t epoch; /* from which requests are made */
-    exchange_look look;
-    void *look_ctx;
-
-    /* posted by the loop */
-    pthread_mutex_t lock; /* guards `posted` and `stats_*` */
-    rack *posted;
-    dispatch_stats totals;
-    dispatch_node_stats *node_stats; /* [max_nodes] */
-    int wake_fd;
-
-    /* of the layer that is being computed */
-    const exchange_layer *layer;
-    uint32_t layer_slices, k; /* units of a row, all slices counted */
-    frames **replies;         /* kept until the next layer; boxes are reused */
-    size_t n_replies, n_boxes, replies_capacity;
-
-    /* scratch */
-    buffers of;
-    uint32_t *row_slot;   /* [max_rows]: place of a row in a request + 1 */
-    struct pollfd *polls; /* [max_nodes + 1] */
-    uint32_t lost_layer, lost_expert;
-};
+#define POLL_MAX_MS 10 /* look around at least that often */
+#define SPIN_US 30     /* before a wait sleeps */
 
 static size_t padded_embd(const exchange *x) {
     return round_up(x->config.model->n_embd, WEIGHT_GROUP);
@@ -89,7 +29,7 @@ static int connect_zmq(void *ctx, struct link **out, const link_config *c,
     return link_connect(out, c, where, why, why_size);
 }
 
-static void buffers_fini(buffers *b) {
+static void buffers_fini(exchange_buffers *b) {
     free(b->units);
     free(b->outputs);
     free(b->take);
@@ -99,11 +39,11 @@ static void buffers_fini(buffers *b) {
     free(b->local_x);
     free(b->local_y);
     aligned_release(b->local_rows);
-    *b = (buffers){0};
+    *b = (exchange_buffers){0};
 }
 
-static int buffers_init(buffers *b, uint32_t pairs) {
-    *b = (buffers){.pairs = pairs};
+static int buffers_init(exchange_buffers *b, uint32_t pairs) {
+    *b = (exchange_buffers){.pairs = pairs};
     b->units = calloc(pairs, sizeof(*b->units));
     b->outputs = calloc(pairs, sizeof(*b->outputs));
     b->take = calloc(pairs, sizeof(*b->take));
@@ -220,7 +160,7 @@ bool exchange_has_news(exchange *x) {
 }
 
 static void peer_down(exchange *x, uint32_t node) {
-    peer *p = &x->peers[node];
+    exchange_peer *p = &x->peers[node];
     if (!p->up) return;
     p->up = false;
     link_close(p->data);
@@ -229,7 +169,7 @@ static void peer_down(exchange *x, uint32_t node) {
 }
 
 static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
-    peer *p = &x->peers[node];
+    exchange_peer *p = &x->peers[node];
     char why[256] = "";
     int rc = x->config.connect(x->config.connect_ctx, &p->data,
                                &x->config.links, n->endpoint, why, sizeof(why));
@@ -248,7 +188,7 @@ static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
 
 /* Make one link what the rack says. */
 static void take_node(exchange *x, uint32_t node, const rack_node *n) {
-    peer *p = &x->peers[node];
+    exchange_peer *p = &x->peers[node];
     bool same = p->up && n->up && p->boot_id == n->boot_id &&
                 strcmp(p->endpoint, n->endpoint) == 0;
     if (same) return;
@@ -286,11 +226,11 @@ static void take_rack(exchange *x) {
  * units that it is cut into. */
 static int adopt_rack(exchange *x) {
     if (x->now == NULL) return ERR_UNAVAILABLE;
-    const placement *where = rack_placement(x->now);
+    const placement *where = rack_where(x->now);
     uint32_t slices = placement_max_slices(where);
     if (slices != x->slices) {
         uint32_t pairs = x->config.dispatch.max_pairs * slices;
-        buffers fresh;
+        exchange_buffers fresh;
         int rc = dispatch_reserve(x->machine, pairs);
         if (rc == 0) rc = buffers_init(&fresh, pairs);
         if (rc < 0) {
@@ -311,81 +251,11 @@ uint64_t exchange_epoch(exchange *x) {
     return atomic_load(&x->epoch);
 }
 
-/* ---- sending ---- */
-
-/* Pairs are grouped by unit; write the groups and each row's place among the
- * rows that this request carries.  Returns the number of distinct rows. */
-static uint32_t list_pairs(exchange *x, const dispatch_action *a, message *m) {
-    const buffers *b = &x->of;
-    uint32_t n_groups = 0, n_rows = 0;
-    for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t pair = a->pairs[i], row = pair / x->k;
-        uint32_t unit = b->units[pair];
-        if (n_groups == 0 || b->experts[n_groups - 1] != unit) {
-            b->experts[n_groups] = unit;
-            b->counts[n_groups++] = 0;
-        }
-        b->counts[n_groups - 1]++;
-        if (x->row_slot[row] == 0) x->row_slot[row] = ++n_rows;
-        b->rows[i] = x->row_slot[row] - 1;
-    }
-    m->batch.experts = (message_u32s){b->experts, n_groups};
-    m->batch.counts = (message_u32s){b->counts, n_groups};
-    m->batch.rows = (message_u32s){b->rows, a->n_pairs};
-    m->batch.n_rows = n_rows;
-    return n_rows;
-}
-
-static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
-    const exchange_layer *l = x->layer;
-    message m = identity_message(x->config.self, MESSAGE_BATCH);
-    m.to_boot_id = x->peers[a->node].boot_id;
-    m.epoch = atomic_load_explicit(&x->epoch, memory_order_relaxed);
-    m.request_id = a->request_id;
-    uint64_t now = now_us();
-    if (l->deadline_us > now) {
-        m.remaining_ms = (uint32_t)((l->deadline_us - now) / 1000 + 1);
-    }
-    act_form form = local_experts_form(x->config.local, l->layer);
-    m.batch.layer = l->layer;
-    m.batch.form = form;
-    m.batch.width = x->config.model->n_embd;
-    m.batch.slices = x->layer_slices;
-
-    uint32_t n_rows = list_pairs(x, a, &m);
-    size_t row_bytes = act_row_bytes(form, x->config.model->n_embd);
-    void *header = frames_add(f, 0);
-    uint8_t *payload = frames_add(f, n_rows * row_bytes);
-    int rc = header == NULL || payload == NULL ? -ENOMEM : 0;
-    for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t row = a->pairs[i] / x->k;
-        if (x->row_slot[row] == 0) continue; /* already there */
-        if (rc == 0) {
-            memcpy(payload + (x->row_slot[row] - 1) * row_bytes, l->rows[row],
-                   row_bytes);
-        }
-        x->row_slot[row] = 0;
-    }
-    return rc < 0 ? rc : message_seal(f, &m);
-}
-
-static void send_batch(exchange *x, const dispatch_action *a) {
-    frames f;
-    frames_init(&f);
-    int rc = build_batch(x, a, &f);
-    if (rc == 0) rc = link_send(x->peers[a->node].data, &f);
-    if (rc < 0) {
-        log_debug("node %u: cannot send: %s", a->node, err_text(rc));
-        dispatch_send_failed(x->machine, now_us(), a->request_id);
-    }
-    frames_fini(&f);
-}
-
 /* ---- computing here ---- */
 
 static int local_outputs(exchange *x, const dispatch_action *a) {
     const exchange_layer *l = x->layer;
-    buffers *b = &x->of;
+    exchange_buffers *b = &x->of;
     size_t width = padded_embd(x);
     if (local_experts_slices(x->config.local, l->layer) != x->layer_slices)
         return ERR_RANGE; /* it could not be cut as the rack is */
@@ -415,114 +285,7 @@ static void compute_here(exchange *x, const dispatch_action *a) {
     dispatch_local_done(x->machine, now_us(), a->pairs, a->n_pairs, rc == 0);
 }
 
-/* ---- receiving ---- */
-
-/* A box to keep one more reply in: made before the machine is told, so that an
- * answer is never lost half-way. */
-static int reserve_reply(exchange *x) {
-    if (x->n_replies < x->n_boxes) return 0;
-    if (x->n_boxes == x->replies_capacity) {
-        size_t capacity =
-            x->replies_capacity == 0 ? 64 : 2 * x->replies_capacity;
-        frames **grown = realloc(x->replies, capacity * sizeof(*grown));
-        if (grown == NULL) return -ENOMEM;
-        x->replies = grown;
-        x->replies_capacity = capacity;
-    }
-    frames *box = malloc(sizeof(*box));
-    if (box == NULL) return -ENOMEM;
-    frames_init(box);
-    x->replies[x->n_boxes++] = box;
-    return 0;
-}
-
-/* Is this reply the answer to what was asked? */
-static int check_rows(exchange *x, uint32_t node, const message *m) {
-    uint32_t layer, n_pairs;
-    int rc =
-        dispatch_expected(x->machine, node, m->request_id, &layer, &n_pairs);
-    if (rc < 0) return rc;
-    if (m->rows.layer != layer || m->rows.n_pairs != n_pairs ||
-        m->rows.width != x->config.model->n_embd || m->rows.form != ACT_F32) {
-        return ERR_MALFORMED;
-    }
-    return 0;
-}
-
-static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
-    size_t width = x->config.model->n_embd;
-    int rc = check_rows(x, node, m);
-    if (rc == ERR_NOT_HERE) return; /* late or doubled: nothing is wanted */
-    if (rc == 0) rc = reserve_reply(x);
-    if (rc < 0) {
-        log_warn("node %u: cannot use its reply to request %llu: %s", node,
-                 (unsigned long long)m->request_id, err_text(rc));
-        dispatch_refused(x->machine, now_us(), node, m->request_id, rc);
-        return;
-    }
-    const uint32_t *pairs;
-    uint32_t n;
-    rc = dispatch_rows(x->machine, now_us(), node, m->request_id, &pairs, &n,
-                       x->of.take);
-    bool wanted = false;
-    for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        wanted = wanted || x->of.take[i];
-    }
-    if (!wanted) return;
-
-    frames *kept = x->replies[x->n_replies++];
-    frames_move(kept, f);
-    const float *rows = frames_data(kept, 1);
-    for (uint32_t i = 0; i < n; i++) {
-        if (x->of.take[i]) x->of.outputs[pairs[i]] = rows + i * width;
-    }
-}
-
-static void on_message(exchange *x, uint32_t node, frames *f) {
-    message m;
-    char why[160] = "";
-    int rc = message_open(f, x->arena, &m, why, sizeof(why));
-    if (rc < 0) {
-        /* A damaged answer is as good as a refusal: ask somebody else. */
-        log_warn("node %u: bad message: %s (%s)", node, why, err_text(rc));
-        if (m.request_id != 0) {
-            dispatch_refused(x->machine, now_us(), node, m.request_id, rc);
-        }
-        return;
-    }
-    const identity *self = x->config.self;
-    bool ours = m.boot_id == x->peers[node].boot_id &&
-                (m.to_boot_id == 0 || m.to_boot_id == self->boot_id);
-    if (!ours) return; /* of an earlier process, theirs or ours */
-
-    if (m.kind == MESSAGE_ROWS) {
-        on_rows(x, node, &m, f);
-    } else if (m.kind == MESSAGE_ERROR) {
-        log_warn("node %u refuses request %llu: %s", node,
-                 (unsigned long long)m.request_id, m.error.text);
-        dispatch_refused(x->machine, now_us(), node, m.request_id,
-                         m.error.code);
-    } else {
-        log_warn("node %u: unexpected message %s", node,
-                 message_kind_name(m.kind));
-    }
-}
-
-/* What has arrived from one node, within reason: one that floods us must not
- * keep us from the others. */
-static bool receive_from(exchange *x, uint32_t node) {
-    bool any = false;
-    for (int i = 0; i < RECEIVE_MAX && x->peers[node].up; i++) {
-        frames f;
-        frames_init(&f);
-        int rc = link_recv(x->peers[node].data, &f);
-        if (rc == 0) on_message(x, node, &f);
-        frames_fini(&f);
-        if (rc < 0 && rc != ERR_MALFORMED && rc != -ENOMEM) break;
-        any = true;
-    }
-    return any;
-}
+/* ---- waiting ---- */
 
 void exchange_node_works(exchange *x, uint32_t node) {
     atomic_store(&x->peers[node].works, true);
@@ -533,12 +296,12 @@ static bool receive_all(exchange *x) {
     bool any = false;
     for (uint32_t i = 0; i < x->n_up; i++) {
         uint32_t node = x->up[i];
-        peer *p = &x->peers[node];
+        exchange_peer *p = &x->peers[node];
         if (atomic_load_explicit(&p->works, memory_order_relaxed)) {
             atomic_store(&p->works, false);
             dispatch_node_works(x->machine, now_us(), node);
         }
-        if (receive_from(x, node)) any = true;
+        if (exchange_receive(x, node)) any = true;
     }
     return any;
 }
@@ -602,7 +365,7 @@ static int run_layer(exchange *x, const placement *where) {
         dispatch_action a;
         dispatch_next(x->machine, now_us(), &a);
         if (a.kind == DISPATCH_DONE) return 0;
-        if (a.kind == DISPATCH_SEND) send_batch(x, &a);
+        if (a.kind == DISPATCH_SEND) exchange_send(x, &a);
         if (a.kind == DISPATCH_LOCAL) compute_here(x, &a);
         if (a.kind != DISPATCH_WAIT) continue;
         wait_for_news(x, a.wake_us);
@@ -666,8 +429,8 @@ int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
 
     rack *during =
         rack_ref(x->now); /* its placement is on loan to the machine */
-    rc = list_units(x, rack_placement(during));
-    if (rc == 0) rc = run_layer(x, rack_placement(during));
+    rc = list_units(x, rack_where(during));
+    if (rc == 0) rc = run_layer(x, rack_where(during));
     rack_unref(during);
     publish_stats(x);
     if (rc == 0) rc = list_lost(x, lost);

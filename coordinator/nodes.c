@@ -160,8 +160,8 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
     int rc = check_welcome(n, p, m);
     if (rc == 0) rc = read_data_endpoint(n, p, m, &data);
     if (rc == 0) {
-        rc = holdings_init(&held, m->welcome.n_layers, m->welcome.n_experts,
-                           m->welcome.slices);
+        rc = holdings_init_slices(&held, m->welcome.n_layers,
+                                  m->welcome.n_experts, m->welcome.slices);
     }
     if (rc < 0) return rc;
     memcpy(held.bits, m->welcome.holdings, holdings_bytes(&held));

@@ -28,8 +28,9 @@ typedef struct {
     const char *const *endpoints;
     uint32_t n_nodes;
     bool registered; /* nodes come and go by nodes_set() */
-    /* What the listed nodes' experts are cut into: at most `slices`, in each
-     * layer as many as layer_slices[n_layers] says (0: a dense one). */
+    /* What experts are cut into, until a placement of the rack says otherwise:
+     * at most `slices`, in each layer as many as layer_slices[n_layers] says
+     * (0: a dense one). */
     uint32_t slices;
     const uint32_t *layer_slices;
     exchange *experts;
@@ -77,7 +78,7 @@ typedef struct {
 void nodes_look(const nodes *n, nodes_health *out);
 
 /* The members "nodes", "coverage" and "layers" of the status object, and with a
- * list "epoch".  `view` (NULL with a list) adds what etcd says of each. */
+ * list "epoch", "slices" and "placement".  `view` (NULL with a list) adds what etcd says of each. */
 int nodes_status(const nodes *n, const rack_view *view, json_t *into);
 
 #endif

@@ -52,8 +52,8 @@ static int fill_assigned(const nodes *n, holdings *usable) {
     if (of == NULL) return -ENOMEM;
     int rc = 0;
     for (uint32_t i = 0; i < n->n_all && rc == 0; i++) {
-        rc = holdings_init(&usable[i], m->n_layers, m->n_experts,
-                           nodes_slices(n));
+        rc = holdings_init_slices(&usable[i], m->n_layers, m->n_experts,
+                                  nodes_slices(n));
     }
     for (uint32_t l = 0; l < m->n_layers && rc == 0; l++)
         add_layer(n, l, of, usable);
@@ -66,14 +66,12 @@ static int fill_assigned(const nodes *n, holdings *usable) {
 /* In how many slices each layer's experts are cut; 0: a dense layer. */
 static void fill_layer_slices(const nodes *n, uint32_t *slices) {
     for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
-        const layer_map *map = n->assignment != NULL
-                                   ? rack_placement_layer(n->assignment, l)
-                                   : NULL;
         if (n->assignment == NULL) {
             slices[l] = n->config.layer_slices[l];
-        } else {
-            slices[l] = map != NULL ? map->slices : 0;
+            continue;
         }
+        const layer_map *map = rack_placement_layer(n->assignment, l);
+        slices[l] = map != NULL ? map->slices : 0;
     }
 }
 
@@ -101,9 +99,14 @@ static int make_placement(const nodes *n, placement **out) {
         }
     }
     if (rc == 0) {
-        rc = placement_new(out, next_epoch(n), m->n_layers,
-                           m->n_experts > 0 ? m->n_experts : 1,
-                           nodes_slices(n), slices, held, n->n_all);
+        placement_shape shape = {
+            .epoch = next_epoch(n),
+            .n_layers = m->n_layers,
+            .n_experts = m->n_experts > 0 ? m->n_experts : 1,
+            .slices = nodes_slices(n),
+            .layer_slices = slices,
+        };
+        rc = placement_new(out, &shape, held, n->n_all);
     }
     for (uint32_t i = 0; usable != NULL && i < n->n_all; i++)
         holdings_fini(&usable[i]);

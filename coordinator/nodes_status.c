@@ -2,6 +2,7 @@
 #include "coordinator/nodes_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 uint32_t nodes_count(const nodes *n) {
@@ -15,13 +16,18 @@ const char *nodes_name(const nodes *n, uint32_t i) {
     return p->welcomed && p->name[0] != '\0' ? p->name : p->control;
 }
 
+/* Since it came; the count may also have begun anew with it. */
+static uint64_t own_pairs(const node *p, const dispatch_node_stats *d) {
+    return d->pairs >= p->pairs_before ? d->pairs - p->pairs_before : d->pairs;
+}
+
 uint64_t nodes_pairs(const nodes *n, uint32_t i, uint64_t *serial) {
     const node *p = i < n->n_all ? n->all[i] : NULL;
     *serial = p != NULL ? p->serial : 0;
     if (p == NULL) return 0;
     dispatch_node_stats d;
     exchange_node(n->config.experts, i, &d);
-    return d.pairs - p->pairs_before;
+    return own_pairs(p, &d);
 }
 
 /* ---- one node ---- */
@@ -32,15 +38,20 @@ static json_t *link_json(const nodes *n, const node *p) {
     exchange_node(n->config.experts, p->index, &d);
     uint64_t units = p->welcomed ? holdings_count(&p->held) : 0;
     uint32_t slices = p->held.slices > 0 ? p->held.slices : 1;
+    char boot[20] = "";
+    if (p->welcomed) {
+        snprintf(boot, sizeof(boot), "%016llx",
+                 (unsigned long long)membership_boot(n->machine, p->index));
+    }
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, s:i, "
-        "s:s, s:i, s:b}",
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:I, s:I, s:I, s:I, "
+        "s:i, s:s, s:i, s:b}",
         "name", nodes_name(n, p->index), "endpoint", p->control, "state",
-        node_state_name(state), "why", p->why, "experts",
-        (json_int_t)(units / slices), "units", (json_int_t)units, "slices",
+        node_state_name(state), "why", p->why, "boot_id", boot, "experts",
+        (json_int_t)(units / slices), "held", (json_int_t)units, "slices",
         (int)slices, "resident_bytes", (json_int_t)p->resident_bytes, "batches",
         (json_int_t)p->batches, "pairs", (json_int_t)p->pairs, "pairs_used",
-        (json_int_t)(d.pairs - p->pairs_before), "latency_us",
+        (json_int_t)own_pairs(p, &d), "latency_us",
         (json_int_t)d.latency_us, "threads", (int)p->threads, "cpu", p->cpu,
         "queued", (int)p->queued, "suspect", d.suspect);
 }
@@ -97,10 +108,10 @@ static int add_missing(const nodes *n, const rack_view *view, json_t *list) {
     int rc = 0;
     for (uint32_t i = 0; i < head->n_nodes && rc == 0; i++) {
         if (known[i] || head->nodes[i][0] == '\0') continue;
-        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i}", "name",
+        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i}", "name",
                               head->nodes[i], "endpoint", "", "state",
                               "missing", "why", "it is not registered",
-                              "experts", 0, "units", 0);
+                              "boot_id", "", "experts", 0, "held", 0);
         rc = add_record(n, view, head->nodes[i], o);
         rc |= json_array_append_new(list, o);
     }
@@ -140,7 +151,6 @@ static json_t *layers_json(const nodes *n) {
             if (count < least) least = count;
             if (count > most) most = count;
         }
-        if (units == 0) least = 0; /* no placement says how it is cut */
         json_array_append_new(
             list, json_pack("{s:i, s:i, s:i, s:i, s:i}", "layer", (int)l,
                             "slices", (int)slices, "units", (int)units,
@@ -148,6 +158,16 @@ static json_t *layers_json(const nodes *n) {
                             (int)most));
     }
     return list;
+}
+
+/* With a list of nodes, what would be if one were lost; a rack with a placement
+ * has the planner to say so. */
+static json_t *health_json(const nodes_health *h) {
+    return json_pack("{s:I, s:I, s:I, s:b, s:s, s:I}", "units",
+                     (json_int_t)h->units, "unplaced", (json_int_t)h->unheld,
+                     "single", (json_int_t)h->single, "survives_largest",
+                     h->survives_largest, "weakest", h->weakest, "lost_units",
+                     (json_int_t)h->lost_units);
 }
 
 int nodes_status(const nodes *n, const rack_view *view, json_t *into) {
@@ -162,6 +182,11 @@ int nodes_status(const nodes *n, const rack_view *view, json_t *into) {
     if (!n->config.registered) {
         json_t *epoch = json_integer((json_int_t)n->epoch);
         rc |= json_object_set_new(into, "epoch", epoch);
+        rc |= json_object_set_new(into, "slices",
+                                  json_integer(n->config.slices));
+        if (n->n_all > 0) {
+            rc |= json_object_set_new(into, "placement", health_json(&h));
+        }
     }
     return rc == 0 ? 0 : -ENOMEM;
 }

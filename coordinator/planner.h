@@ -20,8 +20,11 @@ typedef struct {
     const uint64_t *unit_bytes;  /* [n_layers], packed */
     uint8_t model[RECORD_MODEL];
     uint32_t max_slices;   /* the option; into the epoch record */
-    uint32_t min_replicas; /* 1 or more */
+    uint32_t min_replicas; /* 1 .. PLANNER_MAX_REPLICAS */
 } planner_model;
+
+/* A unit that moves has its old and its new holders for a while. */
+#define PLANNER_MAX_REPLICAS (LAYER_MAP_MAX_HOLDERS / 2)
 
 typedef struct {
     const char *name;
@@ -51,9 +54,14 @@ typedef struct {
     bool more; /* more steps are known to follow without any event */
 } planner_step;
 
-/* The next step (at most PLANNER_STEP_LAYERS layers).  step->n_layers 0: the
- * rack is as it should be, or has to wait for its nodes.  -ENOMEM. */
+/* The next step (at most PLANNER_STEP_LAYERS layers, and about
+ * PLANNER_STEP_BYTES packed: etcd refuses large transactions).  step->n_layers
+ * 0: the rack is as it should be, or has to wait for its nodes.  The head's
+ * writer and term are the caller's to fill in.  ERR_WRONG_MODEL if the
+ * placement is of another model or cut in another way, ERR_RANGE above the
+ * limits, -ENOMEM. */
 #define PLANNER_STEP_LAYERS 100
+#define PLANNER_STEP_BYTES ((size_t)700 << 10)
 int planner_next(const planner_input *in, planner_step *step);
 void planner_step_fini(planner_step *s);
 

@@ -41,7 +41,7 @@ void rack_unref(rack *r) {
     free(r);
 }
 
-placement *rack_placement(const rack *r) {
+placement *rack_where(const rack *r) {
     return r->where;
 }
 

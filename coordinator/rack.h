@@ -25,7 +25,7 @@ int rack_new(rack **out, placement *where, const rack_node *nodes,
 rack *rack_ref(rack *r);
 void rack_unref(rack *r); /* NULL is fine */
 
-placement *rack_placement(const rack *r); /* borrowed */
+placement *rack_where(const rack *r); /* borrowed */
 uint32_t rack_n_nodes(const rack *r);
 const rack_node *rack_node_at(const rack *r, uint32_t node);
 

@@ -49,6 +49,8 @@ int64_t registry_term(const registry *r);
 uint64_t registry_live_since(const registry *r);
 /* Stop wanting to lead (a coordinator that is drained). */
 void registry_resign(registry *r);
+/* Want to lead again (a drain that was undone); as at the start. */
+void registry_campaign(registry *r);
 
 /* ---- writing, with compares; all callbacks on the loop ---- */
 typedef void (*registry_done)(void *ctx, etcd_code code, const char *why,

@@ -73,15 +73,22 @@ void session_kept(session *s, uint64_t now_ms, session_outcome o);
 void session_wrote(session *s, uint64_t now_ms, session_slot slot,
                    session_outcome o, int64_t revision);
 
-/* What stands under a slot's key: from a READ, or from the watch at any time.
- * boot 0: nothing.  `same_place`: it names our own endpoint. */
+/* What stands under a slot's key.  boot 0: nothing, and mod_revision is then
+ * the revision at which that was so (of the deletion, of the read).
+ * `same_place`: it names our own endpoint. */
 typedef struct {
     uint64_t boot;
     int64_t create_revision, mod_revision, lease;
     bool same_place;
 } session_found;
-void session_seen(session *s, uint64_t now_ms, session_slot slot,
+/* The answer to a READ; `found` counts only with SESSION_DONE. */
+void session_read(session *s, uint64_t now_ms, session_slot slot,
                   session_outcome o, const session_found *found);
+/* From the watch, at any time.  What is older than what is known is ignored. */
+void session_seen(session *s, session_slot slot, const session_found *found);
+/* The store is not the one it was (wiped, restored): what was seen of it counts
+ * no more, and revisions may have gone back.  The keys are read again. */
+void session_forget(session *s);
 
 /* Give everything up: REVOKE, then only WAIT. */
 void session_end(session *s);

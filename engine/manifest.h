@@ -65,6 +65,11 @@ int manifest_check_result(const manifest_check *c);
 uint64_t manifest_slabs(const manifest *m, size_t tensor);
 uint32_t manifest_segments(const manifest *m, size_t tensor);
 
+/* The manifest as it would stand on disk, to be given to somebody else; *out is
+ * malloc'ed.  `g` is the model it was opened for.  -ENOMEM. */
+int manifest_image(const manifest *m, const gguf *g, uint8_t **out,
+                   size_t *bytes);
+
 /* All checksums, by tensor, slab, segment.  Borrowed. */
 const uint64_t *manifest_sums(const manifest *m, size_t *n);
 

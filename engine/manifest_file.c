@@ -91,6 +91,13 @@ static uint8_t *encode(const manifest *m, const gguf *g) {
     return image;
 }
 
+int manifest_image(const manifest *m, const gguf *g, uint8_t **out,
+                   size_t *bytes) {
+    *out = encode(m, g);
+    *bytes = *out != NULL ? image_bytes(m, g) : 0;
+    return *out != NULL ? 0 : -ENOMEM;
+}
+
 /* Take over the checksums of an image that begins as one of these files must
  * and is whole. */
 static bool decode(manifest *m, const gguf *g, const uint8_t *image) {

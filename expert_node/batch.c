@@ -23,18 +23,33 @@ uint64_t batch_reply_bytes(const message *m) {
     return (uint64_t)m->batch.rows.count * m->batch.width * sizeof(float);
 }
 
-static int check_experts(const batch_rules *rules, const message *m, char *why,
-                         size_t why_size) {
-    for (size_t g = 0; g < m->batch.experts.count; g++) {
-        uint32_t expert = m->batch.experts.items[g];
-        if (expert_store_get(rules->store, m->batch.layer, expert) != NULL) {
-            continue;
+static int check_units(const expert_store *store, uint32_t layer,
+                       const uint32_t *units, size_t n, char *why,
+                       size_t why_size) {
+    for (size_t i = 0; i < n; i++) {
+        if (expert_store_get(store, layer, units[i]) != NULL) continue;
+        uint32_t slices = expert_store_slices(store, layer);
+        if (slices <= 1) {
+            return err_why(why, why_size, ERR_NOT_HERE,
+                           "expert %u of layer %u is not held here", units[i],
+                           layer);
         }
         return err_why(why, why_size, ERR_NOT_HERE,
-                       "expert %u of layer %u is not held here", expert,
-                       m->batch.layer);
+                       "slice %u of %u of expert %u of layer %u is not held "
+                       "here",
+                       units[i] % slices, slices, units[i] / slices, layer);
     }
     return 0;
+}
+
+/* A unit's number means something else where experts are cut otherwise. */
+static int check_slices(const batch_rules *rules, const message *m, char *why,
+                        size_t why_size) {
+    uint32_t slices = expert_store_slices(rules->store, m->batch.layer);
+    if (slices == 0 || m->batch.slices == slices) return 0;
+    return err_why(why, why_size, ERR_RANGE,
+                   "experts of layer %u are cut into %u slices here, not %u",
+                   m->batch.layer, slices, m->batch.slices);
 }
 
 static int check_rows(const message *m, const uint8_t *rows, char *why,
@@ -54,7 +69,10 @@ static int check_rows(const message *m, const uint8_t *rows, char *why,
 
 int batch_check(const batch_rules *rules, frames *request, const message *m,
                 char *why, size_t why_size) {
-    int rc = check_experts(rules, m, why, why_size);
+    int rc = check_slices(rules, m, why, why_size);
+    if (rc < 0) return rc;
+    rc = check_units(rules->store, m->batch.layer, m->batch.experts.items,
+                     m->batch.experts.count, why, why_size);
     if (rc < 0) return rc;
 
     if (m->batch.width != rules->width) {
@@ -77,6 +95,11 @@ int batch_check(const batch_rules *rules, frames *request, const message *m,
     return check_rows(m, frames_data(request, 1), why, why_size);
 }
 
+int batch_still_held(const batch *b, const expert_store *store, char *why,
+                     size_t why_size) {
+    return check_units(store, b->layer, b->units, b->n_groups, why, why_size);
+}
+
 /* Keep the message's arrays, which live only until the next one is opened. */
 static int keep_numbers(batch *b, const message *m) {
     size_t groups = m->batch.experts.count, pairs = m->batch.rows.count;
@@ -86,10 +109,10 @@ static int keep_numbers(batch *b, const message *m) {
         b->numbers = malloc(n * sizeof(*b->numbers));
         if (b->numbers == NULL) return -ENOMEM;
     }
-    b->experts = b->numbers;
-    b->counts = b->experts + groups;
+    b->units = b->numbers;
+    b->counts = b->units + groups;
     b->pair_rows = b->counts + groups;
-    memcpy(b->experts, m->batch.experts.items, groups * sizeof(*b->experts));
+    memcpy(b->units, m->batch.experts.items, groups * sizeof(*b->units));
     memcpy(b->counts, m->batch.counts.items, groups * sizeof(*b->counts));
     memcpy(b->pair_rows, m->batch.rows.items, pairs * sizeof(*b->pair_rows));
     b->n_groups = (uint32_t)groups;

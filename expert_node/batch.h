@@ -1,9 +1,9 @@
-/* batch.h - one accepted request for experts of one layer, until its reply.
+/* batch.h - one accepted request for units of one layer, until its reply.
  *
  * Filled from an opened message and checked against what this node holds: after
- * batch_accept() every expert is there and every row can be multiplied.  The
- * request's payload stays in the message it came in, outputs are written
- * straight into the reply's. */
+ * batch_accept() every unit is there, until the thread that computes drops one,
+ * and every row can be multiplied.  The request's payload stays in the message
+ * it came in, outputs are written straight into the reply's. */
 #ifndef EXPERT_NODE_BATCH_H
 #define EXPERT_NODE_BATCH_H
 
@@ -31,8 +31,8 @@ typedef struct {
     const uint8_t *rows; /* n_rows of row_bytes, in the request */
     size_t row_bytes;
     float *outputs; /* [n_pairs, width], in the reply */
-    /* Group g is counts[g] pairs of experts[g]; pair_rows has all pairs. */
-    uint32_t *experts, *counts, *pair_rows;
+    /* Group g is counts[g] pairs of units[g]; pair_rows has all pairs. */
+    uint32_t *units, *counts, *pair_rows;
     uint32_t *numbers; /* holds the three; `few` or from the heap */
     uint32_t few[3 * JOB_SMALL_PAIRS];
     uint64_t received_us, expires_us;
@@ -42,8 +42,9 @@ typedef struct {
 void batch_init(batch *b);
 void batch_fini(batch *b);
 
-/* Is this a batch that this node can compute?  0, or ERR_NOT_HERE,
- * ERR_MALFORMED with a sentence that names the number at fault. */
+/* Is this a batch that this node can compute?  0, or ERR_NOT_HERE, ERR_RANGE
+ * (experts are not cut like that here), ERR_MALFORMED with a sentence that
+ * names the number at fault. */
 int batch_check(const batch_rules *rules, frames *request, const message *m,
                 char *why, size_t why_size);
 
@@ -51,6 +52,11 @@ int batch_check(const batch_rules *rules, frames *request, const message *m,
  * empty afterwards, its address apart.  -ENOMEM leaves it as it was. */
 int batch_accept(batch *b, account *a, frames *request, const message *m,
                  uint64_t now_us);
+
+/* Is every unit of an accepted batch still there?  What was dropped while it
+ * waited is refused then: ERR_NOT_HERE with a sentence that names it. */
+int batch_still_held(const batch *b, const expert_store *store, char *why,
+                     size_t why_size);
 
 /* Bytes of the reply's payload. */
 uint64_t batch_reply_bytes(const message *m);

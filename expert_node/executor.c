@@ -1,7 +1,6 @@
 /* executor.c - see executor.h. */
 #include "expert_node/executor.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,9 +19,9 @@
 #define SCRATCH_BYTES ((size_t)16 << 20)
 #define GROUPS_FIRST 1024 /* the list grows when a merge has more */
 
-/* Some pairs of one batch that go to one expert. */
+/* Some pairs of one batch that go to one unit. */
 typedef struct {
-    uint32_t expert;
+    uint32_t unit;
     uint32_t batch;
     uint32_t pair; /* the first */
     uint32_t count;
@@ -110,9 +109,9 @@ void executor_free(executor *e) {
     free(e);
 }
 
-static int by_expert(const void *a, const void *b) {
-    uint32_t left = ((const group *)a)->expert;
-    uint32_t right = ((const group *)b)->expert;
+static int by_unit(const void *a, const void *b) {
+    uint32_t left = ((const group *)a)->unit;
+    uint32_t right = ((const group *)b)->unit;
     return (left > right) - (left < right);
 }
 
@@ -125,7 +124,7 @@ static int reserve_groups(executor *e, size_t n) {
     return 0;
 }
 
-/* All groups of all batches, an expert's together. */
+/* All groups of all batches, a unit's together. */
 static int list_groups(executor *e, batch *const *batches, size_t n,
                        size_t *n_groups) {
     size_t total = 0;
@@ -140,11 +139,11 @@ static int list_groups(executor *e, batch *const *batches, size_t n,
         for (uint32_t g = 0; g < batches[i]->n_groups; g++) {
             uint32_t count = batches[i]->counts[g];
             e->groups[at++] =
-                (group){batches[i]->experts[g], (uint32_t)i, pair, count};
+                (group){batches[i]->units[g], (uint32_t)i, pair, count};
             pair += count;
         }
     }
-    qsort(e->groups, total, sizeof(*e->groups), by_expert);
+    qsort(e->groups, total, sizeof(*e->groups), by_unit);
     *n_groups = total;
     return 0;
 }
@@ -161,20 +160,19 @@ static void add_pairs(executor *e, const batch *b, const group *g, size_t at,
     }
 }
 
-/* Fill the piece from groups [*next, n_groups), shortening the one it cuts.
- * Returns its pairs; *n_jobs counts the experts. */
-static size_t fill_piece(executor *e, batch *const *batches, size_t n_groups,
-                         size_t *next, size_t *n_jobs) {
+/* Fill the piece from groups [*next, n_groups), shortening the one it cuts;
+ * *n_jobs counts the units.  Returns its pairs, or ERR_NOT_HERE. */
+static int64_t fill_piece(executor *e, batch *const *batches, size_t n_groups,
+                          size_t *next, size_t *n_jobs) {
     size_t pairs = 0;
     *n_jobs = 0;
     while (*next < n_groups && pairs < e->piece_pairs) {
         group *g = &e->groups[*next];
         const batch *b = batches[g->batch];
+        const ffn_weights *w = expert_store_get(e->store, b->layer, g->unit);
+        if (w == NULL) return ERR_NOT_HERE;
         size_t count = size_min(g->count, e->piece_pairs - pairs);
         add_pairs(e, b, g, pairs, count);
-
-        const ffn_weights *w = expert_store_get(e->store, b->layer, g->expert);
-        assert(w != NULL); /* batch_check() saw it, nothing is dropped */
         ffn_job *last = *n_jobs > 0 ? &e->jobs[*n_jobs - 1] : NULL;
         if (last != NULL && last->weights == w) {
             last->n_rows += count;
@@ -187,7 +185,7 @@ static size_t fill_piece(executor *e, batch *const *batches, size_t n_groups,
         g->count -= (uint32_t)count;
         if (g->count == 0) ++*next;
     }
-    return pairs;
+    return (int64_t)pairs;
 }
 
 /* Rows of a width with padding were computed aside, since their padding would
@@ -216,7 +214,9 @@ int executor_run(executor *e, batch *const *batches, size_t n,
     const act_form form = batches[0]->form;
     for (size_t next = 0; next < n_groups;) {
         size_t n_jobs;
-        size_t pairs = fill_piece(e, batches, n_groups, &next, &n_jobs);
+        int64_t filled = fill_piece(e, batches, n_groups, &next, &n_jobs);
+        if (filled < 0) return (int)filled;
+        size_t pairs = (size_t)filled;
         uint64_t began_us = now_us();
         rc = ffn_run(e->pool, e->scratch, e->jobs, n_jobs, form, e->exact);
         if (rc < 0) return rc;

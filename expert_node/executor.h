@@ -1,7 +1,7 @@
 /* executor.h - computes batches of one layer together.
  *
- * The pairs of all batches are grouped by expert, so that an expert's weights
- * are read once for everybody, and run in pieces short enough that the caller
+ * The pairs of all batches are grouped by unit, so that a unit's weights are
+ * read once for everybody, and run in pieces short enough that the caller
  * can look at its link between them.  How pairs are grouped and cut changes no
  * bit of any output.  Owned by one thread, the lead of its pool. */
 #ifndef EXPERT_NODE_EXECUTOR_H
@@ -27,7 +27,8 @@ int executor_new(executor **out, const executor_config *c);
 void executor_free(executor *e);
 
 /* Fill the outputs of `n` batches of one layer.  `between` is called between
- * pieces; it must not change the batches. */
+ * pieces; it must not change the batches, nor drop their units.  ERR_NOT_HERE
+ * if a unit is not there: see batch_still_held(). */
 int executor_run(executor *e, batch *const *batches, size_t n,
                  void (*between)(void *ctx), void *ctx);
 

@@ -17,13 +17,13 @@ static void drop(keeper_peers *p, size_t i) {
     p->table[i] = p->table[--p->count];
 }
 
-/* Out of those that may be forgotten in need, the longest silent one. */
+/* Out of the silent ones that nobody was told of, the longest silent one. */
 static bool make_room(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms) {
     size_t oldest = p->count;
     for (size_t i = 0; i < p->count; i++) {
-        if (!silent(&p->table[i], now_ms, silent_ms)) continue;
-        if (oldest == p->count ||
-            p->table[i].seen_ms < p->table[oldest].seen_ms) {
+        const keeper_peer *peer = &p->table[i];
+        if (peer->told || !silent(peer, now_ms, silent_ms)) continue;
+        if (oldest == p->count || peer->seen_ms < p->table[oldest].seen_ms) {
             oldest = i;
         }
     }

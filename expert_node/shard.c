@@ -11,6 +11,7 @@
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
+#include "expert_node/skeleton.h"
 
 #define LOG_EVERY_US (10 * 1000000u) /* a line of progress, if no terminal */
 
@@ -64,13 +65,25 @@ static int add_share(holdings *wanted, const char *text, char *why,
     return rc < 0 ? err_why(why, why_size, rc, "--share: %s", err_text(rc)) : 0;
 }
 
+/* An empty set of the store's units. */
+static int empty_holdings(const shard *s, holdings *out) {
+    const model_config *c = &s->model;
+    int rc = holdings_init_slices(out, c->n_layers, c->n_experts, s->slices);
+    for (uint32_t layer = 0; layer < c->n_layers && rc == 0; layer++) {
+        uint32_t slices = expert_store_slices(s->store, layer);
+        if (slices > 0) holdings_cut(out, layer, slices);
+    }
+    return rc;
+}
+
 /* *wanted is initialized by it; its bits may name dense layers, too. */
-static int plan_holdings(const model_config *c, const shard_plan *plan,
+static int plan_holdings(const shard *s, const shard_plan *plan,
                          holdings *wanted, char *why, size_t why_size) {
-    int rc = holdings_init(wanted, c->n_layers, c->n_experts);
+    int rc = empty_holdings(s, wanted);
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
-    if (c->n_experts == 0) {
-        log_warn("%s is a dense model: this node has nothing to hold", c->name);
+    if (s->model.n_experts == 0) {
+        log_warn("%s is a dense model: this node has nothing to hold",
+                 s->model.name);
         return 0;
     }
     if (plan->experts != NULL && plan->experts->count > 0) {
@@ -113,15 +126,35 @@ static void end_progress(const progress *p) {
 static uint64_t count_wanted(const shard *s, const holdings *wanted) {
     uint64_t n = 0;
     for (uint32_t layer = 0; layer < s->model.n_layers; layer++) {
-        if (!model_is_moe(&s->model, layer)) continue;
-        for (uint32_t expert = 0; expert < s->model.n_experts; expert++)
-            n += holdings_has(wanted, layer, expert);
+        uint32_t units = expert_store_units(s->store, layer);
+        for (uint32_t unit = 0; unit < units; unit++)
+            n += holdings_has(wanted, layer, unit);
     }
     return n;
 }
 
-static int load_experts(shard *s, const holdings *wanted, char *why,
-                        size_t why_size) {
+static uint64_t count_units(const shard *s) {
+    uint64_t n = 0;
+    for (uint32_t layer = 0; layer < s->model.n_layers; layer++)
+        n += expert_store_units(s->store, layer);
+    return n;
+}
+
+static int load_layer(shard *s, uint32_t layer, const holdings *wanted,
+                      progress *p, char *why, size_t why_size) {
+    uint32_t units = expert_store_units(s->store, layer);
+    for (uint32_t unit = 0; unit < units; unit++) {
+        if (!holdings_has(wanted, layer, unit)) continue;
+        int rc = expert_store_load(s->store, layer, unit, why, why_size);
+        if (rc < 0) return rc;
+        holdings_add(&s->held, layer, unit);
+        show_progress(p, expert_store_bytes(s->store));
+    }
+    return 0;
+}
+
+static int load_wanted(shard *s, const holdings *wanted, char *why,
+                       size_t why_size) {
     progress p = {
         .n_wanted = count_wanted(s, wanted),
         .began_us = now_us(),
@@ -129,72 +162,74 @@ static int load_experts(shard *s, const holdings *wanted, char *why,
     };
     p.said_us = p.began_us;
     for (uint32_t layer = 0; layer < s->model.n_layers; layer++) {
-        if (!model_is_moe(&s->model, layer)) continue;
-        for (uint32_t expert = 0; expert < s->model.n_experts; expert++) {
-            if (!holdings_has(wanted, layer, expert)) continue;
-            int rc = expert_store_load(s->store, layer, expert, why, why_size);
-            if (rc < 0) {
-                end_progress(&p);
-                return rc;
-            }
-            holdings_add(&s->held, layer, expert);
-            show_progress(&p, expert_store_bytes(s->store));
-        }
+        int rc = load_layer(s, layer, wanted, &p, why, why_size);
+        if (rc == 0) continue;
+        end_progress(&p);
+        return rc;
     }
-    log_info("holds %" PRIu64 " of %" PRIu64 " experts of %s: %.1f MiB, "
+    log_info("holds %" PRIu64 " of %" PRIu64 " %s of %s: %.1f MiB, "
              "loaded in %.1f s",
-             p.n_done,
-             (uint64_t)(s->model.n_layers - s->model.first_moe_layer) *
-                 s->model.n_experts,
-             s->model.name, (double)expert_store_bytes(s->store) / (1 << 20),
+             p.n_done, count_units(s),
+             s->slices > 1 ? "slices of experts" : "experts", s->model.name,
+             (double)expert_store_bytes(s->store) / (1 << 20),
              (double)(now_us() - p.began_us) / 1e6);
     return 0;
 }
 
-/* Everything that needs the open file. */
-static int fill(shard *s, const gguf *g, const shard_plan *plan, char *why,
-                size_t why_size) {
-    manifest *checks = NULL;
-    holdings wanted = {0};
-    int rc = model_read(&s->model, g, why, why_size);
-    if (rc < 0) return rc;
-    rc = plan_holdings(&s->model, plan, &wanted, why, why_size);
-    if (rc < 0) goto done;
-    rc = manifest_open(&checks, g, true, why, why_size);
-    if (rc < 0) goto done;
-    rc = fingerprint_of(g, checks, &s->print);
-    if (rc < 0) {
-        err_why(why, why_size, rc, "the model's fingerprint: %s", err_text(rc));
-        goto done;
-    }
-    const expert_store_config store = {
-        .g = g, .model = &s->model, .checks = checks};
-    rc = expert_store_new(&s->store, &store, why, why_size);
-    if (rc < 0) goto done;
-    rc = holdings_init(&s->held, s->model.n_layers, s->model.n_experts);
-    if (rc < 0) {
-        err_why(why, why_size, rc, "%s", err_text(rc));
-        goto done;
-    }
-    rc = load_experts(s, &wanted, why, why_size);
+/* Nothing will be loaded any more. */
+static void settle(shard *s) {
+    manifest_close(s->checks);
+    gguf_close(s->g);
+    s->checks = NULL;
+    s->g = NULL;
+    malloc_trim(0); /* what loading needed beside the experts */
+}
 
-done:
-    manifest_close(checks);
+int shard_fill(shard *s, const shard_plan *plan, char *why, size_t why_size) {
+    holdings wanted = {0};
+    int rc = plan_holdings(s, plan, &wanted, why, why_size);
+    if (rc == 0) rc = load_wanted(s, &wanted, why, why_size);
     holdings_fini(&wanted);
+    settle(s);
     return rc;
 }
 
-int shard_open(shard **out, const shard_plan *plan, char *why,
-               size_t why_size) {
+/* ---- opening ---- */
+
+static int describe_file(shard *s, const char *path, char *why,
+                         size_t why_size) {
+    int rc = gguf_open(&s->g, path, why, why_size);
+    if (rc < 0) return rc;
+    rc = manifest_open(&s->checks, s->g, true, why, why_size);
+    if (rc < 0) return rc;
+    rc = fingerprint_of(s->g, s->checks, &s->print);
+    if (rc == 0) return 0;
+    return err_why(why, why_size, rc, "the model's fingerprint: %s",
+                   err_text(rc));
+}
+
+static int describe_pulled(shard *s, fetch *f, char *why, size_t why_size) {
+    skeleton k;
+    int rc = skeleton_open(&k, f, why, why_size);
+    if (rc < 0) return rc;
+    s->g = k.g;
+    s->checks = k.checks;
+    s->print = k.print;
+    s->source = (expert_source){fetch_tensor, f};
+    return 0;
+}
+
+/* From `path`, or, if that is NULL, through `f`. */
+static int describe(shard **out, const char *path, fetch *f, char *why,
+                    size_t why_size) {
     *out = NULL;
     shard *s = calloc(1, sizeof(*s));
     if (s == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
 
-    gguf *g = NULL;
-    int rc = gguf_open(&g, plan->model, why, why_size);
-    if (rc == 0) rc = fill(s, g, plan, why, why_size);
-    gguf_close(g);
-    malloc_trim(0); /* what loading needed beside the experts */
+    int rc = path != NULL ? describe_file(s, path, why, why_size)
+                          : describe_pulled(s, f, why, why_size);
+    if (rc == 0) rc = model_read(&s->model, s->g, why, why_size);
+    malloc_trim(0);
     if (rc < 0) {
         shard_close(s);
         return rc;
@@ -203,9 +238,39 @@ int shard_open(shard **out, const shard_plan *plan, char *why,
     return 0;
 }
 
+int shard_open(shard **out, const char *path, char *why, size_t why_size) {
+    return describe(out, path, NULL, why, why_size);
+}
+
+int shard_pull(shard **out, fetch *f, char *why, size_t why_size) {
+    return describe(out, NULL, f, why, why_size);
+}
+
+int shard_cut(shard *s, uint32_t slices, char *why, size_t why_size) {
+    expert_store_free(s->store);
+    s->store = NULL;
+    holdings_fini(&s->held);
+    s->held = (holdings){0};
+    s->slices = slices;
+
+    const expert_store_config c = {
+        .g = s->g,
+        .model = &s->model,
+        .checks = s->checks,
+        .slices = slices,
+        .source = s->source,
+    };
+    int rc = expert_store_new(&s->store, &c, why, why_size);
+    if (rc < 0) return rc;
+    rc = empty_holdings(s, &s->held);
+    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+}
+
 void shard_close(shard *s) {
     if (s == NULL) return;
     expert_store_free(s->store);
     holdings_fini(&s->held);
+    manifest_close(s->checks);
+    gguf_close(s->g);
     free(s);
 }

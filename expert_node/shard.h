@@ -1,8 +1,12 @@
-/* shard.h - the part of a model that one node holds, loaded.
+/* shard.h - the part of a model that one node holds.
  *
- * Opening reads the model's description, decides what to hold, checks and packs
- * exactly those experts, and closes the file: from then on the node's memory is
- * its experts.  A shard does not change, so any thread may read it. */
+ * A shard knows the model (from its own file, or pulled from a coordinator),
+ * and has a store of packed units.  On a static list it is filled once and then
+ * closes the file: from then on the node's memory is its experts.  In a rack
+ * that organizes itself units come and go, and the file stays open.
+ *
+ * The owner's thread opens, cuts, fills and closes, and keeps `held`; loading
+ * and dropping have the store's own rules. */
 #ifndef EXPERT_NODE_SHARD_H
 #define EXPERT_NODE_SHARD_H
 
@@ -14,24 +18,40 @@
 #include "engine/fingerprint.h"
 #include "engine/model.h"
 #include "engine/options.h"
+#include "expert_node/fetch.h"
 
 typedef struct {
     model_config model;
     fingerprint print;
-    holdings held; /* of MoE layers; exactly what is loaded */
-    expert_store *store;
+    expert_store *store; /* NULL: not cut yet */
+    uint32_t slices;     /* that the store's experts are cut into */
+    holdings held;       /* what is resident and may be asked for */
+    gguf *g;             /* NULL once settled, as are the checks */
+    manifest *checks;
+    expert_source source;
 } shard;
 
-/* What to hold: a share ("I/N[xR]"), or specs, or, with neither, everything. */
+/* Describe a model: of a file, or of whatever the fetch's sources serve; tensor
+ * data then comes through the fetch, which must live until shard_close().
+ * Slow: a file may have to be read once as a whole (manifest.h).  On failure
+ * *out is NULL and `why` names the file, the source or the tensor at fault. */
+int shard_open(shard **out, const char *path, char *why, size_t why_size);
+int shard_pull(shard **out, fetch *f, char *why, size_t why_size);
+void shard_close(shard *s); /* NULL is fine */
+
+/* An empty store whose experts are cut into `slices`, in the place of the one
+ * there was, which nobody may be using. */
+int shard_cut(shard *s, uint32_t slices, char *why, size_t why_size);
+
+/* What to hold on a static list: a share ("I/N[xR]"), or specs, or, with
+ * neither, everything. */
 typedef struct {
-    const char *model; /* path */
     const char *share; /* NULL: none */
     const option_list *experts;
 } shard_plan;
 
-/* Progress goes to stderr if that is a terminal.  On failure *out is NULL and
- * `why` names the file, the tensor or the option at fault. */
-int shard_open(shard **out, const shard_plan *plan, char *why, size_t why_size);
-void shard_close(shard *s);
+/* Load it, then close the file.  Progress goes to stderr if that is a terminal.
+ * `why` names the tensor or the option at fault. */
+int shard_fill(shard *s, const shard_plan *plan, char *why, size_t why_size);
 
 #endif

@@ -4,7 +4,10 @@
  * in the queue.  While a long merge is computed the link is looked at between
  * its pieces.  With nothing to do the thread spins for a moment, since the next
  * layer of the same token is likely to be microseconds away, then sleeps in
- * poll() on the link and on an eventfd that worker_stop() writes. */
+ * poll() on the link and on an eventfd that is written with each order.
+ *
+ * Units are dropped by this thread, between merges: nobody else can know that
+ * none of them is being read. */
 #include "expert_node/worker.h"
 
 #include <errno.h>
@@ -37,6 +40,14 @@
 #define ERROR_KEPT_US (10 * 1000000u)
 #define WHY_SIZE 256
 
+/* What is computed together. */
+typedef struct {
+    job jobs[MERGE_MOST];
+    batch *batches[MERGE_MOST];
+    size_t n;
+    uint64_t pairs;
+} merge;
+
 struct worker {
     worker_config config;
     struct link *link;
@@ -53,11 +64,12 @@ struct worker {
     size_t n_free;
     uint32_t computing;
 
-    int stop_fd;
+    int wake_fd;
     atomic_bool stopping;
+    orders orders;
 
     /* Written by the worker's thread, read by any. */
-    atomic_uint_fast64_t n_batches, n_pairs, n_dropped, reply_bytes;
+    atomic_uint_fast64_t n_batches, n_pairs, n_dropped, n_drops, reply_bytes;
     atomic_uint jobs;
 };
 
@@ -103,8 +115,8 @@ static int make_parts(worker *w) {
     if (rc < 0) return rc;
     rc = message_arena_new(&w->arena, MESSAGE_ARENA_MAX);
     if (rc < 0) return rc;
-    w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (w->stop_fd < 0) return -errno;
+    w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (w->wake_fd < 0) return -errno;
     return executor_new(&w->executor, &e);
 }
 
@@ -114,9 +126,10 @@ int worker_new(worker **out, const worker_config *c, struct link *data) {
     if (w == NULL) return -ENOMEM;
     w->config = *c;
     w->link = data;
-    w->stop_fd = -1;
+    w->wake_fd = -1;
     w->self = message_from(c->cluster, c->fingerprint, c->boot_id);
     peers_init(&w->peers);
+    orders_init(&w->orders);
     refusals_init(&w->refusals);
 
     int rc = make_parts(w);
@@ -141,7 +154,8 @@ void worker_free(worker *w) {
     outbox_free(w->outbox);
     message_arena_free(w->arena);
     peers_fini(&w->peers);
-    if (w->stop_fd >= 0) close(w->stop_fd);
+    orders_fini(&w->orders);
+    if (w->wake_fd >= 0) close(w->wake_fd);
     free(w);
 }
 
@@ -319,6 +333,7 @@ static void receive_one(worker *w, frames *f) {
     int rc = message_open(f, w->arena, &m, why, sizeof(why));
     if (rc == 0 && fail) rc = ERR_INTERNAL;
     if (rc == 0) rc = check_header(w, &m, why);
+    if (rc == 0 && orders_is_stale(&w->orders, m.boot_id)) rc = ERR_STALE;
     if (rc == 0) rc = batch_check(&rules, f, &m, why, sizeof(why));
     if (rc == 0) rc = accept_batch(w, f, &m, why);
     if (rc < 0) refuse(w, f, &m, rc, why);
@@ -375,35 +390,61 @@ static void drop_expired(worker *w) {
     }
 }
 
-/* Compute what the queue says is next.  False if nothing waits. */
-static bool compute_next(worker *w) {
-    job jobs[MERGE_MOST];
-    batch *merged[MERGE_MOST];
+/* Carry out the orders of the loop. */
+static void obey(worker *w) {
+    if (!orders_waiting(&w->orders)) return;
+    drop_order drops[ORDERS_MAX_DROPS];
+    size_t n = orders_take(&w->orders, drops);
+    for (size_t i = 0; i < n; i++)
+        expert_store_drop(w->config.store, drops[i].layer, drops[i].unit);
+    atomic_fetch_add(&w->n_drops, n);
+    if (w->config.on_dropped != NULL) w->config.on_dropped(w->config.ctx);
+}
 
+/* What the queue says is next, without batches whose units were dropped while
+ * they waited.  False if nothing waits. */
+static bool take_merge(worker *w, merge *m) {
+    job jobs[MERGE_MOST];
+    size_t n = job_queue_take(w->queue, now_us(), jobs, MERGE_MOST);
+    *m = (merge){0};
+    for (size_t i = 0; i < n; i++) {
+        char why[WHY_SIZE] = "";
+        batch *b = jobs[i].payload;
+        int rc = batch_still_held(b, w->config.store, why, sizeof(why));
+        if (rc < 0) {
+            job_queue_finish(w->queue, &jobs[i]);
+            refuse_batch(w, b, rc, why);
+            continue;
+        }
+        m->jobs[m->n] = jobs[i];
+        m->batches[m->n++] = b;
+        m->pairs += jobs[i].n_pairs;
+    }
+    return n > 0;
+}
+
+/* Compute what is next.  False if nothing waits. */
+static bool compute_next(worker *w) {
+    merge m;
     drop_expired(w);
     uint64_t began_us = now_us();
-    size_t n = job_queue_take(w->queue, began_us, jobs, MERGE_MOST);
-    if (n == 0) return false;
+    if (!take_merge(w, &m)) return false;
+    if (m.n == 0) return true;
 
-    uint64_t pairs = 0;
-    for (size_t i = 0; i < n; i++) {
-        merged[i] = jobs[i].payload;
-        pairs += jobs[i].n_pairs;
-    }
-    w->computing = (uint32_t)n;
+    w->computing = (uint32_t)m.n;
     publish(w);
-    int rc = executor_run(w->executor, merged, n, look_at_link, w);
+    int rc = executor_run(w->executor, m.batches, m.n, look_at_link, w);
     uint64_t done_us = now_us();
     w->computing = 0;
     if (rc == 0) {
-        atomic_fetch_add_explicit(&w->n_pairs, pairs, memory_order_relaxed);
+        atomic_fetch_add_explicit(&w->n_pairs, m.pairs, memory_order_relaxed);
     }
-    for (size_t i = 0; i < n; i++) {
-        job_queue_finish(w->queue, &jobs[i]);
+    for (size_t i = 0; i < m.n; i++) {
+        job_queue_finish(w->queue, &m.jobs[i]);
         if (rc == 0) {
-            reply(w, merged[i], began_us, done_us);
+            reply(w, m.batches[i], began_us, done_us);
         } else {
-            refuse_batch(w, merged[i], ERR_INTERNAL, err_text(rc));
+            refuse_batch(w, m.batches[i], ERR_INTERNAL, err_text(rc));
         }
     }
     publish(w);
@@ -425,15 +466,20 @@ static int wait_for_work(worker *w) {
     do {
         int n = receive(w);
         if (n != 0) return n;
-        if (atomic_load(&w->stopping)) return 0;
+        if (atomic_load(&w->stopping) || orders_waiting(&w->orders)) return 0;
         pause_cpu();
     } while (now_us() < until);
 
     struct pollfd fds[2] = {
         {.fd = link_fd(w->link), .events = POLLIN},
-        {.fd = w->stop_fd, .events = POLLIN},
+        {.fd = w->wake_fd, .events = POLLIN},
     };
+    uint64_t count;
     poll(fds, 2, outbox_waiting(w->outbox) > 0 ? RETRY_MS : LOOK_MS);
+    if ((fds[1].revents & POLLIN) != 0 &&
+        read(w->wake_fd, &count, sizeof(count)) < 0) {
+        return 0; /* it was written for what has been seen meanwhile */
+    }
     return 0;
 }
 
@@ -464,6 +510,7 @@ int worker_run(worker *w) {
         rc = receive(w);
         if (rc < 0) break;
         outbox_flush(w->outbox, w->link, now_us());
+        obey(w);
         if (!compute_next(w)) rc = wait_for_work(w);
     }
     if (rc < 0) {
@@ -474,11 +521,25 @@ int worker_run(worker *w) {
     return 0;
 }
 
+static void wake(worker *w) {
+    const uint64_t one = 1;
+    if (write(w->wake_fd, &one, sizeof(one)) < 0)
+        return; /* it is set already */
+}
+
 void worker_stop(worker *w) {
     atomic_store(&w->stopping, true);
-    const uint64_t one = 1;
-    if (write(w->stop_fd, &one, sizeof(one)) < 0)
-        return; /* it is set already */
+    wake(w);
+}
+
+int worker_drop(worker *w, uint32_t layer, uint32_t unit) {
+    int rc = orders_drop(&w->orders, layer, unit);
+    wake(w);
+    return rc;
+}
+
+int worker_set_stale(worker *w, uint64_t boot_id, bool stale) {
+    return orders_set_stale(&w->orders, boot_id, stale);
 }
 
 void worker_read_counts(const worker *w, worker_counts *out) {
@@ -490,6 +551,7 @@ void worker_read_counts(const worker *w, worker_counts *out) {
         .dropped = atomic_load_explicit(&w->n_dropped, memory_order_relaxed),
         .reply_bytes =
             atomic_load_explicit(&w->reply_bytes, memory_order_relaxed),
+        .drops = atomic_load(&w->n_drops),
         .jobs = atomic_load_explicit(&w->jobs, memory_order_relaxed),
     };
 }

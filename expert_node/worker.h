@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "engine/expert_store.h"
+#include "expert_node/orders.h"
 #include "proto/link.h"
 #include "proto/message.h"
 
@@ -22,7 +23,7 @@
 typedef struct worker worker;
 
 typedef struct {
-    const expert_store *store; /* loaded; nothing is dropped while it runs */
+    expert_store *store; /* others may load into it; only the worker drops */
     uint32_t width, expert_dim;
     const char *cluster;
     uint8_t fingerprint[MESSAGE_FINGERPRINT];
@@ -30,6 +31,9 @@ typedef struct {
     bool exact;
     uint32_t threads;         /* 0: one per CPU */
     uint64_t max_reply_bytes; /* waiting, computing or not yet sent */
+    /* After units were dropped; on the worker's thread.  May be NULL. */
+    void (*on_dropped)(void *ctx);
+    void *ctx;
 } worker_config;
 
 /* Reply bytes that one coordinator may have outstanding. */
@@ -46,6 +50,15 @@ int worker_run(worker *w);
 /* Finish what is being computed, refuse what waits, return.  Any thread. */
 void worker_stop(worker *w);
 
+/* Forget a unit: between two merges, so that whatever is being computed keeps
+ * it; what waits for it is refused.  Orders are carried out in the order given.
+ * Any thread.  -EAGAIN: ORDERS_MAX_DROPS wait already. */
+int worker_drop(worker *w, uint32_t layer, uint32_t unit);
+
+/* Refuse the batches of the coordinator with this boot id with ERR_STALE, or
+ * take them again.  Any thread.  -EAGAIN: too many are refused. */
+int worker_set_stale(worker *w, uint64_t boot_id, bool stale);
+
 typedef struct {
     uint64_t progress; /* of the compute pool */
     uint64_t batches;  /* answered with rows */
@@ -53,6 +66,7 @@ typedef struct {
     uint64_t refused;
     uint64_t dropped;     /* replies that nobody took */
     uint64_t reply_bytes; /* waiting, computing or not yet sent */
+    uint64_t drops;       /* orders to drop that were carried out */
     uint32_t jobs;        /* waiting and computing */
 } worker_counts;
 

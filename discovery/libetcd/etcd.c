@@ -128,7 +128,8 @@ static int check_config(const etcd_config *c, char *why, size_t why_size) {
 }
 
 static void free_etcd(etcd *e) {
-    for (size_t i = 0; i < e->n_endpoints; i++) free(e->endpoints[i]);
+    for (size_t i = 0; i < e->n_endpoints; i++)
+        free(e->endpoints[i]);
     free(e->endpoints);
     free(e->user);
     free(e->password);

@@ -17,6 +17,8 @@
  * Answers are bounded (body, line of a stream, keys) and checked: a server that
  * answers nonsense is an error that names it, and the next endpoint is asked.
  *
+ * The process ignores SIGPIPE: TLS may write to a connection that has ended.
+ *
  * Quirks of etcd that are met here, so that callers need not know them, are
  * listed in etcd.c. */
 #ifndef DISCOVERY_LIBETCD_ETCD_H
@@ -29,14 +31,14 @@
 
 typedef enum {
     ETCD_OK,
-    ETCD_FALSE,     /* a transaction whose compare did not hold: not written */
-    ETCD_REFUSED,   /* not written; see `why` (bad request, no space, no right) */
-    ETCD_UNKNOWN,   /* a write whose outcome nobody knows */
-    ETCD_AWAY,      /* no endpoint answers, or there is no quorum; not a write */
-    ETCD_GONE,      /* the lease does not exist (any more) */
-    ETCD_BAD_ANSWER,/* an answer that is not what etcd says; not a write */
-    ETCD_CANCELLED, /* etcd_close() */
-    ETCD_NO_MEMORY, /* nothing was sent */
+    ETCD_FALSE,   /* a transaction whose compare did not hold: not written */
+    ETCD_REFUSED, /* not written; see `why` (bad request, no space, no right) */
+    ETCD_UNKNOWN, /* a write whose outcome nobody knows */
+    ETCD_AWAY,    /* no endpoint answers, or no quorum; a write was not sent */
+    ETCD_GONE,    /* the lease does not exist (any more): not written */
+    ETCD_BAD_ANSWER, /* an answer that is not what etcd says; not a write */
+    ETCD_CANCELLED,  /* etcd_close(); a write may have been done */
+    ETCD_NO_MEMORY,  /* not written */
 } etcd_code;
 const char *etcd_code_text(etcd_code code);
 
@@ -64,8 +66,10 @@ typedef struct etcd etcd;
 int etcd_open(etcd **out, const etcd_config *c, char *why, size_t why_size);
 
 /* Ends everything: each callback that is due comes with ETCD_CANCELLED, from
- * the loop, and then on_closed, after which the etcd is freed.  NULL is fine
- * (on_closed is not called then). */
+ * the loop, and then on_closed, after which the etcd is freed.  A watch that is
+ * still open ends without a callback and is freed along; closing it is fine
+ * until on_closed begins.  Calls that are made meanwhile are -ECANCELED.  NULL
+ * is fine (on_closed is not called then). */
 void etcd_close(etcd *e, void (*on_closed)(void *ctx), void *ctx);
 
 /* ---- what answers carry ---- */
@@ -88,10 +92,10 @@ typedef struct {
 typedef struct {
     const void *key;
     size_t key_len;
-    bool prefix;      /* every key that begins like this */
+    bool prefix;       /* every key that begins like this */
     bool serializable; /* may be old; also without quorum */
-    int64_t revision; /* 0: now */
-    int64_t limit;    /* 0: none */
+    int64_t revision;  /* 0: now */
+    int64_t limit;     /* 0: none */
 } etcd_range;
 typedef void (*etcd_range_cb)(void *ctx, const etcd_answer *a,
                               const etcd_kv *kvs, size_t n, bool more);
@@ -108,7 +112,12 @@ typedef enum {
     ETCD_LEASE,
     ETCD_VALUE
 } etcd_target;
-typedef enum { ETCD_EQUAL, ETCD_NOT_EQUAL, ETCD_GREATER, ETCD_LESS } etcd_relation;
+typedef enum {
+    ETCD_EQUAL,
+    ETCD_NOT_EQUAL,
+    ETCD_GREATER,
+    ETCD_LESS
+} etcd_relation;
 
 typedef struct {
     const void *key;
@@ -120,7 +129,12 @@ typedef struct {
     size_t value_len;
 } etcd_compare;
 
-typedef enum { ETCD_PUT, ETCD_DELETE, ETCD_DELETE_PREFIX, ETCD_READ } etcd_op_kind;
+typedef enum {
+    ETCD_PUT,
+    ETCD_DELETE,
+    ETCD_DELETE_PREFIX,
+    ETCD_READ
+} etcd_op_kind;
 typedef struct {
     etcd_op_kind kind;
     const void *key, *value;
@@ -182,6 +196,7 @@ typedef enum {
     ETCD_WATCH_LOST
 } etcd_watch_what;
 typedef struct etcd_watch etcd_watch;
+/* a->code is ETCD_OK, of AWAY ETCD_AWAY, of LOST ETCD_REFUSED, with `why`. */
 typedef void (*etcd_watch_cb)(void *ctx, etcd_watch_what what,
                               const etcd_answer *a, const etcd_event *events,
                               size_t n);

@@ -44,7 +44,8 @@ static void key_field(etcd_text *t, const void *key, size_t n) {
  * still rise is raised, and what follows is cut. */
 static void prefix_end_field(etcd_text *t, const void *prefix, size_t n) {
     const uint8_t *bytes = prefix;
-    while (n > 0 && bytes[n - 1] == 0xFF) n--;
+    while (n > 0 && bytes[n - 1] == 0xFF)
+        n--;
     if (n == 0) {
         bytes_field(t, "range_end", "", 1);
         return;

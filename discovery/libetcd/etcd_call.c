@@ -165,8 +165,7 @@ static int log_in(etcd *e) {
 /* ---- what an answer means ---- */
 
 void etcd_call_blame(etcd *e, size_t endpoint) {
-    if (e->current == endpoint)
-        e->current = (endpoint + 1) % e->n_endpoints;
+    if (e->current == endpoint) e->current = (endpoint + 1) % e->n_endpoints;
 }
 
 static void say(etcd_call *c, etcd_code code, const char *what) {

@@ -26,8 +26,8 @@ struct etcd {
     size_t current;    /* the endpoint asked first: it answered last */
     bool has_answered; /* `current` did */
     char *user, *password, *ca_file, *cert_file, *key_file;
-    char *token;        /* NULL: none, or not yet */
-    uint64_t n_tokens;  /* how many there have been */
+    char *token;         /* NULL: none, or not yet */
+    uint64_t n_tokens;   /* how many there have been */
     bool needs_no_login; /* etcd said that it wants no passwords */
     etcd_call *login;    /* under way */
     uint32_t connect_ms, request_ms;
@@ -72,8 +72,8 @@ struct etcd_call {
     etcd_call *next, *prev;
     etcd_transfer *transfer;
     uint64_t deadline_ms;
-    size_t n_asked;       /* endpoints that failed */
-    uint64_t n_token;     /* the token it was sent with */
+    size_t n_asked;   /* endpoints that failed */
+    uint64_t n_token; /* the token it was sent with */
     bool waits_for_login;
     bool logged_in_anew;
     bool runs_again;

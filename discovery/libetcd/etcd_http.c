@@ -200,7 +200,7 @@ static int on_want_timer(CURLM *multi, long timeout_ms, void *arg) {
     }
     uv_update_time(h->loop);
     return uv_timer_start(&h->timer, on_timer, (uint64_t)timeout_ms, 0) < 0 ? -1
-                                                                           : 0;
+                                                                            : 0;
 }
 
 static void on_poll(uv_poll_t *poll, int status, int events) {
@@ -297,8 +297,8 @@ static CURLcode set_safety(etcd_transfer *t, const etcd_http_tls *tls) {
     rc |= curl_easy_setopt(c, CURLOPT_QUICK_EXIT, 1L); /* no wait for DNS */
     rc |= curl_easy_setopt(c, CURLOPT_SSL_VERIFYPEER, 1L);
     rc |= curl_easy_setopt(c, CURLOPT_SSL_VERIFYHOST, 2L);
-    rc |= curl_easy_setopt(c, CURLOPT_SSLVERSION,
-                           (long)CURL_SSLVERSION_TLSv1_2);
+    rc |=
+        curl_easy_setopt(c, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     if (tls->ca_file != NULL) {
         rc |= curl_easy_setopt(c, CURLOPT_CAINFO, tls->ca_file);
         rc |= curl_easy_setopt(c, CURLOPT_CAPATH, NULL);
@@ -393,8 +393,7 @@ static CURLM *make_multi(etcd_http *h) {
     return NULL;
 }
 
-int etcd_http_open(etcd_http **out, uv_loop_t *loop,
-                   const etcd_http_tls *tls) {
+int etcd_http_open(etcd_http **out, uv_loop_t *loop, const etcd_http_tls *tls) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     *out = NULL;
     pthread_once(&once, global_init);
@@ -426,7 +425,8 @@ void etcd_http_close(etcd_http *h, void (*on_closed)(void *ctx), void *ctx) {
     h->closing = true;
     h->on_closed = on_closed;
     h->ctx = ctx;
-    while (h->transfers != NULL) etcd_http_cancel(h->transfers);
+    while (h->transfers != NULL)
+        etcd_http_cancel(h->transfers);
     /* Takes the kept connections along; curl says of each socket that it waits
      * for it no more. */
     curl_multi_cleanup(h->multi);

@@ -48,8 +48,8 @@ typedef struct {
      * curl sends a request a second time, and a write must not be. */
     bool once;
     uint32_t connect_ms;
-    uint32_t total_ms;  /* 0: for ever */
-    uint64_t max_bytes; /* of the answer, or of what on_data leaves */
+    uint32_t total_ms;         /* 0: for ever */
+    uint64_t max_bytes;        /* of the answer, or of what on_data leaves */
     etcd_http_data_cb on_data; /* NULL: the whole answer comes to on_done */
     etcd_http_done_cb on_done;
     void *ctx;

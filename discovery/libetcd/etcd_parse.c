@@ -28,8 +28,8 @@ static const json_t *unwrap(const json_t *root) {
 /* ---- range ---- */
 
 /* Keys of a "kvs" list into `kvs`, which has room for them. */
-static int read_kvs(const json_t *list, size_t n, etcd_keys *keys,
-                    etcd_kv *kvs, etcd_why *why) {
+static int read_kvs(const json_t *list, size_t n, etcd_keys *keys, etcd_kv *kvs,
+                    etcd_why *why) {
     for (size_t i = 0; i < n; i++) {
         int rc = etcd_json_kv(json_array_get(list, i), keys, &kvs[i], why);
         if (rc < 0) return rc;
@@ -37,8 +37,8 @@ static int read_kvs(const json_t *list, size_t n, etcd_keys *keys,
     return 0;
 }
 
-static int read_range(const json_t *root, size_t len,
-                      etcd_parse_range_out *out, etcd_why *why) {
+static int read_range(const json_t *root, size_t len, etcd_parse_range_out *out,
+                      etcd_why *why) {
     const json_t *list;
     int rc = etcd_json_header(root, &out->header, why);
     if (rc == 0) rc = etcd_json_bool(root, "more", &out->more, why);
@@ -128,9 +128,8 @@ static int read_txn(const json_t *root, size_t len,
     if (out->reads == NULL) return -ENOMEM;
     rc = etcd_keys_init(&out->keys, len, n);
     if (rc < 0) return rc;
-    return read_responses(list, n,
-                          out->succeeded ? asked->then : asked->otherwise, out,
-                          why);
+    return read_responses(
+        list, n, out->succeeded ? asked->then : asked->otherwise, out, why);
 }
 
 int etcd_parse_txn(const char *text, size_t len, const etcd_parse_asked *asked,

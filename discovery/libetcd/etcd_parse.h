@@ -46,7 +46,8 @@ typedef struct {
     etcd_header header;
     int64_t id, ttl_s; /* ttl_s 0: the lease has expired */
 } etcd_parse_lease_out;
-/* A grant, or one keepalive, which comes wrapped as the one item of a stream. */
+/* A grant, or one keepalive, which comes wrapped as the one item of a stream.
+ */
 int etcd_parse_lease(const char *text, size_t len, etcd_parse_lease_out *out,
                      etcd_why *why);
 /* Answers that are only a header. */

@@ -5,6 +5,7 @@
  * of the first, which makes them one consistent view.  If that revision is
  * compacted meanwhile, reading starts over. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "discovery/libetcd/etcd_build.h"
@@ -17,7 +18,7 @@
 typedef struct {
     etcd_call call; /* first: a call is a range_read */
     etcd_range asked;
-    uint8_t *key; /* asked.key, and what it was copied to */
+    uint8_t *key;      /* asked.key, and what it was copied to */
     etcd_header first; /* of the first page */
     etcd_keys *pages;  /* [n_pages] what kvs point to */
     size_t n_pages;
@@ -30,7 +31,8 @@ typedef struct {
 } range_read;
 
 static void forget_pages(range_read *r) {
-    for (size_t i = 0; i < r->n_pages; i++) etcd_keys_fini(&r->pages[i]);
+    for (size_t i = 0; i < r->n_pages; i++)
+        etcd_keys_fini(&r->pages[i]);
     free(r->pages);
     free(r->kvs);
     r->pages = NULL;
@@ -144,7 +146,7 @@ static etcd_code read_page(etcd_call *c, const char *body, size_t len,
     if (wrong == NULL) {
         rc = append(r, &page);
     } else {
-        strncpy(why->text, wrong, sizeof(why->text) - 1);
+        snprintf(why->text, sizeof(why->text), "%s", wrong);
     }
     c->header = r->first;
     etcd_parse_range_fini(&page);

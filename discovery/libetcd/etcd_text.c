@@ -27,7 +27,8 @@ static char *reserve(etcd_text *t, size_t n) {
     size_t need = t->len + n + 1;
     if (need > t->room) {
         size_t room = t->room < FIRST_ROOM ? FIRST_ROOM : t->room;
-        while (room < need) room *= 2;
+        while (room < need)
+            room *= 2;
         char *data = realloc(t->data, room);
         if (data == NULL) {
             t->failed = true;

@@ -1,7 +1,7 @@
 /* etcd_text.h - a growing text, and base64 as etcd's gateway writes it.
  *
- * The owner starts from zeros and ends with etcd_text_fini().  A text that could
- * not grow remembers that, so that a builder asks once, at its end. */
+ * The owner starts from zeros and ends with etcd_text_fini().  A text that
+ * could not grow remembers that, so that a builder asks once, at its end. */
 #ifndef DISCOVERY_LIBETCD_ETCD_TEXT_H
 #define DISCOVERY_LIBETCD_ETCD_TEXT_H
 

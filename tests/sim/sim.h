@@ -37,7 +37,8 @@
 #define SIM_WIDTH 4
 #define SIM_POSITIONS 40 /* of a sequence */
 #define SIM_BATCH 8      /* tokens of a step */
-#define SIM_PAIRS (SIM_BATCH * SIM_USED)
+#define SIM_SEGMENTS 8   /* of an expert's output: the most slices */
+#define SIM_PAIRS (SIM_BATCH * SIM_USED * SIM_SEGMENTS)
 #define SIM_ROW_BYTES (SIM_WIDTH * (uint32_t)sizeof(float))
 #define SIM_PIECE 5   /* pairs of a request */
 #define SIM_CREDIT 12 /* rows outstanding at a node */
@@ -57,6 +58,7 @@ typedef enum {
     PLANT_DOUBLE_COUNT,  /* an answer that comes twice is added twice */
     PLANT_LATE_LAYER,    /* an answer to an earlier layer is used in this one */
     PLANT_KEEP_CREDIT,   /* an answer that came too late is just dropped */
+    PLANT_SLICE_ORDER,   /* slices are added one after the other */
     PLANT_COUNT
 } sim_plant;
 
@@ -100,7 +102,7 @@ typedef struct {
     uint32_t connection; /* of the data link; 0: control */
     uint64_t request_id;
     uint32_t layer, n_pairs;
-    uint32_t experts[SIM_PIECE];
+    uint32_t units[SIM_PIECE];
     float rows[SIM_PIECE][SIM_WIDTH]; /* activations or outputs */
     uint64_t remaining_us;
     int code;
@@ -116,6 +118,7 @@ typedef enum {
     EVENT_WAKE,     /* ... was told by dispatch to look again */
     EVENT_LOCAL,    /* ... computed experts itself */
     EVENT_COMPUTED, /* a node's merge */
+    EVENT_ASSIGN,   /* a node is to hold more, or less: number is the step */
     EVENT_SUBMIT,   /* a client's request */
     EVENT_CANCEL,
     EVENT_HOLD,
@@ -159,10 +162,13 @@ void sim_embed(uint32_t token, uint32_t position, float *x);
 void sim_attend(float (*kv)[SIM_WIDTH], uint32_t position, const float *x,
                 float *h);
 void sim_route(uint32_t layer, const float *h, sim_routing *out);
-void sim_expert(uint32_t layer, uint32_t expert, const float *h, float *y);
-/* In the router's order. */
-void sim_combine(const float *h, const sim_routing *r,
-                 const float (*outputs)[SIM_WIDTH], float *x);
+/* A slice of an expert: a subtree of the sum of its segments. */
+void sim_expert(uint32_t layer, uint32_t unit, uint32_t slices, const float *h,
+                float *y);
+/* In the router's order; outputs[i * slices + s] is slice s of choice i.
+ * `in_turn`: not as a tree, which is wrong. */
+void sim_combine(const float *h, const sim_routing *r, uint32_t slices,
+                 const float (*outputs)[SIM_WIDTH], bool in_turn, float *x);
 /* x / (1 + |x|) */
 void sim_squash(float *x);
 uint32_t sim_token(const float *x);
@@ -186,7 +192,9 @@ typedef struct sim_batch {
 } sim_batch;
 
 typedef struct {
-    holdings held;
+    holdings held;     /* loaded */
+    holdings shown;    /* what coordinators are told that it holds */
+    uint32_t replicas; /* its share of so many */
     job_queue *queue;
     sim_batch *batches; /* accepted and not answered */
     job computing[8];
@@ -200,6 +208,9 @@ typedef struct {
 
 /* Choose what it holds: its share, and now and then a share more. */
 void sim_node_hold(sim *s, uint32_t node);
+/* While it serves, it loads a share more, and later drops it: coordinators
+ * hear of units after they were loaded, and before they are dropped. */
+void sim_node_assign(sim *s, uint32_t node, uint64_t step);
 void sim_node_start(sim *s, uint32_t node);
 void sim_node_stop(sim *s, uint32_t node);
 void sim_node_unstick(sim *s, uint32_t node);
@@ -237,7 +248,7 @@ typedef struct {
     uint32_t pairs[SIM_PIECE];
 } sim_asked;
 
-#define SIM_ASKED 512
+#define SIM_ASKED 2048
 #define SIM_INBOX 256
 #define SIM_COMMANDS 64
 
@@ -353,7 +364,7 @@ struct sim {
     sim_event *held; /* of frozen processes */
     uint32_t n_held, held_capacity;
 
-    uint32_t n_nodes, replicas;
+    uint32_t n_nodes, replicas, slices;
     bool local;       /* coordinators have their own file */
     bool local_fails; /* and it cannot always be read */
     bool strict;      /* by the faults chosen, no request may fail */

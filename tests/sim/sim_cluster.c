@@ -194,6 +194,9 @@ static void run_event(sim *s, sim_event *e) {
     case EVENT_COMPUTED:
         sim_node_computed(s, (uint32_t)e->process - SIM_COORDINATORS);
         break;
+    case EVENT_ASSIGN:
+        sim_node_assign(s, (uint32_t)e->process - SIM_COORDINATORS, e->number);
+        break;
     case EVENT_SUBMIT:
     case EVENT_CANCEL:
     case EVENT_HOLD:
@@ -271,9 +274,11 @@ static void run_events(sim *s) {
 
 static void set_up(sim *s) {
     s->n_nodes = 2 + (uint32_t)sim_below(s, SIM_NODES - 1);
+    s->slices = 1u << sim_below(s, 4);
     sim_faults_choose(s);
     for (uint32_t i = 0; i < s->n_nodes; i++) {
-        s->nodes[i].us_per_pair = 50 + (uint32_t)sim_below(s, 250);
+        s->nodes[i].us_per_pair =
+            (50 + (uint32_t)sim_below(s, 250)) / s->slices;
         for (uint32_t c = 0; c < SIM_COORDINATORS; c++) {
             s->paths[c][i].double_percent = 1;
         }
@@ -291,6 +296,7 @@ static void tear_down(sim *s) {
     }
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         holdings_fini(&s->nodes[i].held);
+        holdings_fini(&s->nodes[i].shown);
     }
     sim_drop_events(s);
 }

@@ -10,7 +10,7 @@
 
 static const dispatch_config dispatching = {
     .max_nodes = SIM_NODES,
-    .max_pairs = SIM_PAIRS,
+    .max_pairs = SIM_BATCH * SIM_USED,
     .reply_row_bytes = SIM_ROW_BYTES,
     .piece_bytes = SIM_PIECE * SIM_ROW_BYTES,
     .credit_bytes = SIM_CREDIT * SIM_ROW_BYTES,
@@ -104,13 +104,14 @@ static void link_down(sim *s, uint32_t coord, uint32_t node) {
 static void replace_placement(sim *s, sim_coord *c) {
     const holdings *held[SIM_NODES] = {NULL};
     for (uint32_t i = 0; i < s->n_nodes; i++) {
-        if (c->links[i].up) held[i] = &s->nodes[i].held;
+        if (c->links[i].up) held[i] = &s->nodes[i].shown;
     }
     placement_unref(c->where);
-    if (placement_new(&c->where, ++c->epoch, SIM_LAYERS, SIM_EXPERTS, held,
-                      s->n_nodes) < 0) {
-        abort();
-    }
+    const placement_shape shape = {.epoch = ++c->epoch,
+                                   .n_layers = SIM_LAYERS,
+                                   .n_experts = SIM_EXPERTS,
+                                   .slices = s->slices};
+    if (placement_new(&c->where, &shape, held, s->n_nodes) < 0) abort();
 }
 
 static void take_rack(sim *s, uint32_t coord) {
@@ -142,7 +143,7 @@ static bool item_lost(const sim_coord *c, const sim_request *r) {
 }
 
 static void begin_layer(sim *s, sim_coord *c) {
-    uint32_t experts[SIM_PAIRS];
+    uint32_t units[SIM_PAIRS], n_units = 0;
     c->n_live = 0;
     for (uint32_t i = 0; i < c->n_rows; i++) {
         sim_row *row = &c->rows[i];
@@ -150,8 +151,10 @@ static void begin_layer(sim *s, sim_coord *c) {
         sim_attend(row->request->kv[c->layer], row->position, row->x, row->h);
         sim_route(c->layer, row->h, &row->routing);
         memcpy(row->arrived, row->h, sizeof(row->h));
-        memcpy(experts + c->n_live * SIM_USED, row->routing.experts,
-               sizeof(row->routing.experts));
+        for (uint32_t k = 0; k < SIM_USED * s->slices; k++) {
+            units[n_units++] =
+                row->routing.experts[k / s->slices] * s->slices + k % s->slices;
+        }
         c->live[c->n_live++] = i;
     }
     c->layer_number++;
@@ -160,8 +163,10 @@ static void begin_layer(sim *s, sim_coord *c) {
     memset(c->outputs, 0x7f, sizeof(c->outputs));
     sim_exchange_sweep(s, c);
     c->during = placement_ref(c->where);
-    if (dispatch_begin(c->machine, sim_now(s), c->layer, experts, c->n_live,
-                       SIM_USED, c->during) < 0) {
+    uint32_t k = SIM_USED * s->slices;
+    if (dispatch_reserve(c->machine, SIM_BATCH * k) < 0 ||
+        dispatch_begin(c->machine, sim_now(s), c->layer, units, c->n_live, k,
+                       c->during) < 0) {
         abort();
     }
     c->in_layer = true;
@@ -177,9 +182,10 @@ static void end_layer(sim *s, uint32_t coord) {
             memcpy(row->x, row->arrived, sizeof(row->x));
             sim_squash(row->x);
         } else {
-            sim_combine(row->h, &row->routing,
-                        (const float(*)[SIM_WIDTH])c->outputs + i * SIM_USED,
-                        row->x);
+            sim_combine(row->h, &row->routing, s->slices,
+                        (const float(*)[SIM_WIDTH])c->outputs +
+                            i * SIM_USED * s->slices,
+                        s->options.plant == PLANT_SLICE_ORDER, row->x);
         }
     }
     placement_unref(c->during);

@@ -76,6 +76,21 @@ void sim_exchange_check(sim *s, uint32_t coord) {
 
 /* ---- what dispatch asks for ---- */
 
+/* A row has SIM_USED experts of so many slices. */
+static sim_row *row_of(const sim *s, sim_coord *c, uint32_t pair) {
+    return &c->rows[c->live[pair / (SIM_USED * s->slices)]];
+}
+
+static uint32_t choice_of(const sim *s, uint32_t pair) {
+    return pair / s->slices % SIM_USED;
+}
+
+static uint32_t unit_of(const sim *s, sim_coord *c, uint32_t pair) {
+    const sim_row *row = row_of(s, c, pair);
+    return row->routing.experts[choice_of(s, pair)] * s->slices +
+           pair % s->slices;
+}
+
 void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a) {
     sim_coord *c = &s->coords[coord];
     uint32_t process = sim_node_process(a->node);
@@ -115,23 +130,23 @@ void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a) {
                          .n_pairs = a->n_pairs};
     for (uint32_t i = 0; i < a->n_pairs; i++) {
         uint32_t pair = a->pairs[i];
-        const sim_row *row = &c->rows[c->live[pair / SIM_USED]];
+        const sim_row *row = row_of(s, c, pair);
         asked->pairs[i] = pair;
-        m.experts[i] = row->routing.experts[pair % SIM_USED];
+        m.units[i] = unit_of(s, c, pair);
         memcpy(m.rows[i], row->h, sizeof(row->h));
-        if (i > 0 && m.experts[i] < m.experts[i - 1]) {
-            sim_fail(s, "a piece is not in the order of its experts");
+        if (i > 0 && m.units[i] < m.units[i - 1]) {
+            sim_fail(s, "a piece is not in the order of its units");
         }
     }
     sim_send(s, &m);
 }
 
 static void store_output(sim *s, sim_coord *c, uint32_t pair, const float *y) {
-    sim_row *row = &c->rows[c->live[pair / SIM_USED]];
+    sim_row *row = row_of(s, c, pair);
     memcpy(c->outputs[pair], y, SIM_WIDTH * sizeof(*y));
     if (s->options.plant != PLANT_ARRIVAL_ORDER) return;
     for (uint32_t i = 0; i < SIM_WIDTH; i++) {
-        row->arrived[i] += row->routing.weights[pair % SIM_USED] * y[i];
+        row->arrived[i] += row->routing.weights[choice_of(s, pair)] * y[i];
     }
 }
 
@@ -143,16 +158,17 @@ void sim_exchange_begin_here(sim *s, uint32_t coord, const dispatch_action *a) {
     c->here_fails = s->local_fails && sim_chance(s, 30);
     c->computing_here = true;
     sim_trace(s, "%u: computes %u pairs here", coord, a->n_pairs);
-    sim_after(s, 50 + a->n_pairs * 100ull, EVENT_LOCAL, (int)coord, 0);
+    sim_after(s, 50 + a->n_pairs * 100ull / s->slices, EVENT_LOCAL, (int)coord,
+              0);
 }
 
 void sim_exchange_end_here(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     for (uint32_t i = 0; i < c->n_here && !c->here_fails; i++) {
         uint32_t pair = c->here[i];
-        const sim_row *row = &c->rows[c->live[pair / SIM_USED]];
         float y[SIM_WIDTH];
-        sim_expert(c->layer, row->routing.experts[pair % SIM_USED], row->h, y);
+        sim_expert(c->layer, unit_of(s, c, pair), s->slices,
+                   row_of(s, c, pair)->h, y);
         store_output(s, c, pair, y);
     }
     c->computing_here = false;
@@ -166,7 +182,7 @@ void sim_exchange_end_here(sim *s, uint32_t coord) {
 static bool use_wrongly(sim *s, sim_coord *c, const sim_message *m,
                         const sim_asked *a) {
     bool earlier = a->layer_number != c->layer_number;
-    uint32_t n_pairs = c->in_layer ? c->n_live * SIM_USED : 0;
+    uint32_t n_pairs = c->in_layer ? c->n_live * SIM_USED * s->slices : 0;
 
     if (s->options.plant == PLANT_KEEP_CREDIT) return earlier;
     if (s->options.plant == PLANT_LATE_LAYER && earlier) {

@@ -69,20 +69,43 @@ void sim_route(uint32_t layer, const float *h, sim_routing *out) {
     }
 }
 
-void sim_expert(uint32_t layer, uint32_t expert, const float *h, float *y) {
-    uint64_t key = 1000u + layer * SIM_EXPERTS + expert;
-    for (uint32_t i = 0; i < SIM_WIDTH; i++) {
-        float a = unit(key * 16 + i), b = unit(key * 16 + 8 + i);
-        y[i] = a * h[i] + b * h[(i + 1) % SIM_WIDTH] + 0.1f * b;
+/* Value i of an expert's segments [first, first + n), added as a tree. */
+static float segments(uint32_t layer, uint32_t expert, uint32_t first,
+                      uint32_t n, uint32_t i, const float *h) {
+    if (n > 1) {
+        return segments(layer, expert, first, n / 2, i, h) +
+               segments(layer, expert, first + n / 2, n / 2, i, h);
     }
+    uint64_t key =
+        (1000u + layer * SIM_EXPERTS + expert) * SIM_SEGMENTS + first;
+    float a = unit(key * 16 + i), b = unit(key * 16 + 8 + i);
+    return a * h[i] + b * h[(i + 1) % SIM_WIDTH] + 0.1f * b;
 }
 
-void sim_combine(const float *h, const sim_routing *r,
-                 const float (*outputs)[SIM_WIDTH], float *x) {
+void sim_expert(uint32_t layer, uint32_t unit_number, uint32_t slices,
+                const float *h, float *y) {
+    uint32_t expert = unit_number / slices, slice = unit_number % slices;
+    uint32_t n = SIM_SEGMENTS / slices;
+    for (uint32_t i = 0; i < SIM_WIDTH; i++)
+        y[i] = segments(layer, expert, slice * n, n, i, h);
+}
+
+/* Value i of an expert's slices, added as the rest of that tree. */
+static float whole(const float (*slices)[SIM_WIDTH], uint32_t n, uint32_t i,
+                   bool in_turn) {
+    if (n == 1) return slices[0][i];
+    uint32_t left = in_turn ? n - 1 : n / 2;
+    return whole(slices, left, i, in_turn) +
+           whole(slices + left, n - left, i, in_turn);
+}
+
+void sim_combine(const float *h, const sim_routing *r, uint32_t slices,
+                 const float (*outputs)[SIM_WIDTH], bool in_turn, float *x) {
     for (uint32_t i = 0; i < SIM_WIDTH; i++) {
         float sum = h[i];
         for (uint32_t k = 0; k < SIM_USED; k++) {
-            sum += r->weights[k] * outputs[k][i];
+            sum +=
+                r->weights[k] * whole(outputs + k * slices, slices, i, in_turn);
         }
         x[i] = sum;
     }
@@ -106,9 +129,9 @@ void sim_reference(const uint32_t *prompt, uint32_t n_prompt, uint32_t n_new,
             sim_attend(kv[layer], p, x, h);
             sim_route(layer, h, &r);
             for (uint32_t k = 0; k < SIM_USED; k++) {
-                sim_expert(layer, r.experts[k], h, y[k]);
+                sim_expert(layer, r.experts[k], 1, h, y[k]);
             }
-            sim_combine(h, &r, (const float(*)[SIM_WIDTH])y, x);
+            sim_combine(h, &r, 1, (const float(*)[SIM_WIDTH])y, false, x);
         }
         if (p + 1 >= n_prompt) out[p + 1] = sim_token(x);
     }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/err.h"
+#include "engine/util.h"
 
 #define MAX_JOBS 8
 #define MAX_REPLY_ROWS 30
@@ -17,16 +18,46 @@ static const job_limits limits = {
     .max_merge_pairs = 12,
 };
 
+static void hold_share(sim *s, uint32_t node, holdings *h, uint32_t replicas) {
+    holdings_fini(h);
+    if (holdings_init_slices(h, SIM_LAYERS, SIM_EXPERTS, s->slices) < 0 ||
+        holdings_add_share(h, node, s->n_nodes, replicas) < 0) {
+        abort();
+    }
+}
+
 void sim_node_hold(sim *s, uint32_t node) {
     sim_node *n = &s->nodes[node];
     uint32_t replicas = s->replicas;
     if (replicas < s->n_nodes && sim_chance(s, 30)) replicas++;
 
-    holdings_fini(&n->held);
-    if (holdings_init(&n->held, SIM_LAYERS, SIM_EXPERTS) < 0 ||
-        holdings_add_share(&n->held, node, s->n_nodes, replicas) < 0) {
-        abort();
+    n->replicas = replicas;
+    hold_share(s, node, &n->held, replicas);
+    hold_share(s, node, &n->shown, replicas);
+}
+
+/* A share more is loaded, then shown; hidden again, then dropped, perhaps
+ * before all who saw it have heard of that. */
+void sim_node_assign(sim *s, uint32_t node, uint64_t step) {
+    static const struct {
+        bool shown, more;
+        uint32_t rest_us; /* until the next step, at most */
+    } steps[] = {{false, true, 5000},
+                 {true, true, 150000},
+                 {true, false, 3000},
+                 {false, false, 150000}};
+    sim_node *n = &s->nodes[node];
+    uint32_t at = (uint32_t)(step % ARRAY_LEN(steps));
+    uint32_t most = n->replicas < s->n_nodes ? n->replicas + 1 : n->replicas;
+
+    hold_share(s, node, steps[at].shown ? &n->shown : &n->held,
+               steps[at].more ? most : n->replicas);
+    for (uint32_t i = 0; i < SIM_COORDINATORS && steps[at].shown; i++) {
+        if (!s->processes[i].alive) continue;
+        sim_after(s, sim_below(s, 2000), EVENT_RACK, (int)i, 0);
     }
+    sim_after(s, 1 + sim_below(s, steps[at].rest_us), EVENT_ASSIGN,
+              (int)sim_node_process(node), step + 1);
 }
 
 void sim_node_start(sim *s, uint32_t node) {
@@ -34,6 +65,8 @@ void sim_node_start(sim *s, uint32_t node) {
     if (job_queue_new(&n->queue, &limits) < 0) abort();
     n->n_computing = 0;
     n->progress = 0;
+    sim_after(s, sim_below(s, 300000), EVENT_ASSIGN,
+              (int)sim_node_process(node), 0);
 }
 
 void sim_node_stop(sim *s, uint32_t node) {
@@ -79,10 +112,18 @@ static void drop_batch(sim_node *n, sim_batch *b) {
     free(b);
 }
 
+static bool holds_all(const sim_node *n, const sim_message *m) {
+    for (uint32_t i = 0; i < m->n_pairs; i++) {
+        if (!holdings_has(&n->held, m->layer, m->units[i])) return false;
+    }
+    return true;
+}
+
 static void reply(sim *s, uint32_t node, sim_batch *b) {
     sim_message m = answer_to(s, node, &b->asked, SIM_ROWS);
     for (uint32_t i = 0; i < m.n_pairs; i++) {
-        sim_expert(m.layer, b->asked.experts[i], b->asked.rows[i], m.rows[i]);
+        sim_expert(m.layer, b->asked.units[i], s->slices, b->asked.rows[i],
+                   m.rows[i]);
     }
     sim_send(s, &m);
     drop_batch(&s->nodes[node], b);
@@ -102,6 +143,23 @@ static void check_bounds(sim *s, uint32_t node) {
     }
 }
 
+/* What asks for units that were dropped while it waited. */
+static void refuse_dropped(sim *s, uint32_t node) {
+    sim_node *n = &s->nodes[node];
+    size_t kept = 0;
+    for (size_t i = 0; i < n->n_computing; i++) {
+        sim_batch *b = n->computing[i].payload;
+        if (holds_all(n, &b->asked)) {
+            n->computing[kept++] = n->computing[i];
+            continue;
+        }
+        job_queue_finish(n->queue, &n->computing[i]);
+        refuse(s, node, &b->asked, ERR_NOT_HERE);
+        drop_batch(n, b);
+    }
+    n->n_computing = kept;
+}
+
 static void compute_next(sim *s, uint32_t node) {
     sim_node *n = &s->nodes[node];
     if (n->n_computing > 0 || n->stuck) return;
@@ -114,6 +172,7 @@ static void compute_next(sim *s, uint32_t node) {
         drop_batch(n, b);
     }
     n->n_computing = job_queue_take(n->queue, sim_now(s), n->computing, 8);
+    refuse_dropped(s, node);
     if (n->n_computing == 0) return;
 
     uint64_t us = 20;
@@ -154,11 +213,7 @@ static int accept_batch(sim *s, uint32_t node, const sim_message *m) {
     sim_node *n = &s->nodes[node];
     if (m->to_boot_id != s->processes[m->to].boot_id) return ERR_WRONG_BOOT;
     if (n->refuse != 0) return n->refuse;
-    for (uint32_t i = 0; i < m->n_pairs; i++) {
-        if (!holdings_has(&n->held, m->layer, m->experts[i])) {
-            return ERR_NOT_HERE;
-        }
-    }
+    if (!holds_all(n, m)) return ERR_NOT_HERE;
     sim_batch *b = malloc(sizeof(*b));
     if (b == NULL) abort();
     *b = (sim_batch){.next = n->batches, .asked = *m};

@@ -117,6 +117,11 @@ static void notices_credit_that_is_not_returned(void **state) {
     expect_caught(PLANT_KEEP_CREDIT, "credit");
 }
 
+static void notices_slices_that_are_not_added_as_a_tree(void **state) {
+    (void)state;
+    expect_caught(PLANT_SLICE_ORDER, "token");
+}
+
 static int replay(uint64_t seed, sim_plant plant) {
     sim_result r;
     sim_run(&(sim_options){.seed = seed, .plant = plant, .trace = true}, &r);
@@ -134,6 +139,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(notices_a_doubled_answer_that_counts_twice),
         cmocka_unit_test(notices_an_answer_of_an_earlier_layer),
         cmocka_unit_test(notices_credit_that_is_not_returned),
+        cmocka_unit_test(notices_slices_that_are_not_added_as_a_tree),
     };
     uint64_t seed = 0;
     int plant = PLANT_NONE;

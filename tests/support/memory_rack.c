@@ -7,6 +7,7 @@
 #include "engine/blas.h"
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/util.h"
 #include "expert_node/worker.h"
 
 #define LINK_MESSAGES 256
@@ -25,7 +26,8 @@ struct memory_rack {
     memory_model *model;
     identity self;
     memory_node nodes[MEMORY_RACK_NODES];
-    uint32_t n_nodes;
+    uint32_t n_nodes, slices;
+    uint64_t epoch;
     pool *threads;
     local_experts *local;
     kv_cache *kv;
@@ -39,6 +41,19 @@ static void must(int rc, const char *what, const char *why) {
     exit(1);
 }
 
+static expert_store *load_units(memory_model *m, uint32_t slices) {
+    char why[256] = "";
+    const expert_store_config c = {
+        .g = m->file, .model = &m->config, .slices = slices};
+    expert_store *s;
+    must(expert_store_new(&s, &c, why, sizeof(why)), "expert_store_new", why);
+    for (uint32_t l = 0; l < m->config.n_layers; l++) {
+        for (uint32_t u = 0; u < expert_store_units(s, l); u++)
+            must(expert_store_load(s, l, u, why, sizeof(why)), "load", why);
+    }
+    return s;
+}
+
 memory_model *memory_model_open(const char *path) {
     char why[256] = "";
     memory_model *m = calloc(1, sizeof(*m));
@@ -48,20 +63,21 @@ memory_model *memory_model_open(const char *path) {
     must(model_read(&m->config, m->file, why, sizeof(why)), path, why);
     must(weights_load(&m->weights, m->file, &m->config, why, sizeof(why)), path,
          why);
-    const expert_store_config store = {.g = m->file, .model = &m->config};
-    must(expert_store_new(&m->store, &store, why, sizeof(why)), path, why);
-    for (uint32_t l = 0; l < m->config.n_layers; l++) {
-        if (!model_is_moe(&m->config, l)) continue;
-        for (uint32_t e = 0; e < m->config.n_experts; e++) {
-            must(expert_store_load(m->store, l, e, why, sizeof(why)), path,
-                 why);
-        }
-    }
+    m->store = load_units(m, 1);
     return m;
+}
+
+expert_store *memory_model_store(memory_model *m, uint32_t slices) {
+    if (slices <= 1) return m->store;
+    expert_store **at = &m->sliced[__builtin_ctz(slices)];
+    if (*at == NULL) *at = load_units(m, slices);
+    return *at;
 }
 
 void memory_model_close(memory_model *m) {
     expert_store_free(m->store);
+    for (size_t i = 0; i < ARRAY_LEN(m->sliced); i++)
+        expert_store_free(m->sliced[i]);
     weights_free(m->weights);
     gguf_close(m->file);
     free(m);
@@ -76,10 +92,11 @@ static void *node_main(void *arg) {
 static void open_node(memory_rack *r, uint32_t i, uint32_t threads, bool exact,
                       bool silent) {
     memory_node *n = &r->nodes[i];
+    uint32_t slices = r->slices;
     n->rack = r;
     n->boot_id = 1000 + i;
     worker_config c = {
-        .store = r->model->store,
+        .store = memory_model_store(r->model, slices),
         .width = r->model->config.n_embd,
         .expert_dim = r->model->config.expert_dim,
         .cluster = "memory",
@@ -117,9 +134,17 @@ void memory_rack_post(memory_rack *r, const holdings *const *held) {
     }
     placement *where;
     rack *snapshot;
-    must(placement_new(&where, 1, r->model->config.n_layers,
-                       r->model->config.n_experts, held, r->n_nodes),
-         "placement_new", "");
+    const model_config *m = &r->model->config;
+    uint32_t cut[MODEL_MAX_LAYERS];
+    for (uint32_t l = 0; l < m->n_layers; l++)
+        cut[l] =
+            expert_store_slices(memory_model_store(r->model, r->slices), l);
+    const placement_shape shape = {.epoch = ++r->epoch,
+                                   .n_layers = m->n_layers,
+                                   .n_experts = m->n_experts,
+                                   .slices = r->slices,
+                                   .layer_slices = cut};
+    must(placement_new(&where, &shape, held, r->n_nodes), "placement_new", "");
     must(rack_new(&snapshot, where, seen, r->n_nodes), "rack_new", "");
     exchange_post(r->experts, snapshot);
 }
@@ -131,6 +156,7 @@ memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {
     log_setup("test", LOG_ERROR);
     r->model = m;
     r->n_nodes = c->n_nodes;
+    r->slices = c->n_nodes > 0 ? c->held[0].slices : 1;
     snprintf(r->self.cluster, sizeof(r->self.cluster), "memory");
     r->self.boot_id = 77;
     for (uint32_t i = 0; i < c->n_nodes; i++) {

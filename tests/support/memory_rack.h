@@ -13,15 +13,19 @@ typedef struct {
     model_config config;
     weights *weights;
     expert_store *store; /* all experts, shared by all nodes */
+    /* the same in 2, 4 and 8 slices, made when first asked for */
+    expert_store *sliced[4];
 } memory_model;
 
 /* Anything that goes wrong ends the test program. */
 memory_model *memory_model_open(const char *path);
 void memory_model_close(memory_model *m);
+/* All units of experts in 1, 2, 4 or 8 slices. */
+expert_store *memory_model_store(memory_model *m, uint32_t slices);
 
 typedef struct {
     uint32_t n_nodes;
-    const holdings *held; /* [n_nodes] */
+    const holdings *held; /* [n_nodes], all of the same slices */
     uint32_t threads;
     bool exact, local;
     kv_type kv;

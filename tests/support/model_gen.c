@@ -2,8 +2,9 @@
  *
  * Speed matters: test models of hundreds of megabytes are made on the fly.  So
  * values come eight bytes at a time from xoshiro256++ and are written in the
- * stored form at once: Q8_0 as uniform bytes under one scale, floats as a sum
- * of four uniform values, which is close enough to a normal distribution. */
+ * stored form at once: integer formats as uniform bytes under one scale, floats
+ * as a sum of four uniform values, which is close enough to a normal
+ * distribution. */
 #include "tests/support/model_gen.h"
 
 #include <errno.h>
@@ -19,6 +20,12 @@
 
 #define Q8_BLOCK_BYTES 34
 #define UNIFORM_BYTE_DEVIATION 73.6f /* of integers in [-127, 127] */
+/* Root mean squares of uniform integers, for formats of 4, 5 and 6 bits: */
+#define RMS_4_BITS 4.610f      /* in [0, 15], less 7.5 */
+#define RMS_5_BITS 9.233f      /* in [0, 31], less 15.5 */
+#define RMS_6_BITS 18.48f      /* in [-32, 31] */
+#define RMS_SUB_SCALE_6 36.52f /* in [0, 63] */
+#define RMS_SUB_SCALE_8 73.90f /* in [-128, 127] */
 #define MAX_LAYERS 10000
 #define MAX_VOCAB 10000000
 
@@ -100,14 +107,78 @@ static void fill_q8_0(void *context, size_t bytes, void *out) {
     }
 }
 
+/* n random bytes, a multiple of 8. */
+static void put_bytes(source *r, size_t n, uint8_t *out) {
+    for (size_t i = 0; i < n; i += 8) {
+        uint64_t u = next_u64(r);
+        memcpy(out + i, &u, sizeof(u));
+    }
+}
+
+static void put_half(float x, uint8_t *out) {
+    uint16_t half = f32_to_f16(x);
+    memcpy(out, &half, sizeof(half));
+}
+
+/* Values are -8 to 7: scales of either sign make their mean 0. */
+static void fill_q4_0(void *context, size_t bytes, void *out) {
+    source *r = context;
+    float scale = r->deviation / RMS_4_BITS;
+    uint8_t *at = out;
+    for (size_t i = 0; i < bytes / 18; i++, at += 18) {
+        put_half(next_u64(r) >> 63 ? scale : -scale, at);
+        put_bytes(r, 16, at + 2);
+    }
+}
+
+/* The head of Q4_K and Q5_K: 8 scales of 6 bits and minima, which are equal to
+ * them and multiplied by `middle`, the values' mean. */
+static void put_k_head(source *r, float rms, float middle, uint8_t *block) {
+    float scale = r->deviation / (RMS_SUB_SCALE_6 * rms);
+    put_half(scale, block);
+    put_half(scale * middle, block + 2);
+    uint64_t u = next_u64(r);
+    memcpy(block + 4, &u, 4); /* the first four scales, upper bits of others */
+    memcpy(block + 8, &u, 4); /* the same of the minima */
+    for (int i = 0; i < 4; i++) {
+        block[12 + i] = (uint8_t)((u >> (32 + 4 * i) & 15) * 17);
+    }
+}
+
+static void fill_q4_k(void *context, size_t bytes, void *out) {
+    uint8_t *at = out;
+    for (size_t i = 0; i < bytes / 144; i++, at += 144) {
+        put_k_head(context, RMS_4_BITS, 7.5f, at);
+        put_bytes(context, 128, at + 16);
+    }
+}
+
+static void fill_q5_k(void *context, size_t bytes, void *out) {
+    uint8_t *at = out;
+    for (size_t i = 0; i < bytes / 176; i++, at += 176) {
+        put_k_head(context, RMS_5_BITS, 15.5f, at);
+        put_bytes(context, 160, at + 16);
+    }
+}
+
+static void fill_q6_k(void *context, size_t bytes, void *out) {
+    source *r = context;
+    float scale = r->deviation / (RMS_SUB_SCALE_8 * RMS_6_BITS);
+    uint8_t *at = out;
+    for (size_t i = 0; i < bytes / 210; i++, at += 210) {
+        put_bytes(r, 208, at); /* values and sub-scales */
+        put_half(scale, at + 208);
+    }
+}
+
 static const struct {
     uint32_t type;
     gguf_fill fill;
 } fills[] = {
-    {WEIGHT_F32, fill_f32},
-    {WEIGHT_F16, fill_f16},
-    {WEIGHT_BF16, fill_bf16},
-    {WEIGHT_Q8_0, fill_q8_0},
+    {WEIGHT_F32, fill_f32},   {WEIGHT_F16, fill_f16},
+    {WEIGHT_BF16, fill_bf16}, {WEIGHT_Q8_0, fill_q8_0},
+    {WEIGHT_Q4_0, fill_q4_0}, {WEIGHT_Q4_K, fill_q4_k},
+    {WEIGHT_Q5_K, fill_q5_k}, {WEIGHT_Q6_K, fill_q6_k},
 };
 
 static gguf_fill find_fill(uint32_t type) {
@@ -334,7 +405,7 @@ static const char *fault(const model_shape *s) {
         return "the architecture is neither llama nor qwen3moe";
     }
     if (find_fill(s->type) == NULL) {
-        return "the weight type is none of f32, f16, bf16, q8_0";
+        return "the weight type is none that we compute with";
     }
     if (s->n_layers == 0 || s->n_layers > MAX_LAYERS || s->width == 0 ||
         s->expert_width == 0 || s->n_context == 0) {
@@ -355,10 +426,11 @@ static const char *fault(const model_shape *s) {
     if (s->n_vocab < MODEL_GEN_MIN_VOCAB || s->n_vocab > MAX_VOCAB) {
         return "the vocabulary must have 259 to 10000000 tokens";
     }
-    if (s->type == WEIGHT_Q8_0 &&
-        (s->width % 32 != 0 || s->expert_width % 32 != 0 ||
-         (s->n_heads * s->head_dim) % 32 != 0)) {
-        return "q8_0 needs widths that are multiples of 32";
+    size_t len, bytes;
+    weight_type_size(s->type, &len, &bytes);
+    if (s->width % len != 0 || s->expert_width % len != 0 ||
+        s->n_heads * s->head_dim % len != 0) {
+        return "widths must be multiples of the weight type's block";
     }
     return NULL;
 }

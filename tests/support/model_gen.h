@@ -25,7 +25,7 @@ typedef struct {
     uint32_t n_used;       /* experts per token */
     uint32_t n_vocab;      /* at least MODEL_GEN_MIN_VOCAB */
     uint32_t n_context;
-    uint32_t type; /* WEIGHT_F32, _F16, _BF16 or _Q8_0; norms, router: F32 */
+    uint32_t type; /* any that weight.h lists; norms and router: F32 */
     uint64_t seed;
 } model_shape;
 

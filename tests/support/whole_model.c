@@ -116,8 +116,10 @@ static int open_experts(whole *w) {
 static int post_rack(whole *w) {
     placement *where = NULL;
     rack *r = NULL;
-    int rc = placement_new(&where, 1, w->config.n_layers, w->config.n_experts,
-                           NULL, 0);
+    const placement_shape shape = {.epoch = 1,
+                                   .n_layers = w->config.n_layers,
+                                   .n_experts = w->config.n_experts};
+    int rc = placement_new(&where, &shape, NULL, 0);
     if (rc == 0) rc = rack_new(&r, where, NULL, 0);
     if (rc == 0) exchange_post(w->experts, r);
     return say(w, rc, "rack");

@@ -15,8 +15,9 @@
 
 /* The computable format of that name. */
 static int find_type(const char *name, uint32_t *type) {
-    static const uint32_t types[] = {WEIGHT_F32, WEIGHT_F16, WEIGHT_BF16,
-                                     WEIGHT_Q8_0};
+    static const uint32_t types[] = {WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16,
+                                     WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
+                                     WEIGHT_Q5_K, WEIGHT_Q6_K};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (strcasecmp(name, weight_type_name(types[i])) != 0) continue;
         *type = types[i];
@@ -45,7 +46,8 @@ int main(int argc, char **argv) {
          "Tokens, at least 259: specials and bytes come first."},
         {"context", 0, OPTION_U32, &s.n_context, "N", "Context length."},
         {"type", 0, OPTION_STRING, &type, "TYPE",
-         "Weights: f32, f16, bf16 or q8_0; norms and router are f32."},
+         "Weights: f32, f16, bf16, q8_0, q4_0, q4_k, q5_k or q6_k; norms and "
+         "router are f32."},
         {"seed", 0, OPTION_U64, &s.seed, "N", "Seed of all values."},
     };
     const option_set set = {

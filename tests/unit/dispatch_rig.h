@@ -56,8 +56,9 @@ static inline rig rig_open(const dispatch_config *c, const char *const *held) {
         assert_int_equal(holdings_add_spec(&sets[n], held[n], NULL, 0), 0);
         nodes[n] = &sets[n];
     }
-    assert_int_equal(
-        placement_new(&r.where, 1, RIG_LAYERS, RIG_EXPERTS, nodes, n), 0);
+    const placement_shape shape = {
+        .epoch = 1, .n_layers = RIG_LAYERS, .n_experts = RIG_EXPERTS};
+    assert_int_equal(placement_new(&r.where, &shape, nodes, n), 0);
     assert_int_equal(dispatch_new(&r.d, c), 0);
     for (uint32_t i = 0; i < n; i++) {
         dispatch_node_up(r.d, i);

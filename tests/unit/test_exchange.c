@@ -73,7 +73,7 @@ typedef struct {
     holdings all;
     act_form form;
     uint8_t *rows[ROWS];
-    const float *outputs[PAIRS];
+    exchange_outputs outputs;
     bool lost[ROWS];
 } rig;
 
@@ -265,10 +265,11 @@ static void post(rig *r, uint32_t up, uint64_t boot_offset) {
         seen[i].boot_id = r->nodes[i].boot_id + boot_offset;
         snprintf(seen[i].endpoint, sizeof(seen[i].endpoint), "%u", i);
     }
+    const placement_shape shape = {
+        .epoch = 1, .n_layers = m->n_layers, .n_experts = m->n_experts};
     placement *where;
     rack *snapshot;
-    assert_int_equal(
-        placement_new(&where, 1, m->n_layers, m->n_experts, held, NODES), 0);
+    assert_int_equal(placement_new(&where, &shape, held, NODES), 0);
     assert_int_equal(rack_new(&snapshot, where, seen, NODES), 0);
     exchange_post(r->x, snapshot);
 }
@@ -370,7 +371,7 @@ static int run(rig *r, uint32_t layer) {
         .experts = experts,
         .deadline_us = now_us() + 10000000,
     };
-    return exchange_run(r->x, &l, r->outputs, r->lost);
+    return exchange_run(r->x, &l, &r->outputs, r->lost);
 }
 
 static void assert_all_right(const rig *r) {
@@ -378,8 +379,8 @@ static void assert_all_right(const rig *r) {
     for (uint32_t i = 0; i < PAIRS; i++) {
         float value = (float)(experts[i] * 100 + 10 + i / K);
         assert_false(r->lost[i / K]);
-        assert_true(r->outputs[i][0] == value);
-        assert_true(r->outputs[i][width - 1] == value);
+        assert_true(r->outputs.rows[i][0] == value);
+        assert_true(r->outputs.rows[i][width - 1] == value);
     }
 }
 
@@ -541,10 +542,11 @@ static void a_node_that_cannot_be_reached_is_not_up(void **state) {
     const model_config *m = &r->model->config;
     const holdings *held[NODES] = {&r->all, NULL};
     rack_node seen[NODES] = {{.up = true, .endpoint = "nowhere"}};
+    const placement_shape shape = {
+        .epoch = 1, .n_layers = m->n_layers, .n_experts = m->n_experts};
     placement *where;
     rack *snapshot;
-    assert_int_equal(
-        placement_new(&where, 1, m->n_layers, m->n_experts, held, NODES), 0);
+    assert_int_equal(placement_new(&where, &shape, held, NODES), 0);
     assert_int_equal(rack_new(&snapshot, where, seen, NODES), 0);
     exchange_post(r->x, snapshot);
     assert_int_equal(run(r, 0), ROWS);

@@ -167,6 +167,8 @@ static const struct {
     {{WEIGHT_BF16, WEIGHT_F32, WEIGHT_Q8_0}, 50, 320, 2},
     {{WEIGHT_Q8_0, WEIGHT_Q8_0, WEIGHT_F16}, 64, 256, 8},
     {{WEIGHT_F32, WEIGHT_Q8_0, WEIGHT_Q8_0}, 96, 256, 8},
+    {{WEIGHT_Q4_K, WEIGHT_Q5_K, WEIGHT_Q6_K}, 256, 768, 1},
+    {{WEIGHT_Q6_K, WEIGHT_Q6_K, WEIGHT_Q5_K}, 512, 1024, 4},
 };
 
 /* The form in which rows reach a network. */

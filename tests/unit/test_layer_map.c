@@ -104,7 +104,8 @@ static int unpack_body(const uint8_t *body, size_t n, uint32_t nodes,
     assert_true(n + 8 <= sizeof(all));
     memcpy(all, body, n);
     uint64_t sum = XXH3_64bits(all, n);
-    for (int i = 0; i < 8; i++) all[n + (size_t)i] = (uint8_t)(sum >> 8 * i);
+    for (int i = 0; i < 8; i++)
+        all[n + (size_t)i] = (uint8_t)(sum >> 8 * i);
     int rc = layer_map_unpack(&m, all, n + 8, nodes, why, 160);
     layer_map_fini(&m);
     return rc;

@@ -164,13 +164,16 @@ static double deviation(const gguf *g, const char *name) {
 
 static void scales_weights_alike_in_every_format(void **state) {
     (void)state;
-    static const uint32_t types[] = {WEIGHT_F32, WEIGHT_F16, WEIGHT_BF16,
-                                     WEIGHT_Q8_0};
+    static const uint32_t types[] = {WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16,
+                                     WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
+                                     WEIGHT_Q5_K, WEIGHT_Q6_K};
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         model_shape s = model_shape_small();
         s.type = types[i];
+        s.width = s.expert_width = 256;
+        s.head_dim = 64;
         gguf *g = make(&s);
-        double wanted = 1 / sqrt(64.0), embedding = 4 * sqrt(2.0);
+        double wanted = 1 / sqrt(256.0), embedding = 4 * sqrt(2.0);
         assert_true(
             fabs(deviation(g, "blk.0.ffn_up_exps.weight") / wanted - 1) < 0.03);
         assert_true(fabs(deviation(g, "token_embd.weight") / embedding - 1) <
@@ -181,15 +184,16 @@ static void scales_weights_alike_in_every_format(void **state) {
 
 static void refuses_shapes_that_are_none(void **state) {
     (void)state;
-    model_shape bad[6];
+    model_shape bad[7];
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         bad[i] = model_shape_small();
     bad[0].arch = "grok";
     bad[1].n_kv_heads = 3;
     bad[2].n_used = 5;
     bad[3].n_vocab = 258;
-    bad[4].type = 12;
+    bad[4].type = 10;
     bad[5].width = 40;
+    bad[6].type = WEIGHT_Q4_K;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         const char *path = fixture_path("none.gguf");
         why[0] = '\0';

@@ -18,13 +18,21 @@ static holdings share(uint32_t index, uint32_t n_nodes, uint32_t replicas) {
     return h;
 }
 
+/* Of whole experts. */
+static int make(placement **p, uint64_t epoch, const holdings *const *nodes,
+                uint32_t n_nodes) {
+    const placement_shape shape = {
+        .epoch = epoch, .n_layers = LAYERS, .n_experts = EXPERTS};
+    return placement_new(p, &shape, nodes, n_nodes);
+}
+
 static void lists_the_holders_of_an_expert_ascending(void **state) {
     holdings a = share(0, 3, 2), b = share(1, 3, 2), c = share(2, 3, 2);
     const holdings *nodes[] = {&a, &b, &c};
     placement *p;
     (void)state;
 
-    assert_int_equal(placement_new(&p, 7, LAYERS, EXPERTS, nodes, 3), 0);
+    assert_int_equal(make(&p, 7, nodes, 3), 0);
     assert_int_equal(placement_epoch(p), 7);
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
         for (uint32_t expert = 0; expert < EXPERTS; expert++) {
@@ -48,7 +56,7 @@ static void skips_nodes_that_hold_nothing_now(void **state) {
     placement *p;
     (void)state;
 
-    assert_int_equal(placement_new(&p, 1, LAYERS, EXPERTS, nodes, 3), 0);
+    assert_int_equal(make(&p, 1, nodes, 3), 0);
     uint32_t n;
     assert_int_equal(placement_nodes(p, 2, 4, &n)[0], 1);
     assert_int_equal(n, 1);
@@ -68,7 +76,7 @@ static void counts_what_nobody_and_what_one_node_holds(void **state) {
     holdings_add(&b, 1, 1);
     holdings_add(&b, 2, 4);
     const holdings *nodes[] = {&a, &b};
-    assert_int_equal(placement_new(&p, 1, LAYERS, EXPERTS, nodes, 2), 0);
+    assert_int_equal(make(&p, 1, nodes, 2), 0);
 
     uint32_t unheld, single;
     placement_coverage(p, 1, &unheld, &single);
@@ -86,7 +94,7 @@ static void holds_nothing_without_nodes(void **state) {
     uint32_t n, unheld, single;
     (void)state;
 
-    assert_int_equal(placement_new(&p, 1, LAYERS, EXPERTS, NULL, 0), 0);
+    assert_int_equal(make(&p, 1, NULL, 0), 0);
     placement_nodes(p, 0, 0, &n);
     assert_int_equal(n, 0);
     placement_coverage(p, 0, &unheld, &single);
@@ -101,8 +109,7 @@ static void refuses_a_node_of_another_shape(void **state) {
 
     assert_int_equal(holdings_init(&a, LAYERS, EXPERTS + 1), 0);
     const holdings *nodes[] = {&a};
-    assert_int_equal(placement_new(&p, 1, LAYERS, EXPERTS, nodes, 1),
-                     ERR_RANGE);
+    assert_int_equal(make(&p, 1, nodes, 1), ERR_RANGE);
     assert_null(p);
     holdings_fini(&a);
 }
@@ -112,11 +119,10 @@ static void refuses_more_nodes_than_the_limit(void **state) {
     placement *p;
     (void)state;
 
-    assert_int_equal(
-        placement_new(&p, 1, LAYERS, EXPERTS, nodes, PLACEMENT_MAX_NODES + 1),
-        ERR_RANGE);
-    assert_int_equal(placement_new(&p, 1, HOLDINGS_MAX_LAYERS + 1, 1, nodes, 0),
-                     ERR_RANGE);
+    assert_int_equal(make(&p, 1, nodes, PLACEMENT_MAX_NODES + 1), ERR_RANGE);
+    const placement_shape deep = {.n_layers = HOLDINGS_MAX_LAYERS + 1,
+                                  .n_experts = 1};
+    assert_int_equal(placement_new(&p, &deep, nodes, 0), ERR_RANGE);
     assert_null(p);
 }
 
@@ -131,7 +137,7 @@ static void lives_until_the_last_reference_is_dropped(void **state) {
     placement *p;
     (void)state;
 
-    assert_int_equal(placement_new(&p, 9, LAYERS, EXPERTS, nodes, 1), 0);
+    assert_int_equal(make(&p, 9, nodes, 1), 0);
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) {
         assert_int_equal(

@@ -26,7 +26,8 @@ static node_record sample_node(void) {
                      .protocol = 1,
                      .has_model = true,
                      .profile = sample_profile};
-    for (int i = 0; i < RECORD_MODEL; i++) r.model[i] = (uint8_t)(i * 9);
+    for (int i = 0; i < RECORD_MODEL; i++)
+        r.model[i] = (uint8_t)(i * 9);
     return r;
 }
 
@@ -206,7 +207,10 @@ static void refuses_a_node_and_names_the_member(void **state) {
         {"1099511627776", "\"1\"", "memory"},
         {"\"threads\":64", "\"threads\":65537", "threads"},
         {"rack 2", "rack\\n2", "zone"},
-        {"rack 2", "r\xc3\xa4ck", "zone"},
+        {"rack 2",
+         "r\xc3\xa4"
+         "ck",
+         "zone"},
         {"\"zone\":\"rack 2\"", "\"zone\":7", "zone"},
         {"\"cpu\":\"avx512\"",
          "\"cpu\":\"0123456789012345678901234567890123456789\"", "cpu"},
@@ -222,8 +226,7 @@ static void refuses_a_node_and_names_the_member(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         node_record r = sample_node(), back;
-        char *text =
-            edited(node_record_pack(&r), cases[i].from, cases[i].to);
+        char *text = edited(node_record_pack(&r), cases[i].from, cases[i].to);
         char why[160] = "";
         int rc =
             node_record_unpack(&back, text, strlen(text), why, sizeof(why));
@@ -261,8 +264,7 @@ static void refuses_an_epoch_and_names_the_member(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         epoch_record r = sample_epoch(), back;
-        char *text =
-            edited(epoch_record_pack(&r), cases[i].from, cases[i].to);
+        char *text = edited(epoch_record_pack(&r), cases[i].from, cases[i].to);
         char why[160] = "";
         int rc =
             epoch_record_unpack(&back, text, strlen(text), why, sizeof(why));
@@ -275,7 +277,7 @@ static void refuses_an_epoch_and_names_the_member(void **state) {
 }
 
 static void refuses_more_nodes_than_the_limit(void **state) {
-    char (*nodes)[RECORD_NAME] = calloc(RECORD_NODES_MAX + 1, sizeof(*nodes));
+    char(*nodes)[RECORD_NAME] = calloc(RECORD_NODES_MAX + 1, sizeof(*nodes));
     epoch_record r = sample_epoch(), back;
     (void)state;
     assert_non_null(nodes);
@@ -299,10 +301,18 @@ static void refuses_more_nodes_than_the_limit(void **state) {
 
 static void refuses_bytes_that_are_no_document(void **state) {
     static const char *const texts[] = {
-        "",      "null", "[]",           "{",
-        "\xff",  "{}x",  "{\"boot\":}",  "\"text\"",
-        "{\"by\":\"a\",\"by\":\"b\"}",   "{\"by\":\"a\\u0000b\"}",
-        "{\"by\":\"\xc3\"}",             "{\"by\":\"\\ud800\"}",
+        "",
+        "null",
+        "[]",
+        "{",
+        "\xff",
+        "{}x",
+        "{\"boot\":}",
+        "\"text\"",
+        "{\"by\":\"a\",\"by\":\"b\"}",
+        "{\"by\":\"a\\u0000b\"}",
+        "{\"by\":\"\xc3\"}",
+        "{\"by\":\"\\ud800\"}",
     };
     drain_record r;
     (void)state;
@@ -374,9 +384,9 @@ static void makes_keys_and_reads_them_back(void **state) {
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         record_key("c 1", cases[i].kind, cases[i].name, cases[i].layer, key);
         assert_string_equal(key, cases[i].key);
-        assert_int_equal(record_parse_key(key + prefix, strlen(key) - prefix,
-                                          name, &layer),
-                         cases[i].kind);
+        assert_int_equal(
+            record_parse_key(key + prefix, strlen(key) - prefix, name, &layer),
+            cases[i].kind);
         assert_string_equal(name, cases[i].name);
         assert_int_equal(layer, cases[i].layer);
     }

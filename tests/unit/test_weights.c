@@ -290,17 +290,17 @@ static gguf_edit *in_format(const char *base, const char *name, uint32_t type) {
     return e;
 }
 
-static void in_q4_0(const char *base, const needed *t) {
-    assert_refused(in_format(base, t->name, 2), ERR_UNSUPPORTED, t->name,
+static void in_q4_1(const char *base, const needed *t) {
+    assert_refused(in_format(base, t->name, 3), ERR_UNSUPPORTED, t->name,
                    "is not supported");
 }
 
 static void names_a_format_it_does_not_compute_with(void **state) {
     (void)state;
-    for_each_needed(in_q4_0);
+    for_each_needed(in_q4_1);
     const char *base = model_base_dense();
-    assert_refused(in_format(base, "blk.0.attn_q.weight", 2), ERR_UNSUPPORTED,
-                   "blk.0.attn_q.weight", "q4_0");
+    assert_refused(in_format(base, "blk.0.attn_q.weight", 3), ERR_UNSUPPORTED,
+                   "blk.0.attn_q.weight", "q4_1");
     assert_refused(in_format(base, "blk.0.attn_norm.weight", 28),
                    ERR_UNSUPPORTED, "blk.0.attn_norm.weight", "f64");
     assert_refused(in_format(base, "token_embd.weight", 20), ERR_UNSUPPORTED,

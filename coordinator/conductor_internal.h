@@ -1,0 +1,43 @@
+/* conductor_internal.h - what conductor.c, which acts, and conductor_status.c,
+ * which reports, share. */
+#ifndef COORDINATOR_CONDUCTOR_INTERNAL_H
+#define COORDINATOR_CONDUCTOR_INTERNAL_H
+
+#include "coordinator/conductor.h"
+#include "coordinator/leader.h"
+#include "coordinator/model_cut.h"
+#include "discovery/registry.h"
+
+/* What the planner knows of the model, for one way of cutting experts. */
+typedef struct {
+    planner_model plan; /* borrows from `cut` */
+    model_cut cut;
+} rack_model;
+
+struct conductor {
+    conductor_config config;
+    registry *registry;
+    leader *leader;
+    rack_model *model; /* NULL until it is needed */
+    uv_timer_t timer;
+    bool closing;
+    bool listed;
+    bool drained;
+    char conflict[400]; /* why the rack's placement is not for us; "" */
+    char told[400];     /* the refusal that the owner knows of */
+    int told_code;
+    uint64_t epoch;   /* the last that was logged */
+    int64_t term;     /* likewise */
+    char why_not[200]; /* the leader machine's reason, likewise */
+};
+
+/* The placement that is ours to use.  NULL: there is none, or it was made for
+ * another model; then c->conflict says so. */
+const rack_placement *conductor_placement(conductor *c, const rack_view *view);
+
+/* Show the leader machine how things stand.  -ENOMEM, or what keeps the experts
+ * from being measured; it is logged. */
+int conductor_show(conductor *c, const rack_view *view,
+                   const rack_placement *p);
+
+#endif

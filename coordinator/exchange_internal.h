@@ -1,0 +1,75 @@
+/* exchange_internal.h - what the parts of exchange share; nobody else includes
+ * it.
+ *
+ *   exchange.c          life, racks and links, a layer
+ *   exchange_message.c  batches that go out, answers that come in */
+#ifndef COORDINATOR_EXCHANGE_INTERNAL_H
+#define COORDINATOR_EXCHANGE_INTERNAL_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include "coordinator/exchange.h"
+
+typedef struct {
+    struct link *data; /* NULL: not connected */
+    uint64_t boot_id;
+    bool up;
+    char endpoint[ENDPOINT_MAX];
+    atomic_bool works; /* set by the loop, taken by the step thread */
+} exchange_peer;
+
+/* Sized for the slices in force. */
+typedef struct {
+    uint32_t pairs;        /* room */
+    uint32_t *units;       /* [pairs] of the layer, in the router's order */
+    const float **outputs; /* [pairs] of the layer, the same */
+    bool *take;            /* [pairs] */
+    uint32_t *experts;     /* [pairs] */
+    uint32_t *counts;      /* [pairs] */
+    uint32_t *rows;        /* [pairs] */
+    const void **local_x;  /* [pairs] */
+    float **local_y;       /* [pairs] */
+    float *local_rows;     /* [pairs][padded n_embd], made when first used */
+} exchange_buffers;
+
+struct exchange {
+    exchange_config config;
+    dispatch *machine;
+    message_arena *arena;
+    exchange_peer *peers;       /* [max_nodes] */
+    rack *now;                  /* what `peers` reflects */
+    uint32_t *up, n_up;         /* [max_nodes] the peers that are up */
+    uint32_t n_seen;            /* peers above were never used */
+    uint32_t slices;            /* that the buffers are sized for */
+    atomic_uint_fast64_t epoch; /* from which requests are made */
+    exchange_look look;
+    void *look_ctx;
+
+    /* posted by the loop */
+    pthread_mutex_t lock; /* guards `posted` and `stats_*` */
+    rack *posted;
+    dispatch_stats totals;
+    dispatch_node_stats *node_stats; /* [max_nodes] */
+    int wake_fd;
+
+    /* of the layer that is being computed */
+    const exchange_layer *layer;
+    uint32_t layer_slices, k; /* units of a row, all slices counted */
+    frames **replies;         /* kept until the next layer; boxes are reused */
+    size_t n_replies, n_boxes, replies_capacity;
+
+    /* scratch */
+    exchange_buffers of;
+    uint32_t *row_slot;   /* [max_rows]: place of a row in a request + 1 */
+    struct pollfd *polls; /* [max_nodes + 1] */
+    uint32_t lost_layer, lost_expert;
+};
+
+/* Send what a SEND says, or tell the machine that it could not be sent. */
+void exchange_send(exchange *x, const dispatch_action *a);
+/* What has arrived from one node, within reason: one that floods us must not
+ * keep us from the others.  Returns whether anything had. */
+bool exchange_receive(exchange *x, uint32_t node);
+
+#endif
