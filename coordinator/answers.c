@@ -11,20 +11,48 @@
 
 /* ---- counters around a request ---- */
 
-static uint32_t n_counters(const server *s) {
-    return (s->nodes != NULL ? nodes_count(s->nodes) : 0) + 1;
+static uint32_t n_places(const server *s) {
+    return s->nodes != NULL ? nodes_count(s->nodes) : 0;
 }
 
-static void read_pairs(const server *s, uint64_t *pairs) {
-    uint32_t n = n_counters(s) - 1;
+static int count_at_start(const server *s, request *r) {
+    uint32_t n = n_places(s);
+    r->at_start = calloc(n + 1, sizeof(*r->at_start));
+    if (r->at_start == NULL) return -ENOMEM;
+    r->n_at_start = n;
     for (uint32_t i = 0; i < n; i++) {
-        dispatch_node_stats stats;
-        exchange_node(s->config.experts, i, &stats);
-        pairs[i] = stats.pairs;
+        pairs_count *c = &r->at_start[i];
+        c->pairs = nodes_pairs(s->nodes, i, &c->serial);
     }
     dispatch_stats totals;
     exchange_totals(s->config.experts, &totals);
-    pairs[n] = totals.local_pairs;
+    r->local_at_start = totals.local_pairs;
+    r->takeovers_at_start = totals.takeover_pairs;
+    return 0;
+}
+
+/* What the node in place i has computed since the request began; all that it
+ * ever has if it came later. */
+static uint64_t pairs_since(const server *s, const request *r, uint32_t i) {
+    uint64_t serial, pairs = nodes_pairs(s->nodes, i, &serial);
+    if (i >= r->n_at_start || r->at_start[i].serial != serial) return pairs;
+    return pairs - r->at_start[i].pairs;
+}
+
+/* Of the nodes that are there, and our own; shares[MESSAGE_SHARES_MAX]. */
+static size_t list_shares(const server *s, const request *r,
+                          message_share *shares) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < n_places(s) && n + 1 < MESSAGE_SHARES_MAX; i++) {
+        const char *name = nodes_name(s->nodes, i);
+        if (name == NULL) continue;
+        shares[n++] = (message_share){name, pairs_since(s, r, i)};
+    }
+    dispatch_stats totals;
+    exchange_totals(s->config.experts, &totals);
+    shares[n++] =
+        (message_share){"local", totals.local_pairs - r->local_at_start};
+    return n;
 }
 
 /* Feed the resumed tokens through the text stream again; what it gives beyond
@@ -57,12 +85,8 @@ static int replay(const server *s, request *r, const message *asked) {
 }
 
 int answers_begin(server *s, request *r, const message *asked) {
-    r->pairs_at_start = calloc(n_counters(s), sizeof(*r->pairs_at_start));
-    if (r->pairs_at_start == NULL) return -ENOMEM;
-    read_pairs(s, r->pairs_at_start);
-    dispatch_stats totals;
-    exchange_totals(s->config.experts, &totals);
-    r->takeovers_at_start = totals.takeover_pairs;
+    int rc = count_at_start(s, r);
+    if (rc < 0) return rc;
     if (asked->kind != MESSAGE_GENERATE) return 0;
     return replay(s, r, asked);
 }
@@ -167,9 +191,8 @@ static void on_logits(server *s, request *r, const step_event *e,
 }
 
 static void fill_stats(const server *s, const request *r, message *m,
-                       message_share *shares, uint64_t *pairs) {
+                       message_share *shares) {
     const model_config *c = &s->config.weights->config;
-    uint32_t n_nodes = n_counters(s) - 1;
     uint32_t n_moe = c->n_experts > 0 ? c->n_layers - c->first_moe_layer : 0;
     m->finished.experts_per_token = n_moe * c->n_used;
     m->finished.experts_stored = n_moe * c->n_experts;
@@ -180,13 +203,8 @@ static void fill_stats(const server *s, const request *r, message *m,
     if (s->nodes != NULL) {
         m->finished.bytes_resident += nodes_resident_bytes(s->nodes);
     }
-    read_pairs(s, pairs);
-    for (uint32_t i = 0; i <= n_nodes; i++) {
-        shares[i].name = i < n_nodes ? nodes_name(s->nodes, i) : "local";
-        shares[i].pairs = pairs[i] - r->pairs_at_start[i];
-    }
     m->finished.shares = shares;
-    m->finished.n_shares = n_nodes + 1;
+    m->finished.n_shares = list_shares(s, r, shares);
     dispatch_stats totals;
     exchange_totals(s->config.experts, &totals);
     m->finished.takeovers = totals.takeover_pairs - r->takeovers_at_start;
@@ -212,13 +230,10 @@ static void on_finished(server *s, request *r, const step_event *e) {
     bytes += utf8_stream_flush(&r->text, text + bytes);
     m.finished.text = (message_text){text, bytes};
 
-    message_share *shares = calloc(n_counters(s), sizeof(*shares));
-    uint64_t *pairs = calloc(n_counters(s), sizeof(*pairs));
-    if (shares != NULL && pairs != NULL) fill_stats(s, r, &m, shares, pairs);
+    message_share shares[MESSAGE_SHARES_MAX];
+    fill_stats(s, r, &m, shares);
     send_plain(s, r, &m);
     free(text);
-    free(shares);
-    free(pairs);
 }
 
 static void on_failed(server *s, request *r, const step_event *e) {

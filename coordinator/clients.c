@@ -42,7 +42,7 @@ int clients_new(clients **out, const clients_config *c) {
 
 static void free_request(request *r) {
     free(r->head);
-    free(r->pairs_at_start);
+    free(r->at_start);
     free(r);
 }
 

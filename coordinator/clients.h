@@ -19,6 +19,12 @@
 
 typedef struct client client;
 
+/* What the node in some place had computed when a request began. */
+typedef struct {
+    uint64_t serial; /* of the node, see nodes_pairs() */
+    uint64_t pairs;
+} pairs_count;
+
 /* One request of a client, as the loop sees it. */
 typedef struct request {
     struct request *next;
@@ -32,7 +38,9 @@ typedef struct request {
     size_t head_bytes;
     uint32_t first_index; /* of the first token: after those resumed */
     uint64_t takeovers_at_start;
-    uint64_t *pairs_at_start; /* [n_nodes + 1], the last one local */
+    pairs_count *at_start; /* [n_at_start], by place; owned */
+    uint32_t n_at_start;
+    uint64_t local_at_start; /* pairs that we computed ourselves */
 } request;
 
 typedef struct {

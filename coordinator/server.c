@@ -49,7 +49,7 @@ void server_send(server *s, client *to, frames *f) {
     uv_check_start(&s->room, on_room);
 }
 
-static void send_message(server *s, client *to, const message *m) {
+void server_send_message(server *s, client *to, const message *m) {
     frames f;
     frames_init(&f);
     int rc = frames_add(&f, 0) == NULL ? -ENOMEM : message_seal(&f, m);
@@ -62,7 +62,7 @@ static void send_message(server *s, client *to, const message *m) {
     server_send(s, to, &f);
 }
 
-static void send_error(server *s, client *to, const message *asked, int code,
+void server_send_error(server *s, client *to, const message *asked, int code,
                        const char *text) {
     frames f;
     frames_init(&f);
@@ -73,8 +73,8 @@ static void send_error(server *s, client *to, const message *asked, int code,
     frames_fini(&f);
 }
 
-static message reply_to(const server *s, const message *asked,
-                        message_kind kind) {
+message server_reply(const server *s, const message *asked,
+                     message_kind kind) {
     message m = identity_message(s->config.self, kind);
     m.to_boot_id = asked->boot_id;
     m.request_id = asked->request_id;
@@ -82,7 +82,7 @@ static message reply_to(const server *s, const message *asked,
 }
 
 static void on_hello(server *s, client *from, const message *asked) {
-    message m = reply_to(s, asked, MESSAGE_WELCOME);
+    message m = server_reply(s, asked, MESSAGE_WELCOME);
     m.welcome.role = ROLE_COORDINATOR;
     m.welcome.name = s->config.self->name;
     m.welcome.has_profile = true;
@@ -92,28 +92,28 @@ static void on_hello(server *s, client *from, const message *asked) {
     m.welcome.model = s->config.weights->config.name;
     m.welcome.n_vocab = s->config.weights->config.n_vocab;
     m.welcome.n_context = s->config.max_context;
-    send_message(s, from, &m);
+    server_send_message(s, from, &m);
 }
 
 static void on_status(server *s, client *from, const message *asked) {
     char *text = status_text(s);
     if (text == NULL) {
-        send_error(s, from, asked, -ENOMEM, "out of memory");
+        server_send_error(s, from, asked, -ENOMEM, "out of memory");
         return;
     }
-    message m = reply_to(s, asked, MESSAGE_STATUS);
+    message m = server_reply(s, asked, MESSAGE_STATUS);
     m.status.json = (message_text){text, strlen(text)};
-    send_message(s, from, &m);
+    server_send_message(s, from, &m);
     free(text);
 }
 
 static void on_ping(server *s, client *from, const message *asked) {
-    message m = reply_to(s, asked, MESSAGE_PONG);
+    message m = server_reply(s, asked, MESSAGE_PONG);
     step_stats stats;
     step_read_stats(s->config.steps, &stats);
     m.pong.progress = stats.steps;
     m.pong.queued_jobs = stats.counts.queued;
-    send_message(s, from, &m);
+    server_send_message(s, from, &m);
 }
 
 static void on_cancel(server *s, client *from, const message *asked) {
@@ -121,9 +121,9 @@ static void on_cancel(server *s, client *from, const message *asked) {
     if (r == NULL) return; /* it ended while the message was under way */
     step_cancel(s->config.steps, r->id);
     clients_drop_request(s->clients, r);
-    message m = reply_to(s, asked, MESSAGE_FINISHED);
+    message m = server_reply(s, asked, MESSAGE_FINISHED);
     m.finished.reason = FINISH_CANCELLED;
-    send_message(s, from, &m);
+    server_send_message(s, from, &m);
 }
 
 /* ---- new requests ---- */
@@ -190,7 +190,7 @@ static uint32_t resolve_timeout(const server *s, uint32_t given) {
 
 static void send_accepted(server *s, client *to, const message *asked,
                           const step_request *q) {
-    message m = reply_to(s, asked, MESSAGE_ACCEPTED);
+    message m = server_reply(s, asked, MESSAGE_ACCEPTED);
     const sampler_params *p = &q->sampling;
     m.accepted.sampling = (message_sampling){
         .temperature = p->temperature,
@@ -203,7 +203,7 @@ static void send_accepted(server *s, client *to, const message *asked,
     m.accepted.max_tokens = q->max_new;
     m.accepted.timeout_ms = q->timeout_ms;
     m.accepted.prompt_tokens = (message_u32s){q->tokens, q->n_tokens};
-    send_message(s, to, &m);
+    server_send_message(s, to, &m);
 }
 
 /* A pong to nothing: clients pass over it. */
@@ -227,7 +227,7 @@ static void start(server *s, client *from, const message *m, step_request *q) {
     request *r = clients_add_request(s->clients, from, q->id, m);
     int rc = r == NULL ? ERR_MALFORMED : answers_begin(s, r, m);
     if (rc < 0) {
-        send_error(s, from, m, rc,
+        server_send_error(s, from, m, rc,
                    r == NULL ? "this request id is in use" : err_text(rc));
         if (r != NULL) clients_drop_request(s->clients, r);
         free(q->tokens);
@@ -244,7 +244,7 @@ static void start(server *s, client *from, const message *m, step_request *q) {
     if (rc < 0) {
         free(q->tokens);
         clients_drop_request(s->clients, r);
-        send_error(s, from, m, rc, err_text(rc));
+        server_send_error(s, from, m, rc, err_text(rc));
         return;
     }
     if (clients_held(from)) step_hold(s->config.steps, q->id, true);
@@ -271,7 +271,7 @@ static void on_generate(server *s, client *from, const message *m) {
     if (rc == 0)
         rc = prompt_tokens(s, m, &q.tokens, &q.n_tokens, why, sizeof(why));
     if (rc < 0) {
-        send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
+        server_send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
         return;
     }
     uint32_t room = s->config.max_context - q.n_tokens;
@@ -316,7 +316,7 @@ static void on_eval(server *s, client *from, const message *m) {
     };
     int rc = eval_tokens(s, m, &q, why, sizeof(why));
     if (rc < 0) {
-        send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
+        server_send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
         return;
     }
     start(s, from, m, &q);
@@ -358,28 +358,36 @@ static void on_message(void *ctx, frames *f) {
     int rc = message_open(f, s->arena, &m, why, sizeof(why));
     if (rc < 0) {
         log_warn("a client's message: %s (%s)", why, err_text(rc));
-        send_error(s, from, &m, rc, why);
+        server_send_error(s, from, &m, rc, why);
         return;
     }
     if (m.cluster[0] != '\0' &&
         strcmp(m.cluster, s->config.self->cluster) != 0) {
         snprintf(why, sizeof(why), "this is cluster '%s', not '%s'",
                  s->config.self->cluster, m.cluster);
-        send_error(s, from, &m, ERR_WRONG_CLUSTER, why);
+        server_send_error(s, from, &m, ERR_WRONG_CLUSTER, why);
         return;
     }
     if (m.to_boot_id != 0 && m.to_boot_id != s->config.self->boot_id) {
-        send_error(s, from, &m, ERR_WRONG_BOOT, err_text(ERR_WRONG_BOOT));
+        server_send_error(s, from, &m, ERR_WRONG_BOOT, err_text(ERR_WRONG_BOOT));
+        return;
+    }
+    if (m.kind == MESSAGE_DRAIN) {
+        server_on_drain(s, from, f, &m);
         return;
     }
     if (handlers[m.kind] == NULL) {
         snprintf(why, sizeof(why), "a coordinator takes no %s",
                  message_kind_name(m.kind));
-        send_error(s, from, &m, ERR_MALFORMED, why);
+        server_send_error(s, from, &m, ERR_MALFORMED, why);
         return;
     }
     if (s->refusing && needs_service(m.kind)) {
-        send_error(s, from, &m, ERR_CLOSED, "the coordinator is ending");
+        server_send_error(s, from, &m, ERR_CLOSED, "the coordinator is ending");
+        return;
+    }
+    if (s->declined != 0 && needs_service(m.kind)) {
+        server_send_error(s, from, &m, s->declined, s->declined_why);
         return;
     }
     handlers[m.kind](s, from, &m);
@@ -441,6 +449,14 @@ void server_set_nodes(server *s, const nodes *n) {
     s->nodes = n;
 }
 
+void server_set_weights(server *s, const weight_server *w) {
+    s->shared = w;
+}
+
+void server_set_conductor(server *s, conductor *c) {
+    s->conductor = c;
+}
+
 const char *server_endpoint(const server *s) {
     return link_endpoint(s->link);
 }
@@ -453,11 +469,16 @@ void server_refuse(server *s) {
     s->refusing = true;
 }
 
+void server_decline(server *s, int code, const char *text) {
+    s->declined = code;
+    snprintf(s->declined_why, sizeof(s->declined_why), "%s", text);
+}
+
 void server_give_up(server *s, request *r, int code, const char *why) {
     uint64_t id = r->id;
     step_cancel(s->config.steps, id);
     message asked = {.request_id = r->request_id, .boot_id = r->boot_id};
-    send_error(s, r->owner, &asked, code, why);
+    server_send_error(s, r->owner, &asked, code, why);
     r = clients_find(s->clients, id); /* gone, if its client was */
     if (r != NULL) clients_drop_request(s->clients, r);
 }

@@ -7,10 +7,12 @@
 #define COORDINATOR_SERVER_H
 
 #include <uv.h>
+#include "coordinator/conductor.h"
 #include "coordinator/identity.h"
 #include "coordinator/local_experts.h"
 #include "coordinator/nodes.h"
 #include "coordinator/step.h"
+#include "coordinator/weight_server.h"
 #include "coordinator/weights.h"
 #include "engine/profile.h"
 #include "engine/tokenizer.h"
@@ -38,8 +40,12 @@ int server_open(server **out, const server_config *c, char *why,
 void server_close(server *s); /* starts closing; then run the loop */
 void server_free(server *s);  /* NULL is fine */
 
-/* The nodes, for reports; set once they are open. */
+/* The nodes, and what serves the model to those without files, for reports; set
+ * once they are open. */
 void server_set_nodes(server *s, const nodes *n);
+void server_set_weights(server *s, const weight_server *w);
+/* What knows the rack's etcd; never set with a list of nodes. */
+void server_set_conductor(server *s, conductor *c);
 
 /* The step thread has events: call from the loop. */
 void server_take_events(server *s);
@@ -49,6 +55,8 @@ const char *server_endpoint(const server *s);
 bool server_idle(const server *s);
 /* Refuse new requests from now on: the process is ending. */
 void server_refuse(server *s);
+/* Refuse new requests with this (copied) until it is lifted by code 0. */
+void server_decline(server *s, int code, const char *text);
 /* Tell those whose requests are still alive that they will not be answered. */
 void server_cut_off(server *s);
 

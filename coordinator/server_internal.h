@@ -1,5 +1,5 @@
-/* server_internal.h - the server's state, for server.c, answers.c and status.c.
- */
+/* server_internal.h - the server's state, for server.c, answers.c, status.c and
+ * server_drain.c. */
 #ifndef COORDINATOR_SERVER_INTERNAL_H
 #define COORDINATOR_SERVER_INTERNAL_H
 
@@ -20,12 +20,26 @@ struct server {
     uint64_t last_id;
     uint64_t started_ms;
     uint64_t tokens_generated;
+    conductor *conductor; /* NULL: the nodes are a list */
+    const weight_server *shared;
     bool refusing, closing;
+    int declined; /* 0: requests are taken */
+    char declined_why[400];
 };
 
 /* Send to a client; takes *f.  The client and its requests may be gone after.
  */
 void server_send(server *s, client *to, frames *f);
+
+/* The answer to a message, to be filled in. */
+message server_reply(const server *s, const message *asked, message_kind kind);
+void server_send_message(server *s, client *to, const message *m);
+void server_send_error(server *s, client *to, const message *asked, int code,
+                       const char *text);
+
+/* An operator's wish (Drain), answered when it is recorded. */
+void server_on_drain(server *s, client *from, const frames *f,
+                     const message *asked);
 
 /* End a request with an error: cancelled, told to its client and forgotten.
  * The client may be gone after. */

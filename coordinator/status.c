@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include "coordinator/server_internal.h"
+#include "engine/err.h"
 #include "engine/util.h"
 
 static json_t *profile_json(const profile *p) {
@@ -28,6 +29,51 @@ static json_t *dispatch_json(const dispatch_stats *d) {
                      (json_int_t)d->late_rows, "hedges", (json_int_t)d->hedges,
                      "refusals", (json_int_t)d->refusals, "lost_pairs",
                      (json_int_t)d->lost_pairs);
+}
+
+/* Are we in use? */
+static const char *state_of(const server *s) {
+    if (s->refusing) return "ending";
+    if (s->declined == ERR_WRONG_MODEL) return "refusing";
+    if (s->conductor == NULL || !conductor_drained(s->conductor)) return "up";
+    return server_idle(s) ? "drained" : "draining";
+}
+
+/* What others know of us is less than what we know: our own entry says so. */
+static void correct_own(const server *s, json_t *root) {
+    size_t i;
+    json_t *c;
+    json_array_foreach(json_object_get(root, "coordinators"), i, c) {
+        if (!json_is_true(json_object_get(c, "us"))) continue;
+        json_object_set_new(c, "state", json_string(state_of(s)));
+    }
+}
+
+static json_t *weights_json(const weight_server *w) {
+    weight_server_stats t = weight_server_look(w);
+    return json_pack("{s:s, s:I, s:I, s:I, s:i}", "endpoint",
+                     weight_server_endpoint(w), "pieces", (json_int_t)t.pieces,
+                     "bytes", (json_int_t)t.bytes, "refusals",
+                     (json_int_t)t.refusals, "outstanding",
+                     (int)t.outstanding);
+}
+
+/* The nodes, and what is known of the rack by etcd. */
+static int add_rack(const server *s, json_t *root) {
+    int rc = json_object_set_new(root, "state", json_string(state_of(s)));
+    if (s->shared != NULL) {
+        rc |= json_object_set_new(root, "weights", weights_json(s->shared));
+    }
+    if (rc == 0 && s->nodes != NULL) {
+        const rack_view *view =
+            s->conductor != NULL ? conductor_view(s->conductor) : NULL;
+        rc = nodes_status(s->nodes, view, root);
+    }
+    if (rc == 0 && s->conductor != NULL) {
+        rc = conductor_status(s->conductor, root);
+        correct_own(s, root);
+    }
+    return rc;
 }
 
 char *status_text(const server *s) {
@@ -57,9 +103,7 @@ char *status_text(const server *s) {
         (json_int_t)d.takeover_pairs);
     if (root == NULL) return NULL;
     char *text = NULL;
-    if (s->nodes == NULL || nodes_status(s->nodes, root) == 0) {
-        text = json_dumps(root, JSON_COMPACT);
-    }
+    if (add_rack(s, root) == 0) text = json_dumps(root, JSON_COMPACT);
     json_decref(root);
     return text;
 }

@@ -105,8 +105,8 @@ static uint64_t lead_end(const session *s) {
 }
 
 static bool is_own(const session *s, const slot_state *slot) {
-    return slot->known && slot->found.boot == s->config.boot &&
-           s->lease != 0 && slot->found.lease == s->lease;
+    return slot->known && slot->found.boot == s->config.boot && s->lease != 0 &&
+           slot->found.lease == s->lease;
 }
 
 static void forget_slot(slot_state *slot) {
@@ -120,7 +120,8 @@ static void forget_slot(slot_state *slot) {
 static void lose_lease(session *s) {
     s->lease = 0;
     s->line.stale = true;
-    for (int i = 0; i < SESSION_SLOTS; i++) forget_slot(&s->slots[i]);
+    for (int i = 0; i < SESSION_SLOTS; i++)
+        forget_slot(&s->slots[i]);
 }
 
 void session_forget(session *s) {
@@ -196,8 +197,8 @@ static verdict judge(const session *s, session_slot which) {
 
     if (found->boot == 0) return WRITE_IT;
     if (is_own(s, slot)) {
-        bool current = which == SLOT_LEADER ||
-                       slot->written_version == slot->version;
+        bool current =
+            which == SLOT_LEADER || slot->written_version == slot->version;
         return current ? SATISFIED : WRITE_IT;
     }
     if (found->boot == s->config.boot) return WRITE_IT; /* an earlier lease's */

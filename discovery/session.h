@@ -27,7 +27,7 @@ typedef struct {
     uint32_t ttl_ms;   /* of the lease; at least 2,000 */
     uint32_t retry_ms; /* after a failure; doubles up to 8 times that */
     uint64_t boot;
-    bool campaign;     /* a coordinator */
+    bool campaign; /* a coordinator */
 } session_config;
 
 typedef struct session session;
@@ -35,16 +35,21 @@ int session_new(session **out, const session_config *c);
 void session_free(session *s);
 
 typedef enum {
-    SESSION_GRANT,      /* a lease of ttl_ms */
-    SESSION_KEEP,       /* keep `lease` alive */
-    SESSION_REVOKE,     /* at the end */
-    SESSION_READ,       /* read `slot`'s key */
-    SESSION_WRITE,      /* put `slot`'s key with `lease` if its mod_revision is
-                           `mod_revision` (0: if there is none) */
-    SESSION_WAIT        /* nothing before an event or wake_ms */
+    SESSION_GRANT,  /* a lease of ttl_ms */
+    SESSION_KEEP,   /* keep `lease` alive */
+    SESSION_REVOKE, /* at the end */
+    SESSION_READ,   /* read `slot`'s key */
+    SESSION_WRITE,  /* put `slot`'s key with `lease` if its mod_revision is
+                       `mod_revision` (0: if there is none) */
+    SESSION_WAIT    /* nothing before an event or wake_ms */
 } session_kind;
 
-typedef enum { SLOT_RECORD, SLOT_READY, SLOT_LEADER, SESSION_SLOTS } session_slot;
+typedef enum {
+    SLOT_RECORD,
+    SLOT_READY,
+    SLOT_LEADER,
+    SESSION_SLOTS
+} session_slot;
 
 typedef struct {
     session_kind kind;
@@ -62,10 +67,10 @@ void session_want(session *s, session_slot slot);
 
 /* ---- answers.  Codes are those of libetcd, reduced to what matters. ---- */
 typedef enum {
-    SESSION_DONE,    /* it worked */
-    SESSION_NOT,     /* certainly did not: compare, refusal, nobody there */
-    SESSION_MAYBE,   /* a write whose outcome nobody knows */
-    SESSION_LOST     /* the lease is gone */
+    SESSION_DONE,  /* it worked */
+    SESSION_NOT,   /* certainly did not: compare, refusal, nobody there */
+    SESSION_MAYBE, /* a write whose outcome nobody knows */
+    SESSION_LOST   /* the lease is gone */
 } session_outcome;
 void session_granted(session *s, uint64_t now_ms, session_outcome o,
                      int64_t lease, uint32_t ttl_ms);

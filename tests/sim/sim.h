@@ -208,8 +208,8 @@ typedef struct {
 
 /* Choose what it holds: its share, and now and then a share more. */
 void sim_node_hold(sim *s, uint32_t node);
-/* While it serves, it loads a share more, and later drops it: coordinators
- * hear of units after they were loaded, and before they are dropped. */
+/* While it serves, it loads a share more, and later drops it: step after step,
+ * from 0 on. */
 void sim_node_assign(sim *s, uint32_t node, uint64_t step);
 void sim_node_start(sim *s, uint32_t node);
 void sim_node_stop(sim *s, uint32_t node);
@@ -302,6 +302,9 @@ void sim_coord_message(sim *s, uint32_t coord, sim_message *m); /* owns m */
 void sim_coord_event(sim *s, uint32_t coord, const sim_event *e);
 void sim_coord_command(sim *s, uint32_t coord, uint64_t request,
                        sim_command what);
+/* Does it send, or may it send, requests for units that the node holds but no
+ * longer shows? */
+bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node);
 /* After everything: is nothing left behind? */
 void sim_coord_check_end(sim *s, uint32_t coord);
 

@@ -450,6 +450,23 @@ void sim_coord_stop(sim *s, uint32_t coord) {
     *c = (sim_coord){0};
 }
 
+bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node) {
+    const sim_coord *c = &s->coords[coord];
+    const placement *where = c->in_layer ? c->during : c->where;
+    const holdings *shown = &s->nodes[node].shown;
+    for (uint32_t layer = 0; layer < SIM_LAYERS; layer++) {
+        for (uint32_t u = 0; u < SIM_EXPERTS * s->slices; u++) {
+            uint32_t n;
+            const uint16_t *holders = placement_nodes(where, layer, u, &n);
+            if (holdings_has(shown, layer, u)) continue;
+            for (uint32_t i = 0; i < n; i++) {
+                if (holders[i] == node) return true;
+            }
+        }
+    }
+    return false;
+}
+
 void sim_coord_check_end(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     scheduler_counts n;

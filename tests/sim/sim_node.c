@@ -36,8 +36,17 @@ void sim_node_hold(sim *s, uint32_t node) {
     hold_share(s, node, &n->shown, replicas);
 }
 
-/* A share more is loaded, then shown; hidden again, then dropped, perhaps
- * before all who saw it have heard of that. */
+/* Does a coordinator still send what is no longer shown? */
+static bool in_use(const sim *s, uint32_t node) {
+    for (uint32_t i = 0; i < SIM_COORDINATORS; i++) {
+        if (s->processes[i].alive && sim_coord_uses(s, i, node)) return true;
+    }
+    return false;
+}
+
+/* A share more is loaded, then shown; hidden again, then dropped when nobody
+ * uses it.  Where requests may fail it is now and then dropped too early, as
+ * for a coordinator that lags. */
 void sim_node_assign(sim *s, uint32_t node, uint64_t step) {
     static const struct {
         bool shown, more;
@@ -50,6 +59,10 @@ void sim_node_assign(sim *s, uint32_t node, uint64_t step) {
     uint32_t at = (uint32_t)(step % ARRAY_LEN(steps));
     uint32_t most = n->replicas < s->n_nodes ? n->replicas + 1 : n->replicas;
 
+    if (at == 3 && in_use(s, node) && (s->strict || sim_chance(s, 90))) {
+        sim_after(s, 500, EVENT_ASSIGN, (int)sim_node_process(node), step);
+        return;
+    }
     hold_share(s, node, steps[at].shown ? &n->shown : &n->held,
                steps[at].more ? most : n->replicas);
     for (uint32_t i = 0; i < SIM_COORDINATORS && steps[at].shown; i++) {

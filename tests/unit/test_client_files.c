@@ -320,6 +320,43 @@ static void a_status_names_nodes_and_their_state(void **state) {
     free(text);
 }
 
+static void a_status_tells_of_etcd_and_the_placement(void **state) {
+    (void)state;
+    char *text = table(
+        "{\"leader\":\"c1\",\"min_replicas\":2,"
+        "\"etcd\":{\"connected\":true,\"endpoint\":\"http://e:2379\","
+        "\"revision\":77},"
+        "\"placement\":{\"units\":96,\"single\":3,\"unplaced\":1,\"moving\":5,"
+        "\"survives_largest\":false,\"weakest\":\"two\",\"lost_units\":3},"
+        "\"coordinators\":[{\"name\":\"c1\",\"client\":\"tcp://h:1\","
+        "\"state\":\"up\",\"leader\":true}],"
+        "\"nodes\":[{\"name\":\"two\",\"state\":\"up\",\"draining\":true,"
+        "\"assigned\":4,\"held\":9,\"why\":\"\"}],"
+        "\"layers\":[{\"layer\":3,\"slices\":2,\"units\":32,"
+        "\"min_holders\":1,\"max_holders\":2}]}",
+        0);
+    assert_non_null(
+        strstr(text, "http://e:2379, revision 77, the leader is c1"));
+    assert_non_null(strstr(text,
+                           "96 units, 2 replicas wanted: 3 with one holder, "
+                           "1 with none, 5 on the move"));
+    assert_non_null(
+        strstr(text, "3 of the units would have no holder without two"));
+    assert_non_null(strstr(text, "leads"));
+    assert_non_null(strstr(text, "draining, to hold 4\n"));
+    assert_non_null(strstr(text, "1 to 2"));
+    free(text);
+
+    text = table("{\"etcd\":{\"connected\":false,\"why\":\"refused\","
+                 "\"rolled_back\":true},"
+                 "\"placement\":{\"survives_largest\":true}}",
+                 0);
+    assert_non_null(strstr(text, "away; the last placement stays: refused"));
+    assert_non_null(strstr(text, "nothing is changed"));
+    assert_non_null(strstr(text, "any one may be lost"));
+    free(text);
+}
+
 static void a_status_moves_no_cursor(void **state) {
     (void)state;
     char *text = table("{\"model\":\"\\u001b[2J\","
@@ -361,6 +398,7 @@ int main(void) {
             routing_refuses_another_shape_and_what_json_cannot_say),
         cmocka_unit_test(a_status_names_nodes_and_their_state),
         cmocka_unit_test(tokenizes_a_text_that_grows_when_normalized),
+        cmocka_unit_test(a_status_tells_of_etcd_and_the_placement),
         cmocka_unit_test(a_status_moves_no_cursor),
         cmocka_unit_test(a_status_may_lack_anything_or_mean_something_else),
     };

@@ -446,6 +446,36 @@ static void status_is_the_coordinators_text(void **state) {
     rig_close(&r);
 }
 
+static void drain_twice(peer *p) {
+    peer_welcome(p);
+    if (!peer_take(p, MESSAGE_DRAIN)) return;
+    if (strcmp(p->m.drain.name, "one") != 0 || p->m.drain.undo)
+        peer_fail(p, "the first wish arrived changed");
+    message done = peer_answer(p, MESSAGE_DONE);
+    peer_send(p, &done);
+    if (!peer_take(p, MESSAGE_DRAIN)) return;
+    if (!p->m.drain.undo) peer_fail(p, "the second wish arrived changed");
+    peer_error(p, ERR_NOT_LEADER, "etcd is away");
+    if (!peer_take(p, MESSAGE_DRAIN)) return;
+    message other = peer_answer(p, MESSAGE_PONG);
+    other.kind = MESSAGE_FINISHED;
+    peer_send(p, &other);
+}
+
+static void a_drain_is_recorded_or_refused(void **state) {
+    rig r;
+    (void)state;
+
+    rig_open(&r, drain_twice);
+    assert_int_equal(roster_drain(r.client, "one", 0), 0);
+    assert_int_equal(roster_drain(r.client, "one", 1), ROSTER_ERR_NOT_LEADER);
+    assert_non_null(strstr(roster_client_error(r.client), "etcd is away"));
+    assert_int_equal(roster_drain(r.client, "x", 0), ROSTER_ERR_MALFORMED);
+    assert_int_equal(roster_drain(r.client, "", 0), ROSTER_ERR_USAGE);
+    assert_int_equal(roster_drain(r.client, NULL, 0), ROSTER_ERR_USAGE);
+    rig_close(&r);
+}
+
 /* ---- wrong usage ---- */
 
 static void requests_that_make_no_sense_are_not_sent(void **state) {
@@ -530,6 +560,7 @@ int main(void) {
         cmocka_unit_test(an_incomplete_evaluation_is_an_error),
         cmocka_unit_test(a_flipped_payload_is_noticed),
         cmocka_unit_test(status_is_the_coordinators_text),
+        cmocka_unit_test(a_drain_is_recorded_or_refused),
         cmocka_unit_test(requests_that_make_no_sense_are_not_sent),
         cmocka_unit_test(settings_are_checked),
         cmocka_unit_test(texts_exist_for_every_code),

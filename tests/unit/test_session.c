@@ -416,12 +416,14 @@ static void does_not_spin_when_revisions_went_back_unnoticed(void **state) {
 
 /* ---- against a model of etcd ---- */
 
-#define PROCESSES 4 /* 0 and 1 have one name; so have 2 and 3, and one place */
+#define PROCESSES 4 /* 0 and 1 have one name; so have 2 and 3, and one place   \
+                     */
 #define NAMES 2
 #define MODEL_TTL 3000
 #define KEYS (NAMES * 2 + 1) /* records, readies, the leader */
 #define LEASES 4096
 #define EVENTS 16384
+#define LATE 64
 
 typedef struct {
     session_action action;
@@ -453,6 +455,11 @@ typedef struct {
     } events[EVENTS];
     size_t n_events;
     process processes[PROCESSES];
+    struct {
+        size_t who;
+        call call;
+    } late[LATE]; /* given up by the one who asked, but still under way */
+    size_t n_late;
     uint64_t next_boot;
     bool calm;
     uint64_t terms;
@@ -574,6 +581,10 @@ static void answer(world *w, size_t who, call *c) {
     process *p = &w->processes[who];
     session_outcome o = c->outcome;
     c->active = false;
+    if (!c->applied && w->n_late < LATE) {
+        w->late[w->n_late].who = who;
+        w->late[w->n_late++].call = *c;
+    }
     if (c->lost) {
         bool writes = c->action.kind == SESSION_WRITE;
         o = writes || c->applied ? SESSION_MAYBE : SESSION_NOT;
@@ -601,10 +612,8 @@ static void start(world *w, size_t who) {
     process *p = &w->processes[who];
     p->boot = w->next_boot * PROCESSES + who;
     w->next_boot++;
-    const session_config c = {.ttl_ms = MODEL_TTL,
-                              .retry_ms = 50,
-                              .boot = p->boot,
-                              .campaign = true};
+    const session_config c = {
+        .ttl_ms = MODEL_TTL, .retry_ms = 50, .boot = p->boot, .campaign = true};
     assert_int_equal(session_new(&p->s, &c), 0);
     session_want(p->s, SLOT_RECORD);
     session_want(p->s, SLOT_READY);
@@ -650,6 +659,17 @@ static void deliver(world *w, size_t who) {
     }
 }
 
+static void deliver_late(world *w) {
+    for (size_t i = 0; i < w->n_late;) {
+        if (w->now < w->late[i].call.apply_ms) {
+            i++;
+            continue;
+        }
+        apply(w, w->late[i].who, &w->late[i].call);
+        w->late[i] = w->late[--w->n_late];
+    }
+}
+
 static void step(world *w, size_t who) {
     process *p = &w->processes[who];
     if (w->now < p->stopped_until) return;
@@ -663,8 +683,7 @@ static void step(world *w, size_t who) {
     if (w->now >= p->watch_ms) {
         for (; p->seen < w->n_events; p->seen++) {
             int key = w->events[p->seen].key;
-            session_found found =
-                as_seen_by(w, who, w->events[p->seen].found);
+            session_found found = as_seen_by(w, who, w->events[p->seen].found);
             for (int slot = 0; slot < SESSION_SLOTS; slot++) {
                 if (key_of(who, (session_slot)slot) != key) continue;
                 session_seen(p->s, (session_slot)slot, &found);
@@ -701,9 +720,12 @@ static void turn(world *w) {
             end_lease(w, lease);
         }
     }
-    for (size_t i = 0; i < PROCESSES; i++) deliver(w, i);
+    for (size_t i = 0; i < PROCESSES; i++)
+        deliver(w, i);
+    deliver_late(w);
     check(w);
-    for (size_t i = 0; i < PROCESSES; i++) step(w, i);
+    for (size_t i = 0; i < PROCESSES; i++)
+        step(w, i);
     check(w);
     if (w->calm) return;
     process *one = &w->processes[draw(w, PROCESSES)];
@@ -719,10 +741,13 @@ static void run_world(uint64_t seed) {
     w->next_boot = 1;
     w->revision = 1;
     w->now = 1000;
-    for (size_t i = 0; i < PROCESSES; i++) start(w, i);
-    for (int i = 0; i < 6000; i++) turn(w);
+    for (size_t i = 0; i < PROCESSES; i++)
+        start(w, i);
+    for (int i = 0; i < 6000; i++)
+        turn(w);
     w->calm = true;
-    for (uint64_t end = w->now + 40000; w->now < end;) turn(w);
+    for (uint64_t end = w->now + 40000; w->now < end;)
+        turn(w);
 
     /* Somebody has each name, reports under it, and one leads. */
     for (int name = 0; name < NAMES; name++) {
@@ -737,7 +762,8 @@ static void run_world(uint64_t seed) {
     assert_true(session_term(leader->s, w->now) ==
                 w->keys[2 * NAMES].create_revision);
     assert_true(w->terms > 0);
-    for (size_t i = 0; i < PROCESSES; i++) session_free(w->processes[i].s);
+    for (size_t i = 0; i < PROCESSES; i++)
+        session_free(w->processes[i].s);
     free(w);
 }
 
@@ -745,7 +771,8 @@ static void never_has_two_leaders_and_always_finds_one(void **state) {
     const char *seeds = getenv("SESSION_SEEDS");
     uint64_t n = seeds != NULL ? strtoull(seeds, NULL, 10) : 60;
     (void)state;
-    for (uint64_t seed = 1; seed <= n; seed++) run_world(seed);
+    for (uint64_t seed = 1; seed <= n; seed++)
+        run_world(seed);
 }
 
 int main(void) {
