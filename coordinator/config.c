@@ -1,8 +1,10 @@
 /* config.c - one table; defaults are where the values are. */
 #include "coordinator/config.h"
 
+#include <stdio.h>
 #include <string.h>
 #include "coordinator/placement.h"
+#include "coordinator/planner.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -26,7 +28,11 @@ static void set_defaults(config *c) {
         .timeout_ms = 10000,
         .start_timeout_ms = 10000,
         .drain_timeout_ms = 1000,
+        .slices = 1,
+        .min_replicas = 2,
+        .replace_after_ms = 15000,
     };
+    etcd_options_init(&c->etcd);
 }
 
 /* Names stand in every message, which must be text of a bounded length. */
@@ -50,13 +56,61 @@ static int check_endpoints(const config *c, char *why, size_t why_size) {
     for (size_t i = 0; i < c->nodes.count && rc == 0; i++) {
         rc = endpoint_parse(&e, c->nodes.items[i], why, why_size);
     }
+    if (rc == 0 && c->weights_listen != NULL) {
+        rc = endpoint_parse(&e, c->weights_listen, why, why_size);
+    }
+    if (rc == 0 && c->advertise != NULL) {
+        char text[ENDPOINT_MAX + 16];
+        snprintf(text, sizeof(text), "tcp://%s:1", c->advertise);
+        rc = strlen(c->advertise) >= ENDPOINT_MAX ? ERR_USAGE
+                                                  : endpoint_parse(&e, text,
+                                                                   NULL, 0);
+        if (rc < 0) {
+            rc = err_why(why, why_size, ERR_USAGE,
+                         "--advertise: expected a host name or address, "
+                         "without a port");
+        }
+    }
     return rc;
+}
+
+/* Where nodes come from, and how experts are placed on them. */
+static int check_rack(config *c, char *why, size_t why_size) {
+    int rc = etcd_options_check(&c->etcd, why, why_size);
+    if (rc < 0) return rc;
+    bool etcd = etcd_options_given(&c->etcd);
+    if (etcd && c->nodes.count > 0) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--node and --etcd: nodes are listed here or found by "
+                       "etcd, not both");
+    }
+    if (etcd && (!record_is_name(c->name) || !record_is_name(c->cluster))) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--name and --cluster are parts of keys in etcd: they "
+                       "may not contain a '/'");
+    }
+    if (c->slices == 0 || c->slices > MESSAGE_SLICES_MAX ||
+        (c->slices & (c->slices - 1)) != 0) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--slices %u: expected 1, 2, 4 or 8", c->slices);
+    }
+    if (c->min_replicas == 0 || c->min_replicas > PLANNER_MAX_REPLICAS) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--min-replicas %u: expected 1 to %d", c->min_replicas,
+                       PLANNER_MAX_REPLICAS);
+    }
+    if (c->replace_after_ms < 1000 || c->replace_after_ms > MOST_TIMEOUT_MS) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--replace-after: expected 1s to a day");
+    }
+    return 0;
 }
 
 static int check(config *c, char *why, size_t why_size) {
     int rc = check_name("cluster", c->cluster, why, why_size);
     if (rc == 0) rc = check_name("name", c->name, why, why_size);
     if (rc == 0) rc = check_endpoints(c, why, why_size);
+    if (rc == 0) rc = check_rack(c, why, why_size);
     if (rc < 0) return rc;
     if (strcmp(c->kv, "f32") == 0) {
         c->kv_type = KV_F32;
@@ -95,12 +149,29 @@ static int check(config *c, char *why, size_t why_size) {
 
 int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
     set_defaults(c);
-    const option table[] = {
+    const option own[] = {
         {"listen", 0, OPTION_STRING, &c->listen, "tcp://HOST:PORT",
          "Where clients connect; the port may be '*' for any free one."},
         {"node", 0, OPTION_LIST, &c->nodes, "tcp://HOST:PORT",
          "Control endpoint of an expert node; may be repeated. Without any, "
-         "all experts are computed here."},
+         "and without --etcd, all experts are computed here."},
+        {"slices", 0, OPTION_U32, &c->slices, "1|2|4|8",
+         "Cut each expert into so many slices, which are placed on their own. "
+         "With --etcd it counts for a first placement; with --node the nodes "
+         "must have the same."},
+        {"min-replicas", 0, OPTION_U32, &c->min_replicas, "N",
+         "With --etcd: how many nodes should hold each expert, as memory "
+         "allows."},
+        {"replace-after", 0, OPTION_MS, &c->replace_after_ms, "TIME",
+         "With --etcd: how long a node may be missing before its experts are "
+         "placed elsewhere."},
+        {"weights-listen", 0, OPTION_STRING, &c->weights_listen,
+         "tcp://HOST:PORT",
+         "Where nodes without a model file fetch it; by default any free port "
+         "of --listen's address."},
+        {"advertise", 0, OPTION_STRING, &c->advertise, "HOST",
+         "With --etcd: the host by which others reach this one; by default "
+         "the address listened on or, for all addresses, the host's name."},
         {"no-local-experts", 0, OPTION_FLAG, &c->no_local_experts, NULL,
          "Never compute experts here: an expert that no live node holds is "
          "waited for, then an error."},
@@ -122,7 +193,8 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
          "Longest wait of a request for its next token, unless it asks for "
          "another."},
         {"start-timeout", 0, OPTION_MS, &c->start_timeout_ms, "TIME",
-         "How long to wait for the listed nodes before serving without some."},
+         "How long to wait for the listed nodes before serving without some; "
+         "with --etcd, for all experts to be held, once etcd answers."},
         {"drain-timeout", 0, OPTION_MS, &c->drain_timeout_ms, "TIME",
          "How long running requests may go on after SIGTERM."},
         {"threads", 0, OPTION_U32, &c->threads, "N",
@@ -140,6 +212,9 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
         {"log-level", 0, OPTION_STRING, &c->log_level, "LEVEL",
          "debug, info, warn or error."},
     };
+    option table[ARRAY_LEN(own) + ETCD_OPTIONS_ROWS];
+    memcpy(table, own, sizeof(own));
+    size_t count = etcd_options_append(&c->etcd, table, ARRAY_LEN(own));
     const option_set set = {
         .program = "roster-coordinator",
         .usage = "MODEL [options]",
@@ -147,7 +222,7 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
                  "cache, router and sampling here, experts on the expert "
                  "nodes. Prints `ready ENDPOINT` when it serves.",
         .table = table,
-        .count = ARRAY_LEN(table),
+        .count = count,
         .daemon = true,
     };
     int rc = options_parse(&c->parsed, &set, argc, argv, why, why_size);
@@ -163,5 +238,6 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
 }
 
 void config_free(config *c) {
+    etcd_options_fini(&c->etcd);
     options_free(c->parsed);
 }

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "discovery/etcd_options.h"
 #include "engine/kv_cache.h"
 #include "engine/options.h"
 
@@ -11,16 +12,19 @@ typedef struct {
     options *parsed; /* keeps the texts below */
     const char *model;
     const char *listen, *cluster, *name, *kv, *log_level;
+    const char *weights_listen, *advertise; /* NULL: not given */
     option_list nodes;
+    etcd_options etcd; /* given instead of nodes, or neither */
     bool no_local_experts, exact, insecure;
     uint64_t local_memory, kv_memory;
     uint32_t threads, context, batch_tokens, max_running, max_queued;
     uint32_t timeout_ms, start_timeout_ms, drain_timeout_ms;
+    uint32_t slices, min_replicas, replace_after_ms;
     kv_type kv_type;
 } config;
 
 /* OPTIONS_RUN, OPTIONS_EXIT, or a negative code with a sentence in `why`. */
 int config_parse(config *c, int argc, char **argv, char *why, size_t why_size);
-void config_free(config *c);
+void config_free(config *c); /* in every case */
 
 #endif

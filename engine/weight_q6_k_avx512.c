@@ -50,6 +50,9 @@ TILE_INLINE __m512 dot(int32_t bias, const __m512i w[CHUNKS], const int8_t *x) {
 TILE_INLINE void add_block(size_t n_x, const tile *t, const q6_k_packed *w,
                            size_t j, size_t at, __m512 acc[TILE_ROWS]) {
     __m512i low[CHUNKS], high[CHUNKS];
+    if (n_x == 1) {
+        tile_prefetch(t, w->values[2 * j], 2 * sizeof(w->values[0]));
+    }
     open_sub(w->values[2 * j], low);
     open_sub(w->values[2 * j + 1], high);
     __m512 scale = tile_f16(w->scales);

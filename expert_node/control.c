@@ -2,7 +2,6 @@
 #include "expert_node/control.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine/cpu.h"
@@ -17,6 +16,8 @@
 
 struct control {
     control_config config;
+    const shard *shard;
+    const worker *worker;
     message self; /* what every message of ours has in its header */
     message_arena *arena;
     refusals refusals;
@@ -30,7 +31,7 @@ int control_new(control **out, const control_config *c) {
     if (made == NULL) return -ENOMEM;
     made->config = *c;
     made->began_ms = now_ms();
-    made->self = message_from(c->cluster, c->fingerprint, c->boot_id);
+    made->self = (message){.cluster = c->cluster, .boot_id = c->boot_id};
     refusals_init(&made->refusals);
 
     int rc = message_arena_new(&made->arena, CONTROL_ARENA);
@@ -48,6 +49,37 @@ void control_free(control *c) {
     free(c);
 }
 
+void control_serve(control *c, const shard *s, const worker *w) {
+    c->shard = s;
+    c->worker = w;
+    c->self.has_fingerprint = s != NULL;
+    if (s == NULL) return;
+    memcpy(c->self.fingerprint, s->print.bytes, sizeof(c->self.fingerprint));
+}
+
+/* The epoch of our own placement; with a static list, which has none here, the
+ * asker's. */
+static uint64_t epoch_for(const control *c, const message *asked) {
+    if (c->config.keeper == NULL) return asked->epoch;
+    keeper_figures now;
+    keeper_look(c->config.keeper, &now);
+    return now.epoch;
+}
+
+static uint64_t holdings_version(const control *c) {
+    return c->config.keeper != NULL ? keeper_version(c->config.keeper) : 1;
+}
+
+static uint64_t resident_bytes(const control *c) {
+    return c->shard != NULL ? expert_store_bytes(c->shard->store) : 0;
+}
+
+static worker_counts counts(const control *c) {
+    worker_counts now = {0};
+    if (c->worker != NULL) worker_read_counts(c->worker, &now);
+    return now;
+}
+
 /* An answer's header. */
 static message answer_to(const control *c, const message *asked,
                          message_kind kind) {
@@ -55,7 +87,7 @@ static message answer_to(const control *c, const message *asked,
     m.kind = kind;
     m.to_boot_id = asked->boot_id;
     m.request_id = asked->request_id;
-    m.epoch = asked->epoch;
+    m.epoch = epoch_for(c, asked);
     return m;
 }
 
@@ -81,25 +113,33 @@ static int put_answer(frames *f, const message *m) {
 /* Only coordinators that want the same bits of the same model are welcome;
  * clients may look at what is here. */
 static int check_hello(const control *c, const message *m, char *why) {
+    if (c->shard == NULL) {
+        return err_why(why, WHY_SIZE, ERR_NOT_HERE,
+                       "this node is still learning its model");
+    }
     if (m->hello.role == ROLE_CLIENT) return 0;
     if (m->hello.role != ROLE_COORDINATOR) {
         return err_why(why, WHY_SIZE, ERR_MALFORMED,
                        "a hello of role %d, which does not greet nodes",
                        (int)m->hello.role);
     }
-    if (!m->has_fingerprint || memcmp(m->fingerprint, c->config.fingerprint,
-                                      MESSAGE_FINGERPRINT) != 0) {
+    if (!m->has_fingerprint ||
+        memcmp(m->fingerprint, c->self.fingerprint, MESSAGE_FINGERPRINT) != 0) {
         return err_why(why, WHY_SIZE, ERR_WRONG_MODEL,
                        "this node holds %s of another fingerprint",
-                       c->config.model);
+                       c->shard->model.name);
     }
     if (!m->hello.has_profile) {
         return err_why(why, WHY_SIZE, ERR_WRONG_PROFILE,
                        "the hello has no numerics profile");
     }
     const profile ours = profile_of_node(c->config.exact);
-    if (profile_same_experts(&ours, &m->hello.profile, why, WHY_SIZE)) return 0;
-    return ERR_WRONG_PROFILE;
+    if (!profile_same_experts(&ours, &m->hello.profile, why, WHY_SIZE)) {
+        return ERR_WRONG_PROFILE;
+    }
+    return c->config.keeper != NULL
+               ? keeper_hello(c->config.keeper, now_ms(), m->boot_id)
+               : 0;
 }
 
 /* At most once a second, however many say hello. */
@@ -117,21 +157,24 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
     if (rc < 0) return rc;
 
     const control_config *config = &c->config;
+    const shard *s = c->shard;
     message m = answer_to(c, asked, MESSAGE_WELCOME);
     m.welcome.role = ROLE_NODE;
     m.welcome.name = config->name;
     m.welcome.has_profile = true;
     m.welcome.profile = profile_of_node(config->exact);
     m.welcome.data_port = config->data_port;
-    m.welcome.n_layers = config->held->n_layers;
-    m.welcome.n_experts = config->held->n_experts;
-    m.welcome.holdings = config->held->bits;
-    m.welcome.holdings_bytes = holdings_bytes(config->held);
-    m.welcome.resident_bytes = config->resident_bytes;
+    m.welcome.n_layers = s->held.n_layers;
+    m.welcome.n_experts = s->held.n_experts;
+    m.welcome.slices = s->held.slices;
+    m.welcome.holdings = s->held.bits;
+    m.welcome.holdings_bytes = holdings_bytes(&s->held);
+    m.welcome.holdings_version = holdings_version(c);
+    m.welcome.resident_bytes = resident_bytes(c);
     m.welcome.max_reply_bytes = config->max_reply_bytes;
     m.welcome.cpu = cpu_name(cpu_current());
-    m.welcome.threads = worker_threads(config->worker);
-    m.welcome.model = config->model;
+    m.welcome.threads = c->worker != NULL ? worker_threads(c->worker) : 0;
+    m.welcome.model = s->model.name;
     rc = put_answer(f, &m);
     if (rc == 0) log_welcome(c, asked);
     return rc;
@@ -139,17 +182,29 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
 
 /* ---- ping and status ---- */
 
-static int pong(control *c, frames *f, const message *asked, char *why) {
-    (void)why;
-    worker_counts now;
-    worker_read_counts(c->config.worker, &now);
+/* By its pings a coordinator says which placement it has switched to.  Whoever
+ * does not name our boot id was never welcomed, and uses nothing of ours. */
+static int note_ping(control *c, const message *m) {
+    if (c->config.keeper == NULL || m->to_boot_id == 0) return 0;
+    return keeper_ping(c->config.keeper, now_ms(), m->boot_id, m->epoch);
+}
 
+static int pong(control *c, frames *f, const message *asked, char *why) {
+    int rc = note_ping(c, asked);
+    if (rc == ERR_STALE) {
+        return err_why(why, WHY_SIZE, rc,
+                       "this node goes on without you: your placement is older "
+                       "than what others have switched to");
+    }
+    if (rc < 0) return rc;
+    const worker_counts now = counts(c);
     message m = answer_to(c, asked, MESSAGE_PONG);
     m.pong.progress = now.progress;
     m.pong.batches = now.batches;
     m.pong.pairs = now.pairs;
     m.pong.queued_jobs = now.jobs;
-    m.pong.resident_bytes = c->config.resident_bytes;
+    m.pong.resident_bytes = resident_bytes(c);
+    m.pong.holdings_version = holdings_version(c);
     return put_answer(f, &m);
 }
 
@@ -163,29 +218,52 @@ static json_t *profile_json(const control_config *config) {
                      "activation", p.activation, "rows", p.rows);
 }
 
-static json_t *status_json(const control *c) {
+/* What does not change, or not often. */
+static json_t *identity_json(const control *c) {
     const control_config *config = &c->config;
-    worker_counts now;
-    worker_read_counts(config->worker, &now);
-    fingerprint print;
-    char hex[FINGERPRINT_HEX_SIZE];
-    memcpy(print.bytes, config->fingerprint, sizeof(print.bytes));
+    const shard *s = c->shard;
+    char hex[FINGERPRINT_HEX_SIZE] = "";
+    if (s != NULL) fingerprint_hex(&s->print, hex);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:o}",
+                     "role", "node", "name", config->name, "cluster",
+                     config->cluster, "version", ROSTER_VERSION, "model",
+                     s != NULL ? s->model.name : "", "fingerprint", hex,
+                     "uptime_ms", number(now_ms() - c->began_ms), "cpu",
+                     cpu_name(cpu_current()), "threads",
+                     number(c->worker != NULL ? worker_threads(c->worker) : 0),
+                     "profile", profile_json(config));
+}
 
+static json_t *counts_json(const control *c) {
+    const worker_counts now = counts(c);
+    const shard *s = c->shard;
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:s, s:I, s:o,"
-        " s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-        "role", "node", "name", config->name, "cluster", config->cluster,
-        "version", ROSTER_VERSION, "model", config->model, "fingerprint",
-        fingerprint_hex(&print, hex), "uptime_ms",
-        number(now_ms() - c->began_ms), "cpu", cpu_name(cpu_current()),
-        "threads", number(worker_threads(config->worker)), "profile",
-        profile_json(config), "experts", number(holdings_count(config->held)),
-        "resident_bytes", number(config->resident_bytes), "batches",
-        number(now.batches), "pairs", number(now.pairs), "queued_jobs",
-        number(now.jobs), "reply_bytes", number(now.reply_bytes), "refused",
-        number(now.refused), "refused_control",
-        number(refusals_total(&c->refusals)), "dropped_replies",
-        number(now.dropped));
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "slices",
+        number(s != NULL ? s->held.slices : 1), "experts",
+        number(s != NULL ? holdings_count(&s->held) : 0), "resident_bytes",
+        number(resident_bytes(c)), "batches", number(now.batches), "pairs",
+        number(now.pairs), "queued_jobs", number(now.jobs), "reply_bytes",
+        number(now.reply_bytes), "refused", number(now.refused),
+        "refused_control", number(refusals_total(&c->refusals)),
+        "dropped_replies", number(now.dropped));
+}
+
+/* Add the members of `part`, which is given up. */
+static int merge(json_t *into, json_t *part) {
+    int rc = json_object_update(into, part);
+    json_decref(part);
+    return rc;
+}
+
+static json_t *status_json(const control *c) {
+    json_t *all = identity_json(c);
+    int rc = merge(all, counts_json(c));
+    if (c->config.more_status != NULL) {
+        rc |= merge(all, c->config.more_status(c->config.ctx));
+    }
+    if (rc == 0) return all;
+    json_decref(all);
+    return NULL;
 }
 
 static int status(control *c, frames *f, const message *asked, char *why) {

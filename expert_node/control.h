@@ -6,24 +6,26 @@
 #ifndef EXPERT_NODE_CONTROL_H
 #define EXPERT_NODE_CONTROL_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include "discovery/holdings.h"
 #include "engine/profile.h"
+#include "expert_node/keeper.h"
+#include "expert_node/shard.h"
 #include "expert_node/worker.h"
 #include "proto/frames.h"
 #include "proto/message.h"
 
 typedef struct {
-    const char *name, *cluster, *model;
-    uint8_t fingerprint[MESSAGE_FINGERPRINT];
+    const char *name, *cluster;
     uint64_t boot_id;
     bool exact;
-    const holdings *held;
-    uint64_t resident_bytes;
     uint64_t max_reply_bytes; /* outstanding, of one coordinator */
     uint16_t data_port;
-    const worker *worker; /* for its counters */
+    keeper *keeper; /* is told of hellos and pings; NULL: a static list */
+    /* Further members of the status, a new object, or NULL. */
+    json_t *(*more_status)(void *ctx);
+    void *ctx;
 } control_config;
 
 typedef struct control control;
@@ -31,6 +33,10 @@ typedef struct control control;
 /* What `c` points to is borrowed until control_free(). */
 int control_new(control **out, const control_config *c);
 void control_free(control *c);
+
+/* What is served from now on, cut; borrowed until the next call.  NULL, as at
+ * first: the model is not known yet, or nothing computes yet. */
+void control_serve(control *c, const shard *s, const worker *w);
 
 /* Replace the received message in *f by its answer, which goes to the same
  * address.  *f is empty if there is none. */
