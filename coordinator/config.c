@@ -44,6 +44,18 @@ static int check_name(const char *what, const char *name, char *why,
                    MESSAGE_NAME_MAX);
 }
 
+static int check_host(const char *host, char *why, size_t why_size) {
+    endpoint e;
+    char text[ENDPOINT_MAX + 16];
+    int n = snprintf(text, sizeof(text), "tcp://%s:1", host);
+    if (n < (int)sizeof(text) && endpoint_parse(&e, text, NULL, 0) == 0) {
+        return 0;
+    }
+    return err_why(why, why_size, ERR_USAGE,
+                   "--advertise '%.80s': expected a host, without a port",
+                   host);
+}
+
 /* Whether they can be reached is found out later; that they can be read, now.
  */
 static int check_endpoints(const config *c, char *why, size_t why_size) {
@@ -60,16 +72,7 @@ static int check_endpoints(const config *c, char *why, size_t why_size) {
         rc = endpoint_parse(&e, c->weights_listen, why, why_size);
     }
     if (rc == 0 && c->advertise != NULL) {
-        char text[ENDPOINT_MAX + 16];
-        snprintf(text, sizeof(text), "tcp://%s:1", c->advertise);
-        rc = strlen(c->advertise) >= ENDPOINT_MAX ? ERR_USAGE
-                                                  : endpoint_parse(&e, text,
-                                                                   NULL, 0);
-        if (rc < 0) {
-            rc = err_why(why, why_size, ERR_USAGE,
-                         "--advertise: expected a host name or address, "
-                         "without a port");
-        }
+        rc = check_host(c->advertise, why, why_size);
     }
     return rc;
 }
@@ -78,13 +81,13 @@ static int check_endpoints(const config *c, char *why, size_t why_size) {
 static int check_rack(config *c, char *why, size_t why_size) {
     int rc = etcd_options_check(&c->etcd, why, why_size);
     if (rc < 0) return rc;
-    bool etcd = etcd_options_given(&c->etcd);
-    if (etcd && c->nodes.count > 0) {
+    bool by_etcd = etcd_options_given(&c->etcd);
+    if (by_etcd && c->nodes.count > 0) {
         return err_why(why, why_size, ERR_USAGE,
                        "--node and --etcd: nodes are listed here or found by "
                        "etcd, not both");
     }
-    if (etcd && (!record_is_name(c->name) || !record_is_name(c->cluster))) {
+    if (by_etcd && (!record_is_name(c->name) || !record_is_name(c->cluster))) {
         return err_why(why, why_size, ERR_USAGE,
                        "--name and --cluster are parts of keys in etcd: they "
                        "may not contain a '/'");

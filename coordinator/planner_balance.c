@@ -1,9 +1,10 @@
 /* planner_balance.c - moves between nodes, until each holds its share.
  *
- * With d how many units a node is above its share of a layer, and D above its
- * share of everything, the sum of d^2 + D^2/2 over all nodes falls by a move
- * from a to b exactly when load(a) - load(b) > 1.5, where load = d + D/2.  Only
- * such moves are made, so there is an end, and the end moves nothing.
+ * With d how many units a node is above its share of a layer, D above its share
+ * of everything (in units of the mean size) and s the size of this layer's
+ * units (by the mean), the sum of d^2 + w D^2 over all nodes falls by a move
+ * from a to b exactly when load(a) - load(b) > 1 + w s^2, where load = d + w s
+ * D.  Only such moves are made, so there is an end, and the end moves nothing.
  *
  * Nothing at all is moved while the shares are nearly right: a move costs
  * reading an expert's weights, and memory offers differ a little each time a
@@ -13,13 +14,17 @@
 #include <math.h>
 #include <string.h>
 
-#define GAIN_LEAST (1 + PLAN_TOTAL_WEIGHT + 1e-6)
 #define PASSES 8 /* over all layers; two or three find nearly everything */
 
 /* Units above or below a share that nobody minds. */
 #define TOLERATED 1.0
 #define TOLERATED_OF_TOTAL 0.05
 #define TOLERATED_OF_LAYER 0.15
+
+static double least_gain(const plan *p, uint32_t layer) {
+    double size = plan_unit_size(p, layer);
+    return 1 + PLAN_TOTAL_WEIGHT * size * size + 1e-6;
+}
 
 /* Shares of what is placed, which may be less than what is wanted. */
 static void weigh(plan *p) {
@@ -131,7 +136,7 @@ static bool give(plan *p, uint32_t layer, uint32_t from) {
         uint32_t to = find_taker(p, layer);
         if (to == PLAN_NONE) return false;
         double gain = plan_load(p, layer, from) - plan_load(p, layer, to);
-        if (gain < GAIN_LEAST) return false;
+        if (gain < least_gain(p, layer)) return false;
         uint32_t unit = find_unit(p, layer, from, to);
         if (unit != PLAN_NONE) {
             plan_drop(p, unit, from);

@@ -88,9 +88,11 @@ bool plan_has_room(const plan *p, uint32_t unit, uint32_t node,
 /* What no step fills but the one that places a unit for the first time. */
 uint64_t plan_reserve(const plan *p);
 
-/* How far above its share a node is, in units: in a layer, and in all. */
+/* How far above its share a node is: in units of a layer, and in units of the
+ * mean size in all. */
 double plan_layer_surplus(const plan *p, uint32_t layer, uint32_t node);
 double plan_total_surplus(const plan *p, uint32_t node);
+double plan_unit_size(const plan *p, uint32_t layer); /* by the mean */
 /* Both as one number: what a move from a high one to a low one improves. */
 double plan_load(const plan *p, uint32_t layer, uint32_t node);
 #define PLAN_TOTAL_WEIGHT 0.5

@@ -337,9 +337,15 @@ double plan_total_surplus(const plan *p, uint32_t node) {
     return ((double)n->goal_bytes - n->share * p->weight_bytes) / mean;
 }
 
+double plan_unit_size(const plan *p, uint32_t layer) {
+    double mean = (double)p->bytes / p->n_units;
+    return (double)p->in->model->unit_bytes[layer] / mean;
+}
+
 double plan_load(const plan *p, uint32_t layer, uint32_t node) {
     return plan_layer_surplus(p, layer, node) +
-           PLAN_TOTAL_WEIGHT * plan_total_surplus(p, node);
+           PLAN_TOTAL_WEIGHT * plan_unit_size(p, layer) *
+               plan_total_surplus(p, node);
 }
 
 /* ---- slices ---- */

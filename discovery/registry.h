@@ -71,7 +71,8 @@ int registry_write_placement(registry *r, const placement_write *w,
 /* Set or remove drain/<name>.  Removing one that is not there is ETCD_OK. */
 int registry_drain(registry *r, const char *name, bool undo, registry_done cb,
                    void *ctx);
-int registry_compact(registry *r, int64_t revision, registry_done cb, void *ctx);
+int registry_compact(registry *r, int64_t revision, registry_done cb,
+                     void *ctx);
 
 /* Members "connected", "endpoint", "revision", "registered", "leading",
  * "name_taken", "rolled_back", "why" of a status object. */

@@ -111,6 +111,7 @@ static bool is_own(const session *s, const slot_state *slot) {
 
 static void forget_slot(slot_state *slot) {
     slot->known = false;
+    slot->newest = 0;
     slot->written_version = 0;
     slot->line.stale = true;
 }
@@ -127,7 +128,6 @@ static void lose_lease(session *s) {
 void session_forget(session *s) {
     for (int i = 0; i < SESSION_SLOTS; i++) {
         forget_slot(&s->slots[i]);
-        s->slots[i].newest = 0;
         s->slots[i].line.not_before = 0;
     }
 }
@@ -360,6 +360,10 @@ bool session_name_taken(const session *s) {
     const slot_state *slot = &s->slots[SLOT_RECORD];
     return slot->known && slot->found.boot != 0 &&
            slot->found.boot != s->config.boot && !slot->found.same_place;
+}
+
+bool session_leased(const session *s) {
+    return s->lease != 0 || s->line.busy == GRANTING;
 }
 
 int64_t session_term(const session *s, uint64_t now_ms) {

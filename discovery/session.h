@@ -105,6 +105,8 @@ void session_campaign(session *s, bool wants);
 bool session_registered(const session *s);
 /* Somebody else lives under our name. */
 bool session_name_taken(const session *s);
+/* There is a lease to be given back, or there will be. */
+bool session_leased(const session *s);
 /* The term (the leader key's create_revision) while we may act as leader, else
  * 0. */
 int64_t session_term(const session *s, uint64_t now_ms);

@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <string.h>
+#include "engine/util.h"
 
 #define RUN 32 /* values whose low bits are neighbours */
 
@@ -29,7 +30,6 @@ static const struct {
     {0, 5, 3, 5, 0}, {1, 6, 2, 5, 3}, {2, 5, 3, 6, 0}, {3, 6, 2, 6, 3},
     {4, 5, 3, 7, 0}, {1, 5, 1, 7, 3}, {3, 5, 1, 7, 4},
 };
-#define PIECES (sizeof(pieces) / sizeof(pieces[0]))
 
 static void read_block(const void *row, size_t b, block_q5_k *out) {
     memcpy(out, (const uint8_t *)row + b * Q5_K_BYTES, Q5_K_BYTES);
@@ -68,7 +68,7 @@ static void pack_run(const block_q5_k *block, size_t run, size_t r,
         for (size_t c = 0; c < RUN / 4; c++) {
             v[c] = stored_value(block, run * RUN + c * 4 + j);
         }
-        for (size_t p = 0; p < PIECES; p++) {
+        for (size_t p = 0; p < ARRAY_LEN(pieces); p++) {
             unsigned bits = v[pieces[p].of] >> pieces[p].at;
             bits &= (1u << pieces[p].bits) - 1u;
             v[pieces[p].chunk] |= bits << pieces[p].shift;
@@ -102,7 +102,7 @@ static void open_run(const uint8_t in[Q5_K_CHUNKS][Q5_K_CHUNK], size_t r,
         for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
             v[c] = in[c][r * 4 + j] & 31u;
         }
-        for (size_t p = 0; p < PIECES; p++) {
+        for (size_t p = 0; p < ARRAY_LEN(pieces); p++) {
             unsigned bits = in[pieces[p].chunk][r * 4 + j] >> pieces[p].shift;
             bits &= (1u << pieces[p].bits) - 1u;
             v[pieces[p].of] |= bits << pieces[p].at;

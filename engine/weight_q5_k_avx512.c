@@ -43,7 +43,9 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t b, size_t j,
     const size_t at = b * K_LEN + j * ACT_BLOCK;
     __m512i w[CHUNKS], sum[TILE_GROUPS][TILE_ROWS];
 
-    if (n_x == 1) tile_prefetch(t, block->values[j], sizeof(block->values[j]));
+    TILE_UNROLL for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
+        tile_prefetch(n_x, block->values[j][c]);
+    }
     open_chunks(block->values[j], w);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         sum[0][i] = _mm512_setzero_si512();

@@ -50,8 +50,10 @@ TILE_INLINE __m512 dot(int32_t bias, const __m512i w[CHUNKS], const int8_t *x) {
 TILE_INLINE void add_block(size_t n_x, const tile *t, const q6_k_packed *w,
                            size_t j, size_t at, __m512 acc[TILE_ROWS]) {
     __m512i low[CHUNKS], high[CHUNKS];
-    if (n_x == 1) {
-        tile_prefetch(t, w->values[2 * j], 2 * sizeof(w->values[0]));
+
+    TILE_UNROLL for (size_t c = 0; c < Q6_K_SUB_CHUNKS; c++) {
+        tile_prefetch(n_x, w->values[2 * j][c]);
+        tile_prefetch(n_x, w->values[2 * j + 1][c]);
     }
     open_sub(w->values[2 * j], low);
     open_sub(w->values[2 * j + 1], high);

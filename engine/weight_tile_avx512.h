@@ -54,17 +54,6 @@ TILE_INLINE void tile_prefetch(size_t n_x, const uint8_t *at) {
     if (n_x == 1) _mm_prefetch((const char *)at + 32 * 64, _MM_HINT_T0);
 }
 
-/* With one activation row, a tile of one group reads a few KiB before it goes to
- * the next group, too little for the hardware to look ahead.  So it asks for
- * the bytes that are read TILE_AHEAD groups later; there may be none. */
-#define TILE_AHEAD 2
-TILE_INLINE void tile_prefetch(const tile *t, const void *at, size_t bytes) {
-    uintptr_t later = (uintptr_t)at + TILE_AHEAD * t->group_bytes;
-    TILE_UNROLL for (size_t i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const void *)(later + i), _MM_HINT_T0);
-    }
-}
-
 /* A prepare() of tile_set whose bias is the block's sum times `factor`. */
 void tile_prepare_avx512(int32_t factor, size_t cols, size_t col0, size_t col1,
                          const void *x, tile_prep *out);

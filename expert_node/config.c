@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include "discovery/records.h"
 #include "engine/err.h"
 #include "engine/pool.h"
 #include "engine/util.h"
@@ -20,7 +21,7 @@ typedef struct {
 
 static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
                          char *why, size_t why_size) {
-    const option table[] = {
+    const option own[] = {
         {"listen", 0, OPTION_STRING, &raw->listen, "tcp://HOST:PORT",
          "Control endpoint; port * takes any free one."},
         {"data-port", 0, OPTION_U32, &c->data_port, "N",
@@ -33,6 +34,17 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
          "Hold these: LAYERS:EXPERTS[;LAYERS:EXPERTS], numbers, ranges or *, "
          "for example '*:0-7' or '0-2,5:1,3'.  May be repeated.  With neither "
          "this nor --share the node holds every expert."},
+        {"slices", 0, OPTION_U32, &c->slices, "S",
+         "Without --etcd: experts are cut into 1, 2, 4 or 8 slices, and "
+         "--share shares those out.  All processes must do the same."},
+        {"weights-from", 0, OPTION_STRING, &c->weights_from, "tcp://HOST:PORT",
+         "Without --etcd and MODEL: fetch what is held from this coordinator "
+         "(its --weights-listen)."},
+        {"memory", 0, OPTION_SIZE, &c->memory_bytes, "SIZE",
+         "With --etcd: memory that is offered for experts.  0: 80 % of what "
+         "is available at the start, within the limits of cgroups."},
+        {"zone", 0, OPTION_STRING, &c->zone, "NAME",
+         "With --etcd: where the node stands, for status."},
         {"threads", 0, OPTION_U32, &c->threads, "N",
          "Compute threads.  0: one per CPU that this process may use."},
         {"exact", 0, OPTION_FLAG, &c->exact, NULL,
@@ -51,15 +63,19 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
         {"log-level", 0, OPTION_STRING, &raw->log_level, "LEVEL",
          "debug, info, warn or error."},
     };
+    option table[ARRAY_LEN(own) + ETCD_OPTIONS_ROWS];
+    memcpy(table, own, sizeof(own));
     const option_set set = {
         .program = "roster-expert-node",
-        .usage = "MODEL [options]",
+        .usage = "[MODEL] [options]",
         .about = "Holds some experts of a mixture-of-experts model (a GGUF "
                  "file) and computes them for coordinators.  Prints `ready "
-                 "ENDPOINT` when they are loaded; serves until SIGTERM or "
-                 "SIGINT.",
+                 "ENDPOINT` when they are loaded, or with --etcd, where the "
+                 "rack says what to hold, when it can be greeted; serves until "
+                 "SIGTERM or SIGINT.  With --etcd or --weights-from no MODEL "
+                 "is needed: what is held is fetched from a coordinator.",
         .table = table,
-        .count = ARRAY_LEN(table),
+        .count = etcd_options_append(&c->etcd, table, ARRAY_LEN(own)),
         .daemon = true,
     };
     return options_parse(&c->parsed, &set, argc, argv, why, why_size);
@@ -91,15 +107,88 @@ static int check_ports(node_config *c, char *why, size_t why_size) {
     return 0;
 }
 
+/* A static list: this node is told what to hold. */
+static int check_static(const node_config *c, char *why, size_t why_size) {
+    if (c->model == NULL && c->weights_from == NULL) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "one MODEL is needed, or --etcd or --weights-from; see "
+                       "--help");
+    }
+    if (c->model != NULL && c->weights_from != NULL) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "MODEL and --weights-from exclude each other");
+    }
+    if (c->slices == 0 || c->slices > MESSAGE_SLICES_MAX ||
+        (c->slices & (c->slices - 1)) != 0) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--slices %u: 1, 2, 4 or 8 are possible", c->slices);
+    }
+    const char *const rack_only[] = {"memory", "zone"};
+    for (size_t i = 0; i < ARRAY_LEN(rack_only); i++) {
+        if (!options_given(c->parsed, rack_only[i])) continue;
+        return err_why(why, why_size, ERR_USAGE, "--%s needs --etcd",
+                       rack_only[i]);
+    }
+    if (c->weights_from == NULL) return 0;
+
+    endpoint from;
+    char detail[ENDPOINT_MAX];
+    int rc = endpoint_parse(&from, c->weights_from, detail, sizeof(detail));
+    if (rc < 0) return err_why(why, why_size, rc, "--weights-from: %s", detail);
+    if (c->insecure || endpoint_is_loopback(&from)) return 0;
+    return err_why(why, why_size, ERR_USAGE,
+                   "--weights-from '%.80s' is not a loopback address: that "
+                   "needs --insecure, since nothing is encrypted yet",
+                   c->weights_from);
+}
+
+/* A rack that organizes itself: others read from etcd who this is and where. */
+static int check_rack(const node_config *c, char *why, size_t why_size) {
+    const char *const list_only[] = {"share", "experts", "slices",
+                                     "weights-from"};
+    for (size_t i = 0; i < ARRAY_LEN(list_only); i++) {
+        if (!options_given(c->parsed, list_only[i])) continue;
+        return err_why(why, why_size, ERR_USAGE,
+                       "--etcd and --%s exclude each other: the rack says "
+                       "what this node holds",
+                       list_only[i]);
+    }
+    if (!record_is_name(c->name)) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--name '%.60s': a name in etcd has no '/'", c->name);
+    }
+    if (!record_is_name(c->cluster)) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--cluster '%.60s': a name in etcd has no '/'",
+                       c->cluster);
+    }
+    if (c->zone[0] != '\0' && !record_is_name(c->zone)) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--zone: expected 1 to %d printable ASCII characters "
+                       "without '/'",
+                       RECORD_NAME - 1);
+    }
+    const char *const any[] = {"*", "0.0.0.0", "::"};
+    for (size_t i = 0; i < ARRAY_LEN(any); i++) {
+        if (strcmp(c->control.host, any[i]) != 0) continue;
+        return err_why(why, why_size, ERR_USAGE,
+                       "--listen '%s': with --etcd, give the address at which "
+                       "coordinators reach this node",
+                       any[i]);
+    }
+    return 0;
+}
+
 /* What the options' types cannot say. */
 static int check_values(node_config *c, const raw_texts *raw, char *why,
                         size_t why_size) {
     const char *const *args;
-    if (options_args(c->parsed, &args) != 1) {
+    size_t n_args = options_args(c->parsed, &args);
+    if (n_args > 1) {
         return err_why(why, why_size, ERR_USAGE,
-                       "one MODEL is needed; see --help");
+                       "at most one MODEL; see --help");
     }
-    c->model = args[0];
+    c->model = n_args == 1 ? args[0] : NULL;
 
     int least = log_level_parse(raw->log_level);
     if (least < 0) {
@@ -134,12 +223,19 @@ static int check_values(node_config *c, const raw_texts *raw, char *why,
     rc = check_ports(c, why, why_size);
     if (rc == 0) rc = check_name("name", c->name, why, why_size);
     if (rc == 0) rc = check_name("cluster", c->cluster, why, why_size);
-    return rc;
+    if (rc == 0) rc = etcd_options_check(&c->etcd, why, why_size);
+    if (rc < 0) return rc;
+    return etcd_options_given(&c->etcd) ? check_rack(c, why, why_size)
+                                        : check_static(c, why, why_size);
 }
 
 int node_config_parse(node_config *c, int argc, char **argv, char *why,
                       size_t why_size) {
-    *c = (node_config){.cluster = "roster", .max_queue = QUEUE_DEFAULT};
+    *c = (node_config){.cluster = "roster",
+                       .max_queue = QUEUE_DEFAULT,
+                       .slices = 1,
+                       .zone = ""};
+    etcd_options_init(&c->etcd);
     if (gethostname(c->host_name, sizeof(c->host_name) - 1) != 0 ||
         !message_is_name(c->host_name)) {
         snprintf(c->host_name, sizeof(c->host_name), "node");
@@ -153,6 +249,7 @@ int node_config_parse(node_config *c, int argc, char **argv, char *why,
 }
 
 void node_config_fini(node_config *c) {
+    etcd_options_fini(&c->etcd);
     options_free(c->parsed);
     c->parsed = NULL;
 }

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "discovery/etcd_options.h"
 #include "engine/log.h"
 #include "engine/options.h"
 #include "proto/endpoint.h"
@@ -11,11 +12,16 @@
 
 typedef struct {
     options *parsed;    /* owns all text below */
-    const char *model;  /* path of the file */
+    const char *model;  /* path of the file; NULL: none, it is fetched */
     endpoint control;   /* port 0: any */
     uint32_t data_port; /* 0: control's + 1, or any if control's is any */
     const char *share;  /* "I/N" or "I/NxR"; NULL: not given */
     option_list experts;
+    uint32_t slices;          /* of a static list */
+    const char *weights_from; /* likewise; NULL: not given */
+    etcd_options etcd;
+    uint64_t memory_bytes; /* offered for experts; 0: to be looked up */
+    const char *zone;      /* "": none */
     const char *name, *cluster;
     uint32_t threads;
     uint64_t max_queue; /* bytes of reply */

@@ -34,19 +34,63 @@ static int setup(char *why, size_t why_size) {
     return rc < 0 ? rc : failpoint_setup(why, why_size);
 }
 
+/* Until the coordinator is there: it may well be started after its nodes. */
+static int pull_patiently(shard **out, const node_config *c, fetch *f,
+                          char *why, size_t why_size) {
+    log_info("fetching the model from %s", c->weights_from);
+    for (bool said = false;; said = true) {
+        int rc = shard_pull(out, f, why, why_size);
+        if (rc != ERR_DEADLINE) return rc;
+        if (!said) {
+            log_warn("waiting for a coordinator at %s to fetch the model from",
+                     c->weights_from);
+        }
+    }
+}
+
+/* A static list: everything is loaded before the node opens.  *f, which the
+ * shard reads through, is NULL if the model is in a file. */
+static int load_static(shard **out, fetch **f, const node_config *c, char *why,
+                       size_t why_size) {
+    int rc;
+    if (c->model != NULL) {
+        rc = shard_open(out, c->model, why, why_size);
+    } else {
+        const fetch_config from = {.cluster = c->cluster,
+                                   .boot_id = random_boot_id(),
+                                   .insecure = c->insecure};
+        rc = fetch_new(f, &from);
+        if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
+        fetch_set_sources(*f, &c->weights_from, 1);
+        rc = pull_patiently(out, c, *f, why, why_size);
+    }
+    const shard_plan plan = {c->share, &c->experts};
+    if (rc == 0) rc = shard_cut(*out, c->slices, why, why_size);
+    if (rc == 0) rc = shard_fill(*out, &plan, why, why_size);
+    return rc;
+}
+
 static int serve(const node_config *c, char *why, size_t why_size) {
-    const shard_plan plan = {c->model, c->share, &c->experts};
-    shard *s = NULL;
+    shard *held = NULL;
+    fetch *f = NULL;
     server *v = NULL;
 
-    int rc = shard_open(&s, &plan, why, why_size);
-    if (rc == 0) rc = server_open(&v, c, s, why, why_size);
+    int rc = 0;
+    if (!etcd_options_given(&c->etcd)) {
+        rc = load_static(&held, &f, c, why, why_size);
+    }
+    if (rc < 0) {
+        shard_close(held);
+        fetch_free(f);
+        return rc;
+    }
+    rc = server_open(&v, c, held, why, why_size);
     if (rc == 0) {
         rc = server_run(v); /* returns on SIGTERM, its last batch answered */
         if (rc < 0) err_why(why, why_size, rc, "stopped: %s", err_text(rc));
     }
     server_close(v);
-    shard_close(s);
+    fetch_free(f);
     return rc;
 }
 

@@ -1,13 +1,12 @@
 /* server.c - see server.h.
  *
- * A signal stops the worker; the worker's end stops the loop.  So the loop goes
- * on answering while the last batch is computed.  A second signal finds no
- * handler any more and ends the process. */
+ * A signal stops the worker and, with etcd, deregisters; when both are done the
+ * loop ends.  So the loop goes on answering while the last batch is computed.
+ * A second signal finds no handler any more and ends the process. */
 #include "expert_node/server.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,32 +18,31 @@
 #include "engine/log.h"
 #include "engine/util.h"
 #include "expert_node/control.h"
-#include "expert_node/worker.h"
+#include "expert_node/member.h"
+#include "expert_node/service.h"
 #include "proto/zmq_watch.h"
 
 #define CONTROL_PART_MAX ((size_t)1 << 20) /* of a message that comes in */
 #define QUEUE_MESSAGES 256 /* in ZeroMQ's hands, per peer and direction */
-#define WHY_SIZE 512
 
 struct server {
     const node_config *config;
-    const shard *shard;
     uint64_t boot_id;
 
     void *zmq;
     struct link *control_link, *data_link;
-    worker *worker;
+    service *service;
     control *control;
+    member *member; /* NULL: a static list */
 
     uv_loop_t loop;
     bool has_loop;
     uv_signal_t on_term, on_int;
-    uv_async_t ended; /* sent by the worker's thread when it returns */
+    uv_async_t news; /* from the worker's and the loader's threads */
     zmq_watch *watch;
 
-    pthread_t thread;
-    bool has_thread;
-    int worker_rc; /* valid once the thread is joined */
+    bool stopping, member_gone;
+    int rc; /* why it had to stop */
 };
 
 /* ---- sockets ---- */
@@ -81,77 +79,91 @@ static int data_port(const server *v, uint16_t *port, char *why,
     return rc;
 }
 
-/* ---- what serves ---- */
+/* ---- stopping ---- */
 
-static int make_worker(server *v, char *why, size_t why_size) {
-    const node_config *c = v->config;
-    const shard *s = v->shard;
-    worker_config w = {
-        .store = s->store,
-        .width = s->model.n_embd,
-        .expert_dim = s->model.expert_dim,
-        .cluster = c->cluster,
-        .boot_id = v->boot_id,
-        .exact = c->exact,
-        .threads = c->threads,
-        .max_reply_bytes = c->max_queue,
-    };
-    memcpy(w.fingerprint, s->print.bytes, sizeof(w.fingerprint));
-    int rc = worker_new(&v->worker, &w, v->data_link);
-    if (rc < 0) {
-        return err_why(why, why_size, rc, "cannot start computing: %s",
-                       err_text(rc));
+static void end_if_done(server *v) {
+    int rc;
+    if (!v->stopping || !service_ended(v->service, &rc)) return;
+    if (v->member == NULL || v->member_gone) uv_stop(&v->loop);
+}
+
+static void on_member_gone(void *ctx) {
+    server *v = ctx;
+    v->member_gone = true;
+    end_if_done(v);
+}
+
+/* From now on a signal has its default meaning again. */
+static void stop(server *v) {
+    if (v->stopping) return;
+    v->stopping = true;
+    uv_signal_stop(&v->on_term);
+    uv_signal_stop(&v->on_int);
+    service_stop(v->service);
+    if (v->member != NULL) member_close(v->member, on_member_gone, v);
+    end_if_done(v);
+}
+
+static void on_signal(uv_signal_t *handle, int number) {
+    server *v = handle->data;
+    if (v->member != NULL && member_reading(v->member)) {
+        /* Nothing is served yet, and reading the model can take minutes. */
+        signal(number, SIG_DFL);
+        raise(number);
     }
+    log_info("%s: finishing the work in hand", strsignal(number));
+    stop(v);
+}
 
-    control_config k = {
-        .name = c->name,
-        .cluster = c->cluster,
-        .model = s->model.name,
-        .boot_id = v->boot_id,
-        .exact = c->exact,
-        .held = &s->held,
-        .resident_bytes = expert_store_bytes(s->store),
-        .max_reply_bytes = worker_peer_bytes(&w),
-        .worker = v->worker,
-    };
-    memcpy(k.fingerprint, s->print.bytes, sizeof(k.fingerprint));
-    rc = data_port(v, &k.data_port, why, why_size);
-    if (rc < 0) return rc;
-    rc = control_new(&v->control, &k);
-    if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
-    return 0;
+static void on_failed(void *ctx, int rc, const char *why) {
+    server *v = ctx;
+    log_error("%s", why[0] != '\0' ? why : err_text(rc));
+    v->rc = rc;
+    stop(v);
 }
 
 /* ---- the loop ---- */
 
+/* On other threads. */
+static void on_thread_news(void *ctx) {
+    server *v = ctx;
+    uv_async_send(&v->news);
+}
+
+static void on_news(uv_async_t *handle) {
+    server *v = handle->data;
+    int rc;
+    if (v->member != NULL) member_step(v->member);
+    if (service_worker(v->service) != NULL && service_ended(v->service, &rc) &&
+        !v->stopping) {
+        v->rc = rc; /* the worker logged it */
+        stop(v);
+    }
+    end_if_done(v);
+}
+
+/* Another store or worker. */
+static void on_served(void *ctx) {
+    server *v = ctx;
+    control_serve(v->control, service_shard(v->service),
+                  service_worker(v->service));
+}
+
 static void on_control(void *ctx, frames *f) {
     server *v = ctx;
     control_answer(v->control, f);
-    if (f->count == 0) return;
-    if (link_send(v->control_link, f) < 0) {
+    if (f->count > 0 && link_send(v->control_link, f) < 0) {
         log_debug("an answer on the control endpoint was not taken");
     }
-}
-
-/* From now on a signal has its default meaning again. */
-static void on_signal(uv_signal_t *handle, int number) {
-    server *v = handle->data;
-    log_info("%s: finishing the work in hand", strsignal(number));
-    uv_signal_stop(&v->on_term);
-    uv_signal_stop(&v->on_int);
-    worker_stop(v->worker);
-}
-
-static void on_ended(uv_async_t *handle) {
-    uv_stop(handle->loop);
+    if (v->member != NULL) member_step(v->member);
 }
 
 static int open_loop(server *v, char *why, size_t why_size) {
     int rc = uv_loop_init(&v->loop);
     if (rc < 0) goto fail;
     v->has_loop = true;
-    v->on_term.data = v->on_int.data = v;
-    rc = uv_async_init(&v->loop, &v->ended, on_ended);
+    v->on_term.data = v->on_int.data = v->news.data = v;
+    rc = uv_async_init(&v->loop, &v->news, on_news);
     if (rc < 0) goto fail;
     rc = uv_signal_init(&v->loop, &v->on_term);
     if (rc < 0) goto fail;
@@ -175,6 +187,7 @@ static void close_handle(uv_handle_t *handle, void *ctx) {
     if (!uv_is_closing(handle)) uv_close(handle, NULL);
 }
 
+/* What could still send news has ended. */
 static void close_loop(server *v) {
     if (!v->has_loop) return;
     zmq_watch_close(v->watch);
@@ -186,76 +199,141 @@ static void close_loop(server *v) {
     v->has_loop = false;
 }
 
+/* ---- what serves ---- */
+
+static int make_service(server *v, shard *held, char *why, size_t why_size) {
+    const service_config s = {
+        .config = v->config,
+        .boot_id = v->boot_id,
+        .data = v->data_link,
+        .on_news = on_thread_news,
+        .ctx = v,
+    };
+    int rc = service_new(&v->service, &s);
+    if (rc < 0) {
+        shard_close(held);
+        return err_why(why, why_size, rc, "%s", err_text(rc));
+    }
+    if (held != NULL) service_adopt(v->service, held);
+    return 0;
+}
+
+static int make_member(server *v, char *why, size_t why_size) {
+    if (!etcd_options_given(&v->config->etcd)) return 0;
+    const member_config m = {
+        .loop = &v->loop,
+        .config = v->config,
+        .boot_id = v->boot_id,
+        .control_endpoint = link_endpoint(v->control_link),
+        .service = v->service,
+        .on_news = on_thread_news,
+        .on_served = on_served,
+        .on_failed = on_failed,
+        .ctx = v,
+    };
+    return member_open(&v->member, &m, why, why_size);
+}
+
+static json_t *more_status(void *ctx) {
+    server *v = ctx;
+    return member_status(v->member);
+}
+
+static int make_control(server *v, char *why, size_t why_size) {
+    const node_config *c = v->config;
+    control_config k = {
+        .name = c->name,
+        .cluster = c->cluster,
+        .boot_id = v->boot_id,
+        .exact = c->exact,
+        .max_reply_bytes = worker_peer_bytes(c->max_queue),
+        .keeper = v->member != NULL ? member_keeper(v->member) : NULL,
+        .more_status = v->member != NULL ? more_status : NULL,
+        .ctx = v,
+    };
+    int rc = data_port(v, &k.data_port, why, why_size);
+    if (rc < 0) return rc;
+    rc = control_new(&v->control, &k);
+    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+}
+
 /* ---- opening, running, closing ---- */
 
-int server_open(server **out, const node_config *c, const shard *s, char *why,
-                size_t why_size) {
-    *out = NULL;
-    server *v = calloc(1, sizeof(*v));
-    if (v == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
-    v->config = c;
-    v->shard = s;
-    v->boot_id = random_boot_id();
-
-    int rc;
+static int open_parts(server *v, shard *held, char *why, size_t why_size) {
     v->zmq = zmq_ctx_new();
     if (v->zmq == NULL) {
-        rc = err_why(why, why_size, -errno, "cannot start ZeroMQ: %s",
-                     zmq_strerror(errno));
-        goto fail;
+        shard_close(held);
+        return err_why(why, why_size, -errno, "cannot start ZeroMQ: %s",
+                       zmq_strerror(errno));
     }
-    rc = bind_links(v, why, why_size);
-    if (rc < 0) goto fail;
-    rc = make_worker(v, why, why_size);
-    if (rc < 0) goto fail;
-    rc = open_loop(v, why, why_size);
-    if (rc < 0) goto fail;
-
-    log_info("node '%s', cluster '%s': %s kernels, %u threads, batches on %s",
-             c->name, c->cluster, cpu_name(cpu_current()),
-             worker_threads(v->worker), link_endpoint(v->data_link));
-    *out = v;
-    return 0;
-
-fail:
-    server_close(v);
+    int rc = bind_links(v, why, why_size);
+    if (rc < 0) {
+        shard_close(held);
+        return rc;
+    }
+    rc = make_service(v, held, why, why_size);
+    if (rc == 0) rc = open_loop(v, why, why_size);
+    if (rc == 0) rc = make_member(v, why, why_size);
+    if (rc == 0) rc = make_control(v, why, why_size);
     return rc;
 }
 
-static void *worker_thread(void *arg) {
-    server *v = arg;
-    pthread_setname_np(pthread_self(), "worker");
-    v->worker_rc = worker_run(v->worker);
-    uv_async_send(&v->ended);
-    return NULL;
+int server_open(server **out, const node_config *c, shard *held, char *why,
+                size_t why_size) {
+    *out = NULL;
+    server *v = calloc(1, sizeof(*v));
+    if (v == NULL) {
+        shard_close(held);
+        return err_why(why, why_size, -ENOMEM, "out of memory");
+    }
+    v->config = c;
+    v->boot_id = random_boot_id();
+    int rc = open_parts(v, held, why, why_size);
+    if (rc < 0) {
+        server_close(v);
+        return rc;
+    }
+    log_info("node '%s', cluster '%s': %s kernels, batches on %s", c->name,
+             c->cluster, cpu_name(cpu_current()), link_endpoint(v->data_link));
+    *out = v;
+    return 0;
+}
+
+/* A static list's worker starts at once; otherwise the rack says when. */
+static int begin(server *v) {
+    char why[512];
+    if (v->member != NULL) return 0;
+    int rc = service_start(v->service, why, sizeof(why));
+    if (rc < 0) {
+        log_error("%s", why);
+    } else {
+        on_served(v);
+    }
+    return rc;
 }
 
 int server_run(server *v) {
-    int rc = pthread_create(&v->thread, NULL, worker_thread, v);
-    if (rc != 0) {
-        log_error("cannot start the worker: %s", strerror(rc));
-        return -rc;
-    }
-    v->has_thread = true;
-
+    int rc = begin(v);
+    if (rc < 0) return rc;
     printf("ready %s\n", link_endpoint(v->control_link));
     if (fflush(stdout) != 0) log_warn("cannot say that it is ready on stdout");
     uv_run(&v->loop, UV_RUN_DEFAULT);
-
-    pthread_join(v->thread, NULL);
-    v->has_thread = false;
-    if (v->worker_rc == 0) log_info("stopped");
-    return v->worker_rc;
+    if (v->rc == 0) log_info("stopped");
+    return v->rc;
 }
 
 void server_close(server *v) {
     if (v == NULL) return;
-    assert(!v->has_thread);
+    if (v->member != NULL && !v->stopping) { /* it never ran */
+        stop(v);
+        uv_run(&v->loop, UV_RUN_DEFAULT);
+    }
+    member_free(v->member);
+    service_free(v->service);
     close_loop(v);
+    control_free(v->control);
     link_close(v->control_link);
     link_close(v->data_link);
-    control_free(v->control);
-    worker_free(v->worker);
     if (v->zmq != NULL) zmq_ctx_term(v->zmq);
     free(v);
 }

@@ -1,7 +1,7 @@
-/* server.h - a running expert node: its sockets, its loop and its worker.
+/* server.h - a running expert node: its sockets, its loop and what serves.
  *
- * Two threads beside the compute pool: the loop answers control messages, the
- * worker owns the batches (worker.h). */
+ * On a static list everything is loaded before it opens, and stays.  With etcd
+ * it opens first, and then learns from the rack what to do (member.h). */
 #ifndef EXPERT_NODE_SERVER_H
 #define EXPERT_NODE_SERVER_H
 
@@ -11,13 +11,15 @@
 
 typedef struct server server;
 
-/* Bind the sockets and make ready to serve.  `c` and `s` are borrowed until
+/* Bind the sockets and make ready to serve.  `held` is a static list's filled
+ * shard, or NULL with etcd; taken over, also on failure.  `c` is borrowed until
  * server_close().  On failure `why` names the endpoint or what was short. */
-int server_open(server **out, const node_config *c, const shard *s, char *why,
+int server_open(server **out, const node_config *c, shard *held, char *why,
                 size_t why_size);
 
 /* Print "ready ENDPOINT" on stdout and serve until SIGTERM or SIGINT; the batch
- * being computed is finished and answered.  Call once. */
+ * being computed is finished and answered.  Call once.  Negative, and logged,
+ * if it had to stop. */
 int server_run(server *v);
 
 void server_close(server *v);

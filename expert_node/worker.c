@@ -73,8 +73,8 @@ struct worker {
     atomic_uint jobs;
 };
 
-uint64_t worker_peer_bytes(const worker_config *c) {
-    return size_max(c->max_reply_bytes / PEER_SHARE, 1);
+uint64_t worker_peer_bytes(uint64_t max_reply_bytes) {
+    return size_max(max_reply_bytes / PEER_SHARE, 1);
 }
 
 /* ---- making one ---- */
@@ -258,7 +258,7 @@ static void forget(worker *w, uint64_t boot_id, const frames *address) {
 /* May `reply_bytes` more be promised to this peer? */
 static int check_room(const worker *w, const peer *from, uint64_t reply_bytes,
                       char *why) {
-    uint64_t limit = worker_peer_bytes(&w->config);
+    uint64_t limit = worker_peer_bytes(w->config.max_reply_bytes);
     uint64_t held = account_bytes(from->account);
     if (held > 0 && held + reply_bytes > limit) {
         return err_why(why, WHY_SIZE, ERR_OVERLOADED,

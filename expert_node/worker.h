@@ -36,8 +36,8 @@ typedef struct {
     void *ctx;
 } worker_config;
 
-/* Reply bytes that one coordinator may have outstanding. */
-uint64_t worker_peer_bytes(const worker_config *c);
+/* Reply bytes that one coordinator may have outstanding, out of all. */
+uint64_t worker_peer_bytes(uint64_t max_reply_bytes);
 
 /* `c`'s pointers and the link (a server's end) are borrowed until
  * worker_free(); the link is used by worker_run()'s thread alone. */

@@ -1,12 +1,13 @@
 /* test_bits.c - the numerics contract from end to end: a token's logits are the
- * same bits whatever the rack, the placement, the replica, the batch, the
- * prompt's chunks, the threads and the CPU level.
+ * same bits whatever the rack, the placement, the replica, the slices of an
+ * expert, the batch, the prompt's chunks, the threads and the CPU level, and
+ * although the rack changes on the way.
  *
  * Every shuffle draws all of these from its seed, runs several sequences
  * through the real forward pass, exchange and node workers, and compares each
  * row with the logits of one process, one thread, one whole prompt at the
- * scalar level. tests/planted/arrival_order_sum.patch is a bug that this must
- * catch. */
+ * scalar level. tests/planted/arrival_order_sum.patch and slice_order.patch are
+ * bugs that this must catch. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/cpu.h"
+#include "engine/util.h"
+#include "engine/weight.h"
 #include "tests/support/fixture.h"
 #include "tests/support/memory_rack.h"
 #include "tests/support/model_gen.h"
@@ -73,11 +76,25 @@ static int check_rows(subject *s, memory_rack *r, uint32_t seq,
     return differ;
 }
 
+/* Now and then the rack changes: no node is up, and the coordinator goes on by
+ * itself with experts cut in another way; or they are back. */
+static void change_rack(memory_rack *r, const holdings *held,
+                        uint32_t n_nodes) {
+    const holdings *list[MEMORY_RACK_NODES] = {NULL};
+    uint32_t what = draw(24);
+    for (uint32_t i = 0; i < n_nodes; i++)
+        list[i] = draw(8) > 0 ? &held[i] : NULL;
+    if (what == 0) memory_rack_post_alone(r, 1u << draw(4));
+    if (what > 0 && what < 4) memory_rack_post(r, list);
+}
+
 /* Feed all sequences, each in chunks of its own, in batches of any mix. */
-static int run_sequences(subject *s, memory_rack *r, bool learn) {
+static int run_sequences(subject *s, memory_rack *r, const holdings *held,
+                         uint32_t n_nodes, bool learn) {
     progress p[SEQUENCES] = {{{0}, 0}};
     int differ = 0;
     for (;;) {
+        if (!learn) change_rack(r, held, n_nodes);
         forward_item items[SEQUENCES];
         uint32_t owner[SEQUENCES], n_items = 0, room = MAX_ROWS;
         bool left = false;
@@ -155,23 +172,27 @@ static void learn_expected(subject *s) {
                             .piece_bytes = 1 << 20,
                             .credit_bytes = 16 << 20};
     memory_rack *r = memory_rack_open(s->model, &c);
-    assert_int_equal(run_sequences(s, r, true), 0);
+    assert_int_equal(run_sequences(s, r, NULL, 0, true), 0);
     memory_rack_close(r);
 }
 
-/* Every expert on at least one node or, now and then, on none: then it is
+/* Every unit on at least one node or, now and then, on none: then it is
  * computed by the coordinator. */
-static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes) {
+static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes,
+                          uint32_t slices) {
     const model_config *m = &s->model->config;
+    const expert_store *store = memory_model_store(s->model, slices);
     for (uint32_t i = 0; i < n_nodes; i++) {
-        assert_int_equal(holdings_init(&held[i], m->n_layers, m->n_experts), 0);
+        assert_int_equal(
+            holdings_init_slices(&held[i], m->n_layers, m->n_experts, slices),
+            0);
     }
     for (uint32_t l = 0; l < m->n_layers && n_nodes > 0; l++) {
-        for (uint32_t e = 0; e < m->n_experts; e++) {
+        for (uint32_t u = 0; u < expert_store_units(store, l); u++) {
             if (draw(16) == 0) continue;
             uint32_t copies = 1 + draw(n_nodes);
             for (uint32_t i = 0; i < copies; i++) {
-                holdings_add(&held[draw(n_nodes)], l, e);
+                holdings_add(&held[draw(n_nodes)], l, u);
             }
         }
     }
@@ -179,9 +200,9 @@ static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes) {
 
 static int shuffle(subject *s, uint64_t seed) {
     random_state = seed * 1000003;
-    uint32_t n_nodes = draw(4);
+    uint32_t n_nodes = draw(4), slices = 1u << draw(4);
     holdings held[MEMORY_RACK_NODES];
-    draw_holdings(s, held, n_nodes);
+    draw_holdings(s, held, n_nodes, slices);
     cpu_level level = (cpu_level)draw((uint32_t)cpu_best() + 1);
     assert_int_equal(cpu_force(level), 0);
     memory_rack_config c = {
@@ -196,15 +217,16 @@ static int shuffle(subject *s, uint64_t seed) {
         .credit_bytes = (uint64_t)1 << (16 + draw(9)),
     };
     memory_rack *r = memory_rack_open(s->model, &c);
-    int differ = run_sequences(s, r, false);
+    int differ = run_sequences(s, r, held, n_nodes, false);
     memory_rack_close(r);
     for (uint32_t i = 0; i < n_nodes; i++) {
         holdings_fini(&held[i]);
     }
     if (differ > 0) {
-        print_message("seed %llu: %d rows differ (%u nodes, %u threads, %s)\n",
-                      (unsigned long long)seed, differ, n_nodes, c.threads,
-                      cpu_name(level));
+        print_message("seed %llu: %d rows differ (%u nodes, %u slices, %u "
+                      "threads, %s)\n",
+                      (unsigned long long)seed, differ, n_nodes, slices,
+                      c.threads, cpu_name(level));
     }
     return differ;
 }
@@ -262,12 +284,36 @@ static void wide_model_has_the_same_bits_everywhere(void **state) {
     run_shuffles(&shape, "wide.gguf", 24, shuffles(24), KV_F16, false);
 }
 
+/* Widths that all of them can be cut into eight segments of. */
+static void all_formats_have_the_same_bits_everywhere(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t type;
+        const char *name;
+    } formats[] = {{WEIGHT_Q4_0, "q4_0.gguf"},
+                   {WEIGHT_Q4_K, "q4_k.gguf"},
+                   {WEIGHT_Q5_K, "q5_k.gguf"},
+                   {WEIGHT_Q6_K, "q6_k.gguf"},
+                   {WEIGHT_Q8_0, "q8_0.gguf"}};
+    for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
+        model_shape shape = model_shape_small();
+        shape.width = 256;
+        shape.n_heads = 4;
+        shape.n_kv_heads = 2;
+        shape.head_dim = 64;
+        shape.expert_width = 2048;
+        shape.type = formats[i].type;
+        run_shuffles(&shape, formats[i].name, 24, shuffles(16), KV_F16, false);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_model_has_the_same_bits_everywhere),
         cmocka_unit_test(exact_mode_has_the_same_bits_everywhere),
         cmocka_unit_test(float_weights_have_the_same_bits_everywhere),
         cmocka_unit_test(wide_model_has_the_same_bits_everywhere),
+        cmocka_unit_test(all_formats_have_the_same_bits_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

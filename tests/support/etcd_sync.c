@@ -10,45 +10,67 @@
 
 /* ---- the loop ---- */
 
+/* What is waited for is looked at before each sleep of the loop: a callback
+ * that ran from a timer must not be followed by a sleep. */
+typedef struct {
+    uv_timer_t patience;
+    uv_prepare_t look;
+    const bool *flag; /* or, if NULL: */
+    const unsigned *counter;
+    unsigned than;
+    unsigned n_open;
+} waiting;
+
 static void on_no_patience(uv_timer_t *timer) {
     (void)timer;
     fprintf(stderr, "nothing came for %d s\n", ETCD_SYNC_PATIENCE_S);
     abort();
 }
 
-static void begin_patience(etcd_sync *s, uv_timer_t *timer) {
-    uv_timer_init(&s->loop, timer);
+static bool is_there(const waiting *w) {
+    return w->flag != NULL ? *w->flag : *w->counter > w->than;
+}
+
+static void on_look(uv_prepare_t *look) {
+    if (is_there(look->data)) uv_stop(look->loop);
+}
+
+static void on_handle_closed(uv_handle_t *handle) {
+    unsigned *n_open = handle->data;
+    --*n_open;
+}
+
+static void end_handle(uv_handle_t *handle, unsigned *n_open) {
+    ++*n_open;
+    handle->data = n_open;
+    uv_close(handle, on_handle_closed);
+}
+
+static void wait_for(etcd_sync *s, waiting *w) {
+    uv_timer_init(&s->loop, &w->patience);
+    uv_prepare_init(&s->loop, &w->look);
+    w->look.data = w;
     uv_update_time(&s->loop);
-    uv_timer_start(timer, on_no_patience, ETCD_SYNC_PATIENCE_S * 1000, 0);
-}
-
-static void on_timer_closed(uv_handle_t *handle) {
-    *(bool *)handle->data = true;
-}
-
-static void end_timer(etcd_sync *s, uv_timer_t *timer) {
-    bool closed = false;
-    timer->data = &closed;
-    uv_close((uv_handle_t *)timer, on_timer_closed);
-    while (!closed)
+    uv_timer_start(&w->patience, on_no_patience, ETCD_SYNC_PATIENCE_S * 1000,
+                   0);
+    uv_prepare_start(&w->look, on_look);
+    while (!is_there(w))
+        uv_run(&s->loop, UV_RUN_DEFAULT);
+    end_handle((uv_handle_t *)&w->patience, &w->n_open);
+    end_handle((uv_handle_t *)&w->look, &w->n_open);
+    while (w->n_open > 0)
         uv_run(&s->loop, UV_RUN_NOWAIT);
 }
 
 void etcd_sync_until(etcd_sync *s, const bool *flag) {
-    uv_timer_t patience;
-    begin_patience(s, &patience);
-    while (!*flag)
-        uv_run(&s->loop, UV_RUN_ONCE);
-    end_timer(s, &patience);
+    waiting w = {.flag = flag};
+    wait_for(s, &w);
 }
 
 void etcd_sync_until_more(etcd_sync *s, const unsigned *counter,
                           unsigned than) {
-    uv_timer_t patience;
-    begin_patience(s, &patience);
-    while (*counter <= than)
-        uv_run(&s->loop, UV_RUN_ONCE);
-    end_timer(s, &patience);
+    waiting w = {.counter = counter, .than = than};
+    wait_for(s, &w);
 }
 
 static void on_time(uv_timer_t *timer) {
@@ -63,7 +85,10 @@ void etcd_sync_for(etcd_sync *s, uint64_t ms) {
     timer.data = &over;
     uv_timer_start(&timer, on_time, ms, 0);
     etcd_sync_until(s, &over);
-    end_timer(s, &timer);
+    unsigned n_open = 0;
+    end_handle((uv_handle_t *)&timer, &n_open);
+    while (n_open > 0)
+        uv_run(&s->loop, UV_RUN_NOWAIT);
 }
 
 void etcd_sync_open(etcd_sync *s, const etcd_config *config) {

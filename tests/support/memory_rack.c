@@ -124,7 +124,9 @@ static int connect_memory(void *ctx, struct link **out, const link_config *c,
     return link_memory(out, &r->nodes[atoi(to)].server, LINK_MESSAGES);
 }
 
-void memory_rack_post(memory_rack *r, const holdings *const *held) {
+static void post(memory_rack *r, uint32_t slices, const holdings *const *held) {
+    const model_config *m = &r->model->config;
+    const expert_store *store = memory_model_store(r->model, slices);
     rack_node seen[MEMORY_RACK_NODES] = {{0}};
     for (uint32_t i = 0; i < r->n_nodes; i++) {
         if (held[i] == NULL) continue;
@@ -132,21 +134,28 @@ void memory_rack_post(memory_rack *r, const holdings *const *held) {
         seen[i].boot_id = r->nodes[i].boot_id;
         snprintf(seen[i].endpoint, sizeof(seen[i].endpoint), "%u", i);
     }
-    placement *where;
-    rack *snapshot;
-    const model_config *m = &r->model->config;
     uint32_t cut[MODEL_MAX_LAYERS];
     for (uint32_t l = 0; l < m->n_layers; l++)
-        cut[l] =
-            expert_store_slices(memory_model_store(r->model, r->slices), l);
+        cut[l] = expert_store_slices(store, l);
     const placement_shape shape = {.epoch = ++r->epoch,
                                    .n_layers = m->n_layers,
                                    .n_experts = m->n_experts,
-                                   .slices = r->slices,
+                                   .slices = slices,
                                    .layer_slices = cut};
+    placement *where;
+    rack *snapshot;
     must(placement_new(&where, &shape, held, r->n_nodes), "placement_new", "");
     must(rack_new(&snapshot, where, seen, r->n_nodes), "rack_new", "");
     exchange_post(r->experts, snapshot);
+}
+
+void memory_rack_post(memory_rack *r, const holdings *const *held) {
+    post(r, r->slices, held);
+}
+
+void memory_rack_post_alone(memory_rack *r, uint32_t slices) {
+    const holdings *nobody[MEMORY_RACK_NODES] = {NULL};
+    post(r, slices, nobody);
 }
 
 memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {

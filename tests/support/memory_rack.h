@@ -41,6 +41,8 @@ void memory_rack_close(memory_rack *r);
 
 /* Another rack for the exchange: held[i] NULL means that node i is down. */
 void memory_rack_post(memory_rack *r, const holdings *const *held);
+/* One where no node is up, and experts are cut into so many slices. */
+void memory_rack_post_alone(memory_rack *r, uint32_t slices);
 
 forward *memory_rack_forward(memory_rack *r);
 exchange *memory_rack_exchange(memory_rack *r);

@@ -299,6 +299,83 @@ static void names_every_state(void **state) {
     assert_string_equal(node_state_name((node_state)99), "unknown");
 }
 
+/* ---- coming and going ---- */
+
+static void gives_who_joins_the_lowest_free_place(void **state) {
+    membership *m = open_members(3);
+    uint32_t node;
+    (void)state;
+
+    membership_remove(m, 2);
+    membership_remove(m, 0);
+    assert_int_equal(membership_add(m, &node), 0);
+    assert_int_equal(node, 0);
+    assert_int_equal(membership_add(m, &node), 0);
+    assert_int_equal(node, 2);
+    assert_int_equal(membership_add(m, &node), 0);
+    assert_int_equal(node, 3);
+    membership_free(m);
+}
+
+static void says_nothing_of_who_has_left(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    membership_remove(m, 0);
+    assert_true(wait_until(m, 0) == UINT64_MAX);
+    assert_true(wait_until(m, 100000) == UINT64_MAX);
+    membership_free(m);
+}
+
+static void knows_nothing_of_who_had_the_place_before(void **state) {
+    membership *m = open_up(0, 7);
+    uint32_t node;
+    (void)state;
+
+    membership_refused(m, 1, 0, ERR_WRONG_MODEL);
+    membership_remove(m, 0);
+    assert_int_equal(membership_add(m, &node), 0);
+    assert_int_equal(node, 0);
+    assert_int_equal(membership_state(m, 0), NODE_GREETING);
+    assert_int_equal(membership_refusal(m, 0), 0);
+    assert_int_equal(membership_boot(m, 0), 0);
+    expect(m, 1, MEMBER_HELLO, 0);
+    membership_pong(m, 2, 0, 7, 1, 0); /* the earlier one's */
+    assert_int_equal(membership_state(m, 0), NODE_GREETING);
+    membership_welcome(m, 3, 0, 8);
+    expect(m, 3, MEMBER_UP, 0);
+    membership_free(m);
+}
+
+static void takes_no_more_nodes_than_there_are_places(void **state) {
+    membership *m = open_members(0);
+    uint32_t node;
+    (void)state;
+
+    for (uint32_t i = 0; i < MEMBERSHIP_MAX_NODES; i++) {
+        assert_int_equal(membership_add(m, &node), 0);
+        assert_int_equal(node, i);
+    }
+    assert_int_equal(membership_add(m, &node), ERR_OVERLOADED);
+    membership_remove(m, 5);
+    assert_int_equal(membership_add(m, &node), 0);
+    assert_int_equal(node, 5);
+    membership_free(m);
+}
+
+static void takes_any_answer_for_a_sign_of_life(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    expect(m, 150, MEMBER_PING, 0);
+    membership_heard(m, 150, 0, 7);
+    expect(m, 201, MEMBER_PING, 0);
+    assert_int_equal(membership_state(m, 0), NODE_UP);
+    membership_heard(m, 300, 0, 8); /* of another process */
+    expect(m, 350, MEMBER_GONE, 0);
+    membership_free(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greets_every_node_until_it_answers),
@@ -320,6 +397,11 @@ int main(void) {
         cmocka_unit_test(waits_forever_without_nodes),
         cmocka_unit_test(refuses_intervals_that_cannot_work),
         cmocka_unit_test(names_every_state),
+        cmocka_unit_test(gives_who_joins_the_lowest_free_place),
+        cmocka_unit_test(says_nothing_of_who_has_left),
+        cmocka_unit_test(knows_nothing_of_who_had_the_place_before),
+        cmocka_unit_test(takes_no_more_nodes_than_there_are_places),
+        cmocka_unit_test(takes_any_answer_for_a_sign_of_life),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
