@@ -94,7 +94,8 @@ typedef struct {
     uint32_t suspect; /* the best of those that answer late; or NONE */
     uint32_t refuser; /* the best of those that refused it lately; or NONE */
     bool soon;        /* somebody could be asked after a short rest */
-    bool later;       /* somebody could be asked after a rest or an answer */
+    bool later;       /* somebody could be asked after a rest */
+    bool blocked;     /* somebody could be asked after an answer that is late */
 } choice;
 
 static void prefer(uint32_t *best, uint64_t *best_us, uint32_t node,
@@ -107,7 +108,8 @@ static void prefer(uint32_t *best, uint64_t *best_us, uint32_t node,
 /* The best holder for `count` waiting pairs like *p. */
 static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
                      uint32_t count) {
-    choice c = {DISPATCH_NONE, DISPATCH_NONE, DISPATCH_NONE, false, false};
+    choice c = {DISPATCH_NONE, DISPATCH_NONE, DISPATCH_NONE,
+                false,         false,         false};
     uint64_t best_us = UINT64_MAX, suspect_us = UINT64_MAX;
     uint64_t refuser_us = UINT64_MAX;
     uint32_t n;
@@ -127,7 +129,7 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
             continue;
         }
         if (is_blocked(d, node, count)) {
-            c.later = d->blocked = true;
+            c.blocked = d->blocked = true;
             continue;
         }
         uint64_t us = predicted_us(peer, now_us, count);
@@ -183,9 +185,10 @@ static void queue_run(dispatch *d, uint32_t node, uint32_t i, uint32_t end,
 }
 
 /* Preferably a node that answers in time, at once or after a short rest; then
- * here; then a node that does not answer in time; then wait for answers or for
- * a rest to end; then a node that refused in an earlier layer; else it is
- * lost. */
+ * here; then a node that does not answer in time; then wait for its own answer
+ * or for a rest to end; then a node that refused in an earlier layer; then wait
+ * for an answer that is late and holds the credit of its node; else it is lost.
+ */
 static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
                       uint32_t count) {
     const dispatch_pair *p = &d->pairs[d->order[i]];
@@ -205,7 +208,7 @@ static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
         queue_run(d, c.node, i, end, count);
         return;
     }
-    if (wait || (!here && (p->asked != 0 || c.later))) return;
+    if (wait || (!here && (p->asked != 0 || c.later || c.blocked))) return;
     for (; i < end; i++) {
         uint32_t pair = d->order[i];
         if (!d->pairs[pair].waiting) continue;

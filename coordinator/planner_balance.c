@@ -43,11 +43,10 @@ static bool is_off(double surplus, double share, double tolerated) {
 }
 
 static bool is_uneven(const plan *p) {
-    double mean = (double)p->bytes / p->n_units;
     for (uint32_t i = 0; i < p->n_nodes; i++) {
         const plan_node *n = &p->nodes[i];
         if (!n->stays) continue;
-        if (is_off(plan_total_surplus(p, i), n->share * p->weight_bytes / mean,
+        if (is_off(plan_total_surplus(p, i), n->share * p->weight_bytes / p->mean,
                    TOLERATED_OF_TOTAL)) {
             return true;
         }
@@ -61,14 +60,30 @@ static bool is_uneven(const plan *p) {
     return false;
 }
 
-/* How willingly a unit moves from one node to another; 0: it cannot. */
-static int ease(const plan *p, uint32_t unit, uint32_t from, uint32_t to) {
-    if (!plan_has(&p->goal, p->stride, unit, from)) return 0;
-    if (plan_has(&p->goal, p->stride, unit, to)) return 0;
-    if (!plan_has_room(p, unit, to, plan_reserve(p))) return 0;
-    if (plan_has(&p->now, p->stride, unit, to)) return 4; /* it is there */
-    if (!plan_has(&p->now, p->stride, unit, from)) return 3; /* not yet here */
-    return p->mark[to] == 0 ? 2 : 1; /* no other slice of the expert */
+/* How readily a unit moves from one node to another. */
+enum {
+    CANNOT,
+    BESIDE,   /* another slice of its expert */
+    APART,    /* away from them */
+    NOT_HERE, /* `from` would only get it in this step */
+    IS_THERE  /* `to` has it: nothing is moved */
+};
+
+static int ease(plan *p, uint32_t unit, uint32_t from, uint32_t to) {
+    if (!plan_has(&p->goal, p->stride, unit, from)) return CANNOT;
+    if (plan_has(&p->goal, p->stride, unit, to)) return CANNOT;
+    if (!plan_has_room(p, unit, to, plan_reserve(p))) return CANNOT;
+    if (plan_has(&p->now, p->stride, unit, to)) return IS_THERE;
+    if (!plan_has(&p->now, p->stride, unit, from)) return NOT_HERE;
+    plan_mark(p, unit);
+    int best = p->mark[to] == 0 ? APART : BESIDE;
+    plan_unmark(p, unit);
+    return best;
+}
+
+/* Does a node have units now that its goal does not have? */
+static bool has_left(const plan_node *n) {
+    return n->goal_bytes < n->now_bytes + n->adding_bytes;
 }
 
 /* Beginning anywhere, so that not the same few units move all the time. */
@@ -76,14 +91,13 @@ static uint32_t find_unit(plan *p, uint32_t layer, uint32_t from,
                           uint32_t to) {
     uint32_t first = p->base[layer], n = p->base[layer + 1] - first;
     uint32_t start = (uint32_t)(plan_hash(from, to) % n), best = PLAN_NONE;
-    int most = 0;
+    int most = CANNOT, enough = APART;
+    if (p->nodes[from].adding_bytes > 0) enough = NOT_HERE;
+    if (has_left(&p->nodes[to])) enough = IS_THERE;
 
-    for (uint32_t i = 0; i < n && most < 4; i++) {
+    for (uint32_t i = 0; i < n && most < enough; i++) {
         uint32_t unit = first + (start + i) % n;
-        if (!plan_has(&p->goal, p->stride, unit, from)) continue;
-        plan_mark(p, unit);
         int e = ease(p, unit, from, to);
-        plan_unmark(p, unit);
         if (e <= most) continue;
         best = unit;
         most = e;
@@ -112,7 +126,7 @@ static bool can_take(const plan *p, uint32_t layer, uint32_t node) {
     uint64_t used = n->now_bytes + n->adding_bytes;
     uint64_t bytes = p->in->model->unit_bytes[layer] + plan_reserve(p);
     if (!n->open || p->tried[node]) return false;
-    return n->goal_bytes < used || used + bytes <= n->memory;
+    return has_left(n) || used + bytes <= n->memory;
 }
 
 /* The emptiest node that has less of this layer than it should. */

@@ -44,6 +44,7 @@ typedef struct {
     uint32_t stride;   /* of plan_holders */
     uint32_t replicas; /* wanted, as far as there are nodes */
     uint64_t bytes;    /* of all units, once */
+    double mean;       /* of a unit */
     uint64_t largest;  /* unit */
     bool first;        /* layers have no map yet: nothing was ever removed */
     bool missing;      /* a node is */

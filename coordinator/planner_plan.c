@@ -49,6 +49,7 @@ static int measure(plan *p) {
     }
     if (most > LAYER_MAP_MAX_HOLDERS) return ERR_RANGE;
     p->n_units = (uint32_t)units;
+    p->mean = units > 0 ? (double)p->bytes / (double)units : 0;
     p->stride = most + 1; /* a move has a holder more for a moment */
     return 0;
 }
@@ -315,7 +316,10 @@ bool plan_has_room(const plan *p, uint32_t unit, uint32_t node,
     uint64_t used = n->now_bytes + n->adding_bytes;
     uint64_t bytes = plan_unit_bytes(p, unit) + reserve;
 
-    if (plan_has(&p->now, p->stride, unit, node)) return true;
+    /* What it has needs no room, but for a node that offers less now. */
+    if (plan_has(&p->now, p->stride, unit, node)) {
+        return n->goal_bytes + plan_unit_bytes(p, unit) <= n->memory;
+    }
     if (p->now.n[unit] + p->replicas > LAYER_MAP_MAX_HOLDERS) return false;
     return used <= n->memory && bytes <= n->memory - used;
 }
@@ -333,13 +337,11 @@ double plan_layer_surplus(const plan *p, uint32_t layer, uint32_t node) {
 
 double plan_total_surplus(const plan *p, uint32_t node) {
     const plan_node *n = &p->nodes[node];
-    double mean = (double)p->bytes / p->n_units;
-    return ((double)n->goal_bytes - n->share * p->weight_bytes) / mean;
+    return ((double)n->goal_bytes - n->share * p->weight_bytes) / p->mean;
 }
 
 double plan_unit_size(const plan *p, uint32_t layer) {
-    double mean = (double)p->bytes / p->n_units;
-    return (double)p->in->model->unit_bytes[layer] / mean;
+    return (double)p->in->model->unit_bytes[layer] / p->mean;
 }
 
 double plan_load(const plan *p, uint32_t layer, uint32_t node) {

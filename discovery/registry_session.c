@@ -212,6 +212,9 @@ static void tell_name(registry *r) {
                  r->name, r->own[SLOT_RECORD].key);
     } else if (r->registered) {
         log_info("registered in etcd as %s '%s'", what, r->name);
+    } else {
+        log_warn("not registered in etcd any more: the lease ran out, or the "
+                 "record was taken away; registering anew");
     }
 }
 

@@ -196,6 +196,7 @@ void registry_list(registry *r) {
     if (r->phase != REGISTRY_RUNNING || r->listing) return;
     etcd_watch_close(r->watch);
     r->watch = NULL;
+    r->live_since = 0;
     if (etcd_get(r->etcd, &all, on_listed, r) < 0) {
         list_later(r);
         return;
@@ -253,7 +254,6 @@ static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
         log_warn("etcd's history cannot be followed (%s): everything is read "
                  "anew",
                  a->why);
-        r->live_since = 0;
         r->listing_anew = true;
         registry_list(r);
         registry_notify(r);

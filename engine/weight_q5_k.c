@@ -2,10 +2,9 @@
  * minimum, factors of the block's.
  *
  * A weight is (scale * sub-scale) * value - min * sub-min with values of 0 to
- * 31 and factors of 0 to 63.  The scaled integer sum of an A8 block is at most
- * 63
- * * 31 * 32 * 127 < 2^23, so a float holds it exactly.  The packed layout is
- * described in weight_q5_k.h. */
+ * 31 and factors of 0 to 63.  The scaled integer sum of an A8 block stays
+ * below 2^23 (63 by 31 by 32 activations of 127), so a float holds it exactly.
+ * The packed layout is described in weight_q5_k.h. */
 #include "engine/weight_q5_k.h"
 
 #include <assert.h>

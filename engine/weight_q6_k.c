@@ -1,8 +1,8 @@
 /* weight_q6_k.c - Q6_K: 256 values of 6 bits, 16 sub-scales, one f16 scale.
  *
  * A weight is (scale * sub-scale) * value with a signed sub-scale and a value
- * in [-32, 31].  The integer sum of an A8 block, both sub-scales in it, stays
- * below 2 * 128 * 16 * 32 * 127 < 2^24, so a float holds it exactly.  The
+ * in [-32, 31].  The integer sum of an A8 block, both sub-scales in it, is at
+ * most 2 * 128 * 16 * 32 * 127 < 2^24, so a float holds it exactly.  The
  * packed layout is described in weight_q6_k.h. */
 #include "engine/weight_q6_k.h"
 

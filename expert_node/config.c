@@ -108,7 +108,7 @@ static int check_ports(node_config *c, char *why, size_t why_size) {
 }
 
 /* A static list: this node is told what to hold. */
-static int check_static(const node_config *c, char *why, size_t why_size) {
+static int check_static(node_config *c, char *why, size_t why_size) {
     if (c->model == NULL && c->weights_from == NULL) {
         return err_why(why, why_size, ERR_USAGE,
                        "one MODEL is needed, or --etcd or --weights-from; see "
@@ -118,16 +118,14 @@ static int check_static(const node_config *c, char *why, size_t why_size) {
         return err_why(why, why_size, ERR_USAGE,
                        "MODEL and --weights-from exclude each other");
     }
-    if (c->slices == 0 || c->slices > MESSAGE_SLICES_MAX ||
-        (c->slices & (c->slices - 1)) != 0) {
+    if (c->slices == 0) c->slices = 1;
+    if (c->slices > MESSAGE_SLICES_MAX || (c->slices & (c->slices - 1)) != 0) {
         return err_why(why, why_size, ERR_USAGE,
                        "--slices %u: 1, 2, 4 or 8 are possible", c->slices);
     }
-    const char *const rack_only[] = {"memory", "zone"};
-    for (size_t i = 0; i < ARRAY_LEN(rack_only); i++) {
-        if (!options_given(c->parsed, rack_only[i])) continue;
+    if (c->memory_bytes != 0 || c->zone[0] != '\0') {
         return err_why(why, why_size, ERR_USAGE, "--%s needs --etcd",
-                       rack_only[i]);
+                       c->memory_bytes != 0 ? "memory" : "zone");
     }
     if (c->weights_from == NULL) return 0;
 
@@ -144,14 +142,16 @@ static int check_static(const node_config *c, char *why, size_t why_size) {
 
 /* A rack that organizes itself: others read from etcd who this is and where. */
 static int check_rack(const node_config *c, char *why, size_t why_size) {
-    const char *const list_only[] = {"share", "experts", "slices",
-                                     "weights-from"};
-    for (size_t i = 0; i < ARRAY_LEN(list_only); i++) {
-        if (!options_given(c->parsed, list_only[i])) continue;
+    const char *extra = c->share != NULL          ? "share"
+                        : c->experts.count > 0    ? "experts"
+                        : c->slices != 0          ? "slices"
+                        : c->weights_from != NULL ? "weights-from"
+                                                  : NULL;
+    if (extra != NULL) {
         return err_why(why, why_size, ERR_USAGE,
                        "--etcd and --%s exclude each other: the rack says "
                        "what this node holds",
-                       list_only[i]);
+                       extra);
     }
     if (!record_is_name(c->name)) {
         return err_why(why, why_size, ERR_USAGE,
@@ -231,10 +231,8 @@ static int check_values(node_config *c, const raw_texts *raw, char *why,
 
 int node_config_parse(node_config *c, int argc, char **argv, char *why,
                       size_t why_size) {
-    *c = (node_config){.cluster = "roster",
-                       .max_queue = QUEUE_DEFAULT,
-                       .slices = 1,
-                       .zone = ""};
+    *c = (node_config){
+        .cluster = "roster", .max_queue = QUEUE_DEFAULT, .zone = ""};
     etcd_options_init(&c->etcd);
     if (gethostname(c->host_name, sizeof(c->host_name) - 1) != 0 ||
         !message_is_name(c->host_name)) {

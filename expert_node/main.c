@@ -48,49 +48,47 @@ static int pull_patiently(shard **out, const node_config *c, fetch *f,
     }
 }
 
-/* A static list: everything is loaded before the node opens.  *f, which the
- * shard reads through, is NULL if the model is in a file. */
-static int load_static(shard **out, fetch **f, const node_config *c, char *why,
+static int describe(shard **out, fetch **f, const node_config *c, char *why,
+                    size_t why_size) {
+    if (c->model != NULL) return shard_open(out, c->model, why, why_size);
+
+    const fetch_config from = {.cluster = c->cluster,
+                               .boot_id = random_boot_id(),
+                               .insecure = c->insecure};
+    int rc = fetch_new(f, &from);
+    if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
+    fetch_set_sources(*f, &c->weights_from, 1);
+    return pull_patiently(out, c, *f, why, why_size);
+}
+
+/* A static list: everything is loaded before the node opens. */
+static int load_static(shard **out, const node_config *c, char *why,
                        size_t why_size) {
-    int rc;
-    if (c->model != NULL) {
-        rc = shard_open(out, c->model, why, why_size);
-    } else {
-        const fetch_config from = {.cluster = c->cluster,
-                                   .boot_id = random_boot_id(),
-                                   .insecure = c->insecure};
-        rc = fetch_new(f, &from);
-        if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
-        fetch_set_sources(*f, &c->weights_from, 1);
-        rc = pull_patiently(out, c, *f, why, why_size);
-    }
+    fetch *f = NULL;
     const shard_plan plan = {c->share, &c->experts};
+    int rc = describe(out, &f, c, why, why_size);
     if (rc == 0) rc = shard_cut(*out, c->slices, why, why_size);
     if (rc == 0) rc = shard_fill(*out, &plan, why, why_size);
+    fetch_free(f);
     return rc;
 }
 
 static int serve(const node_config *c, char *why, size_t why_size) {
     shard *held = NULL;
-    fetch *f = NULL;
     server *v = NULL;
-
-    int rc = 0;
     if (!etcd_options_given(&c->etcd)) {
-        rc = load_static(&held, &f, c, why, why_size);
+        int rc = load_static(&held, c, why, why_size);
+        if (rc < 0) {
+            shard_close(held);
+            return rc;
+        }
     }
-    if (rc < 0) {
-        shard_close(held);
-        fetch_free(f);
-        return rc;
-    }
-    rc = server_open(&v, c, held, why, why_size);
+    int rc = server_open(&v, c, held, why, why_size);
     if (rc == 0) {
         rc = server_run(v); /* returns on SIGTERM, its last batch answered */
         if (rc < 0) err_why(why, why_size, rc, "stopped: %s", err_text(rc));
     }
     server_close(v);
-    fetch_free(f);
     return rc;
 }
 

@@ -32,7 +32,7 @@ typedef struct {
 } shard;
 
 /* Describe a model: of a file, or of whatever the fetch's sources serve; tensor
- * data then comes through the fetch, which must live until shard_close().
+ * data then comes through the fetch, which must live as long as it loads.
  * Slow: a file may have to be read once as a whole (manifest.h).  On failure
  * *out is NULL and `why` names the file, the source or the tensor at fault. */
 int shard_open(shard **out, const char *path, char *why, size_t why_size);

@@ -162,9 +162,9 @@ static void send_bytes(connection *c, const char *bytes, size_t n,
     sending *w = must(malloc(sizeof(*w) + n + 1));
     w->connection = c;
     w->then_cut = then_cut;
-    if (n > 0) memcpy(w->bytes, bytes, n);
+    memcpy(w->bytes, bytes, n);
     uv_buf_t buf = uv_buf_init(w->bytes, (unsigned)n);
-    int rc = uv_write(&w->write, (uv_stream_t *)&c->tcp, &buf, n > 0, on_sent);
+    int rc = uv_write(&w->write, (uv_stream_t *)&c->tcp, &buf, 1, on_sent);
     assert(rc == 0);
 }
 
@@ -184,7 +184,11 @@ static void answer(connection *c, const step *what) {
         drip_on(c);
         return;
     case CUT:
-        send_bytes(c, what->bytes, strlen(what->bytes), true);
+        if (what->bytes[0] == '\0') {
+            close_connection(c);
+        } else {
+            send_bytes(c, what->bytes, strlen(what->bytes), true);
+        }
         return;
     case STALL:
         return;

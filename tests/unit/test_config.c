@@ -119,6 +119,71 @@ static void refuses_numbers_that_cannot_work(void **state) {
     taken("--max-queued", "0");
 }
 
+static void takes_an_etcd_in_the_place_of_nodes(void **state) {
+    (void)state;
+    const char *const given[] = {"--etcd",         "http://a:1,https://b:2",
+                                 "--slices",       "4",
+                                 "--min-replicas", "3",
+                                 "--replace-after", "20s",
+                                 "--advertise",    "rack-1.example",
+                                 NULL};
+    config c;
+    assert_int_equal(parse(&c, given), OPTIONS_RUN);
+    assert_true(etcd_options_given(&c.etcd));
+    assert_int_equal(c.etcd.n_endpoints, 2);
+    assert_int_equal(c.slices, 4);
+    assert_int_equal(c.min_replicas, 3);
+    assert_int_equal(c.replace_after_ms, 20000);
+    config_free(&c);
+    const char *const plain[] = {NULL};
+    assert_int_equal(parse(&c, plain), OPTIONS_RUN);
+    assert_false(etcd_options_given(&c.etcd));
+    assert_int_equal(c.slices, 1);
+    assert_int_equal(c.min_replicas, 2);
+    assert_int_equal(c.replace_after_ms, 15000);
+    config_free(&c);
+}
+
+static void refuses_nodes_and_an_etcd_at_once(void **state) {
+    (void)state;
+    const char *const given[] = {"--etcd", "http://a:1", "--node",
+                                 "tcp://127.0.0.1:7101", NULL};
+    config c;
+    assert_int_equal(parse(&c, given), ERR_USAGE);
+    assert_non_null(strstr(why, "--node and --etcd"));
+    config_free(&c);
+}
+
+static void refuses_names_that_no_key_can_hold(void **state) {
+    (void)state;
+    const char *const given[] = {"--etcd", "http://a:1", "--name", "rack/3",
+                                 NULL};
+    config c;
+    assert_int_equal(parse(&c, given), ERR_USAGE);
+    assert_non_null(strstr(why, "'/'"));
+    config_free(&c);
+    taken("--name", "rack/3"); /* without etcd it is a name */
+}
+
+static void refuses_racks_that_cannot_be(void **state) {
+    (void)state;
+    refused("--slices", "3", "--slices");
+    refused("--slices", "0", "--slices");
+    refused("--slices", "16", "--slices");
+    refused("--min-replicas", "0", "--min-replicas");
+    refused("--min-replicas", "33", "--min-replicas");
+    refused("--replace-after", "999ms", "--replace-after");
+    refused("--weights-listen", "ipc://x", "ipc://x");
+    refused("--advertise", "tcp://host", "--advertise");
+    refused("--advertise", "host:80", "--advertise");
+    refused("--advertise", "", "--advertise");
+    refused("--etcd", "localhost:2379", "--etcd");
+    refused("--etcd-user", "root", "--etcd");
+    taken("--weights-listen", "tcp://127.0.0.1:*");
+    taken("--advertise", "10.0.0.1");
+    taken("--slices", "8");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(takes_what_is_sound),
@@ -126,6 +191,10 @@ int main(void) {
         cmocka_unit_test(refuses_endpoints_that_cannot_be_read),
         cmocka_unit_test(refuses_names_that_no_message_can_hold),
         cmocka_unit_test(refuses_numbers_that_cannot_work),
+        cmocka_unit_test(takes_an_etcd_in_the_place_of_nodes),
+        cmocka_unit_test(refuses_nodes_and_an_etcd_at_once),
+        cmocka_unit_test(refuses_names_that_no_key_can_hold),
+        cmocka_unit_test(refuses_racks_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

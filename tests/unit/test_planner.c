@@ -772,7 +772,7 @@ static void random_event(rack *r) {
     case 0:
     case 1:
     case 2: /* comes, or starts anew */
-        join(r, name, 1 + below(total));
+        join(r, name, 1 + below(total + 1));
         break;
     case 3: /* ends */
         if (n == NULL) break;

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -499,6 +500,174 @@ static void a_bad_listen_is_said_at_once(void **state) {
     close_rig(r);
 }
 
+/* ---- the rack, where etcd is: a conductor that a test plays ---- */
+
+struct conductor {
+    bool drained;
+    int refuse_with; /* conductor_drain() itself */
+    conductor_done done;
+    void *ctx;
+    char name[32];
+    bool undo;
+};
+
+bool conductor_drained(const conductor *c) {
+    return c->drained;
+}
+
+const rack_view *conductor_view(const conductor *c) {
+    (void)c;
+    return NULL;
+}
+
+int conductor_status(conductor *c, json_t *into) {
+    (void)c;
+    return json_object_set_new(into, "coordinators",
+                               json_pack("[{s:s, s:b, s:s}]", "name", "served",
+                                         "us", true, "state", "up"));
+}
+
+int conductor_drain(conductor *c, const char *name, bool undo,
+                    conductor_done done, void *ctx, char *why,
+                    size_t why_size) {
+    if (c->refuse_with < 0) {
+        return err_why(why, why_size, c->refuse_with, "nobody is %s", name);
+    }
+    c->done = done;
+    c->ctx = ctx;
+    snprintf(c->name, sizeof(c->name), "%s", name);
+    c->undo = undo;
+    return 0;
+}
+
+static message drain(uint64_t id, const char *name, bool undo) {
+    message m = {.kind = MESSAGE_DRAIN, .request_id = id};
+    m.drain.name = name;
+    m.drain.undo = undo;
+    return m;
+}
+
+static void expect_state(rig *r, const char *state) {
+    message m = {.kind = MESSAGE_STATUS_REQUEST};
+    ask(r, &m);
+    assert_int_equal(hear(r), MESSAGE_STATUS);
+    json_t *root = json_loadb(r->m.status.json.data, r->m.status.json.len, 0,
+                              NULL);
+    assert_non_null(root);
+    assert_string_equal(json_string_value(json_object_get(root, "state")),
+                        state);
+    json_t *own = json_array_get(json_object_get(root, "coordinators"), 0);
+    if (own != NULL) {
+        assert_string_equal(json_string_value(json_object_get(own, "state")),
+                            state);
+    }
+    json_decref(root);
+}
+
+static void drains_nothing_without_an_etcd(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    message m = drain(1, "one", false);
+    ask(r, &m);
+    expect_error(r, 1, ERR_NOT_LEADER, "no etcd");
+    close_rig(r);
+}
+
+static void answers_a_drain_when_it_is_recorded(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    conductor played = {0};
+    server_set_conductor(r->server, &played);
+    message m = drain(1, "one", true);
+    ask(r, &m);
+    while (played.done == NULL)
+        turn(r);
+    assert_string_equal(played.name, "one");
+    assert_true(played.undo);
+    m = generate(2, 1); /* something else meanwhile */
+    ask(r, &m);
+    assert_int_equal(hear(r), MESSAGE_ACCEPTED);
+    assert_int_equal(hear(r), MESSAGE_TOKEN);
+    assert_int_equal(hear(r), MESSAGE_FINISHED);
+    played.done(played.ctx, 0, "");
+    assert_int_equal(hear(r), MESSAGE_DONE);
+    assert_int_equal(r->m.request_id, 1);
+
+    m = drain(3, "one", false);
+    played.done = NULL;
+    ask(r, &m);
+    while (played.done == NULL)
+        turn(r);
+    played.done(played.ctx, ERR_NOT_LEADER, "no quorum");
+    expect_error(r, 3, ERR_NOT_LEADER, "no quorum");
+    close_rig(r);
+}
+
+static void says_why_a_drain_cannot_be(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    conductor played = {.refuse_with = ERR_RANGE};
+    server_set_conductor(r->server, &played);
+    message m = drain(1, "elsewhere", false);
+    ask(r, &m);
+    expect_error(r, 1, ERR_RANGE, "nobody is elsewhere");
+    close_rig(r);
+}
+
+static void a_drain_may_outlive_its_client_and_the_server(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    conductor played = {0};
+    server_set_conductor(r->server, &played);
+    message m = drain(1, "one", false);
+    ask(r, &m);
+    while (played.done == NULL)
+        turn(r);
+    server_close(r->server);
+    played.done(played.ctx, ERR_CLOSED, "");
+    close_rig(r);
+}
+
+static void declines_work_until_it_may_go_on(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    conductor played = {0};
+    server_set_conductor(r->server, &played);
+    expect_state(r, "up");
+    message m = generate(1, 200);
+    ask(r, &m);
+    assert_int_equal(hear(r), MESSAGE_ACCEPTED);
+
+    played.drained = true;
+    server_decline(r->server, ERR_CLOSED, "drained for today");
+    m = generate(2, 1);
+    ask(r, &m);
+    message_kind kind;
+    while ((kind = hear(r)) == MESSAGE_TOKEN)
+        continue; /* of the request that runs */
+    if (kind == MESSAGE_ERROR) {
+        assert_int_equal(r->m.error.code, ERR_CLOSED);
+        assert_string_equal(r->m.error.text, "drained for today");
+        while ((kind = hear(r)) == MESSAGE_TOKEN)
+            continue;
+    } else {
+        expect_error(r, 2, ERR_CLOSED, "drained for today");
+    }
+    assert_true(server_idle(r->server));
+    expect_state(r, "drained");
+
+    played.drained = false;
+    server_decline(r->server, 0, "");
+    m = generate(3, 1);
+    ask(r, &m);
+    assert_int_equal(hear(r), MESSAGE_ACCEPTED);
+    assert_int_equal(hear(r), MESSAGE_TOKEN);
+    assert_int_equal(hear(r), MESSAGE_FINISHED);
+    server_decline(r->server, ERR_WRONG_MODEL, "another model's rack");
+    expect_state(r, "refusing");
+    close_rig(r);
+}
+
 #define WITH_LARGE(test)                                                       \
     cmocka_unit_test_setup_teardown(test, open_model, close_model)
 #define WITH_SMALL(test)                                                       \
@@ -518,6 +687,11 @@ int main(void) {
         WITH_SMALL(refuses_work_but_answers_when_it_ends),
         WITH_SMALL(tells_those_who_are_cut_off),
         WITH_SMALL(a_bad_listen_is_said_at_once),
+        WITH_SMALL(drains_nothing_without_an_etcd),
+        WITH_SMALL(answers_a_drain_when_it_is_recorded),
+        WITH_SMALL(says_why_a_drain_cannot_be),
+        WITH_SMALL(a_drain_may_outlive_its_client_and_the_server),
+        WITH_SMALL(declines_work_until_it_may_go_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,7 +41,7 @@ static void refuses_a_coordinator_that_asks_and_does_not_read(void **state) {
     node_rig_make(&r, &shape);
     uint64_t one = 64 * sizeof(float);
     r.config.max_reply_bytes = 4 * 4 * one;
-    assert_int_equal(worker_peer_bytes(&r.config), 4 * one);
+    assert_int_equal(worker_peer_bytes(r.config.max_reply_bytes), 4 * one);
     node_rig_connect(&r, 2, 32);
     for (uint64_t id = 0; id < 10; id++) {
         node_rig_request q = node_rig_make_request(&r, id, 0, 1, 1);

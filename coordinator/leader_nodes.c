@@ -1,0 +1,176 @@
+/* leader_nodes.c - see leader_nodes.h.
+ *
+ * The list is made anew from the records each time, and takes over from the one
+ * before it only what the records cannot tell: since when a node is away, and
+ * what it offered before. */
+#include "coordinator/leader_nodes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+void leader_nodes_fini(leader_nodes *l) {
+    free(l->items);
+    free(l->given);
+    *l = (leader_nodes){0};
+}
+
+/* ---- reading ---- */
+
+static int compare_names(const void *a, const void *b) {
+    const leader_node *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static leader_node *find(const leader_nodes *l, const char *name) {
+    if (l->n == 0) return NULL;
+    leader_node key;
+    snprintf(key.name, sizeof(key.name), "%s", name);
+    return bsearch(&key, l->items, l->n, sizeof(key), compare_names);
+}
+
+static bool is_usable(const node_record *r, const planner_model *model,
+                      const record_profile *profile) {
+    if (r->has_model && memcmp(r->model, model->model, RECORD_MODEL) != 0) {
+        return false;
+    }
+    return r->profile.version == profile->version &&
+           strcmp(r->profile.activation, profile->activation) == 0 &&
+           strcmp(r->profile.rows, profile->rows) == 0;
+}
+
+/* Up to which epoch all is resident, as far as the report can be believed: it
+ * has to be of this process, and of what the placement says. */
+static uint64_t believed_epoch(const rack_view *view, const node_record *r) {
+    const rack_placement *p = rack_view_placement(view);
+    const ready_record *ready = rack_view_ready(view, r->name);
+    if (p == NULL || ready == NULL || ready->boot != r->boot) return 0;
+
+    uint64_t epoch = epoch_pack(ready->incarnation, ready->epoch);
+    if (epoch < rack_placement_epoch(p)) return epoch;
+    if (epoch > rack_placement_epoch(p)) return 0;
+    int32_t place = rack_placement_node(p, r->name);
+    if (place < 0) return epoch; /* nothing is assigned to it */
+    return ready->digest == rack_placement_digest(p, place) ? epoch : 0;
+}
+
+static void add_registered(leader_nodes *l, const rack_view *view,
+                           const planner_model *model,
+                           const record_profile *profile) {
+    size_t n;
+    const node_record *records = rack_view_nodes(view, &n);
+    for (size_t i = 0; i < n; i++) {
+        const node_record *r = &records[i];
+        leader_node *node = &l->items[l->n++];
+        *node = (leader_node){
+            .memory_bytes = r->memory_bytes,
+            .ready_epoch = believed_epoch(view, r),
+            .registered = true,
+            .usable = is_usable(r, model, profile),
+            .draining = rack_view_drain(view, r->name) != NULL};
+        snprintf(node->name, sizeof(node->name), "%s", r->name);
+    }
+}
+
+static void add_away(leader_nodes *l, uint64_t now_ms, const rack_view *view,
+                     const leader_nodes *before) {
+    const rack_placement *p = rack_view_placement(view);
+    if (p == NULL) return;
+    const epoch_record *head = rack_placement_head(p);
+    for (uint32_t i = 0; i < head->n_nodes; i++) {
+        const char *name = head->nodes[i];
+        if (name[0] == '\0' || rack_view_node(view, name) != NULL) continue;
+        const leader_node *old = find(before, name);
+        leader_node *node = &l->items[l->n++];
+        *node = (leader_node){.away_ms = now_ms,
+                              .draining = rack_view_drain(view, name) != NULL};
+        if (old != NULL) {
+            node->memory_bytes = old->memory_bytes;
+            if (!old->registered) node->away_ms = old->away_ms;
+        }
+        snprintf(node->name, sizeof(node->name), "%s", name);
+    }
+}
+
+int leader_nodes_read(leader_nodes *l, uint64_t now_ms, const rack_view *view,
+                      const planner_model *model,
+                      const record_profile *profile) {
+    const rack_placement *p = rack_view_placement(view);
+    size_t most;
+    (void)rack_view_nodes(view, &most);
+    if (p != NULL) most += rack_placement_head(p)->n_nodes;
+
+    leader_nodes fresh = {0};
+    fresh.items = calloc(most + 1, sizeof(*fresh.items));
+    fresh.given = calloc(most + 1, sizeof(*fresh.given));
+    if (fresh.items == NULL || fresh.given == NULL) {
+        leader_nodes_fini(&fresh);
+        return -ENOMEM;
+    }
+    add_registered(&fresh, view, model, profile);
+    add_away(&fresh, now_ms, view, l);
+    qsort(fresh.items, fresh.n, sizeof(*fresh.items), compare_names);
+    leader_nodes_fini(l);
+    *l = fresh;
+    return 0;
+}
+
+/* ---- giving ---- */
+
+static uint64_t gone_at(const leader_node *n, uint64_t since_ms,
+                        uint32_t patience_ms) {
+    return (n->away_ms > since_ms ? n->away_ms : since_ms) + patience_ms;
+}
+
+const planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
+                                      uint64_t since_ms,
+                                      uint32_t patience_ms) {
+    for (uint32_t i = 0; i < l->n; i++) {
+        const leader_node *n = &l->items[i];
+        l->given[i] = (planner_node){
+            .name = n->name,
+            .memory_bytes = n->memory_bytes,
+            .live = n->registered && n->usable,
+            .missing =
+                !n->registered && now_ms < gone_at(n, since_ms, patience_ms),
+            .draining = n->draining,
+            .ready_epoch = n->ready_epoch};
+    }
+    return l->given;
+}
+
+uint64_t leader_nodes_deadline(const leader_nodes *l, uint64_t now_ms,
+                               uint64_t since_ms, uint32_t patience_ms) {
+    uint64_t first = UINT64_MAX;
+    for (uint32_t i = 0; i < l->n; i++) {
+        if (l->items[i].registered) continue;
+        uint64_t at = gone_at(&l->items[i], since_ms, patience_ms);
+        if (at > now_ms && at < first) first = at;
+    }
+    return first;
+}
+
+uint64_t leader_nodes_usable(const leader_nodes *l) {
+    uint64_t digest = 0;
+    for (uint32_t i = 0; i < l->n; i++) {
+        const leader_node *n = &l->items[i];
+        if (!n->registered || !n->usable) continue;
+        digest = XXH3_64bits_withSeed(n->name, strlen(n->name), digest + 1);
+    }
+    return digest;
+}
+
+uint64_t leader_nodes_epoch(const rack_view *view) {
+    size_t n;
+    const node_record *records = rack_view_nodes(view, &n);
+    uint64_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        const ready_record *r = rack_view_ready(view, records[i].name);
+        if (r == NULL || r->boot != records[i].boot) continue;
+        uint64_t epoch = epoch_pack(r->incarnation, r->epoch);
+        if (epoch > most) most = epoch;
+    }
+    return most;
+}

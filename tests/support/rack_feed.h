@@ -1,0 +1,40 @@
+/* rack_feed.h - puts records into a rack_view as etcd would list them.
+ *
+ * Each call is a revision of its own; rack_feed_settle() ends a group of them.
+ * Whatever goes wrong fails the cmocka test. */
+#ifndef TESTS_SUPPORT_RACK_FEED_H
+#define TESTS_SUPPORT_RACK_FEED_H
+
+#include "discovery/rack_view.h"
+
+typedef struct {
+    rack_view *view;
+    int64_t revision;
+} rack_feed;
+
+void rack_feed_open(rack_feed *f);
+void rack_feed_close(rack_feed *f);
+
+void rack_feed_node(rack_feed *f, const char *name, uint64_t boot,
+                    const char *control);
+void rack_feed_node_gone(rack_feed *f, const char *name);
+void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot);
+void rack_feed_drain(rack_feed *f, const char *name);
+
+/* A placement on these nodes ("": a free place): unit u of layer l is held by
+ * the nodes whose bits are set in on(l, u).  Layers below first_moe are dense;
+ * layer l is cut into slices[l]. */
+typedef struct {
+    uint64_t epoch; /* of incarnation 1 */
+    uint8_t model[RECORD_MODEL];
+    uint32_t n_layers, n_experts, max_slices;
+    const uint32_t *slices;
+    const char *const *nodes;
+    uint32_t n_nodes; /* up to 32 */
+    uint32_t (*on)(uint32_t layer, uint32_t unit);
+} rack_feed_plan;
+void rack_feed_placement(rack_feed *f, const rack_feed_plan *p);
+
+void rack_feed_settle(rack_feed *f);
+
+#endif

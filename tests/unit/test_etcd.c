@@ -1,0 +1,708 @@
+/* test_etcd.c - libetcd's calls against servers that misbehave on purpose. */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "tests/support/etcd_script.h"
+#include "tests/support/etcd_sync.h"
+
+#define RANGE "/v3/kv/range"
+#define TXN "/v3/kv/txn"
+#define LOGIN "/v3/auth/authenticate"
+#define HEADER(revision)                                                       \
+    "\"header\":{\"cluster_id\":\"7\",\"member_id\":\"8\",\"revision\":"       \
+    "\"" #revision "\"}"
+#define EMPTY "{" HEADER(5) "}"
+#define KEY(base64, revision)                                                  \
+    "{\"key\":\"" base64 "\",\"mod_revision\":\"" #revision "\"}"
+#define WRITTEN                                                                \
+    "{" HEADER(6) ",\"succeeded\":true,\"responses\":[{\"response_put\":{}}]}"
+
+typedef struct {
+    etcd_sync sync;
+    etcd_script *server[2];
+    const char *endpoints[2];
+} fixture;
+
+/* Two servers; the client asks the first one first. */
+static void open_with(fixture *f, const etcd_config *config) {
+    static const char *const nowhere[] = {"http://127.0.0.1:1"};
+    etcd_config c = config != NULL ? *config : (etcd_config){0};
+    /* The servers need the loop, the client needs the servers' ports. */
+    etcd_config first = {.endpoints = nowhere, .n_endpoints = 1};
+    char why[256];
+    memset(f, 0, sizeof(*f));
+    etcd_sync_open(&f->sync, &first);
+    for (size_t i = 0; i < 2; i++) {
+        etcd_script_open(&f->server[i], &f->sync.loop);
+        f->endpoints[i] = etcd_script_url(f->server[i]);
+    }
+    etcd_close(f->sync.etcd, NULL, NULL);
+    if (c.n_endpoints == 0) c.n_endpoints = 2;
+    c.endpoints = f->endpoints;
+    c.loop = &f->sync.loop;
+    if (c.request_ms == 0) c.request_ms = 2000;
+    assert_int_equal(etcd_open(&f->sync.etcd, &c, why, sizeof(why)), 0);
+}
+
+static void open_one(fixture *f) {
+    etcd_config c = {.n_endpoints = 1};
+    open_with(f, &c);
+}
+
+static void close_fixture(fixture *f) {
+    etcd_script_close(f->server[1]);
+    if (f->server[0] != NULL) etcd_script_close(f->server[0]);
+    etcd_sync_close(&f->sync);
+}
+
+/* The first server is no more: connecting to it is refused. */
+static void end_first(fixture *f) {
+    etcd_script_close(f->server[0]);
+    f->server[0] = NULL;
+}
+
+static void assert_code(const etcd_sync *s, etcd_code code) {
+    if (s->code != code)
+        fail_msg("%s, not %s: %s", etcd_code_text(s->code),
+                 etcd_code_text(code), s->why);
+    assert_int_equal(s->why[0] == '\0', code == ETCD_OK || code == ETCD_FALSE);
+}
+
+/* ---- opening ---- */
+
+static void names_what_is_wrong_with_its_configuration(void **state) {
+    static const char *const good[] = {"http://127.0.0.1:2379/"};
+    static const char *const bad[] = {"127.0.0.1:2379",
+                                      "ftp://127.0.0.1:2379",
+                                      "http://",
+                                      "http://a b:2379",
+                                      "http://127.0.0.1:99999",
+                                      "http://127.0.0.1:2379/v3",
+                                      "http://u:p@127.0.0.1:2379",
+                                      "http://127.0.0.1:2379?x=1",
+                                      "unix:///tmp/etcd",
+                                      ""};
+    const etcd_config cases[] = {
+        {.endpoints = good},
+        {.endpoints = good, .n_endpoints = 1, .user = "root"},
+        {.endpoints = good, .n_endpoints = 1, .password = "root"},
+        {.endpoints = good, .n_endpoints = 1, .cert_file = "/etc/passwd"},
+        {.endpoints = good, .n_endpoints = 1, .ca_file = "/no/such/file"},
+        {.endpoints = good, .n_endpoints = 1, .request_ms = 0xFFFFFFFF},
+    };
+    uv_loop_t loop;
+    etcd *e;
+    char why[256];
+    (void)state;
+    assert_int_equal(uv_loop_init(&loop), 0);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        etcd_config c = cases[i];
+        c.loop = &loop;
+        why[0] = '\0';
+        assert_true(etcd_open(&e, &c, why, sizeof(why)) < 0);
+        assert_null(e);
+        assert_string_not_equal(why, "");
+    }
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        etcd_config c = {.loop = &loop, .endpoints = &bad[i], .n_endpoints = 1};
+        why[0] = '\0';
+        if (etcd_open(&e, &c, why, sizeof(why)) != -EINVAL)
+            fail_msg("%s", bad[i]);
+        assert_non_null(strstr(why, bad[i]));
+    }
+    assert_int_equal(uv_loop_close(&loop), 0);
+    etcd_close(NULL, NULL, NULL);
+    etcd_watch_close(NULL);
+}
+
+static void refuses_calls_that_make_no_sense(void **state) {
+    fixture f;
+    etcd_watch *w;
+    (void)state;
+    open_one(&f);
+    etcd *e = f.sync.etcd;
+    etcd_op put = {.kind = ETCD_PUT, .key = "k", .key_len = 1};
+    etcd_txn bare = {.then = &put, .n_then = 1};
+    assert_int_equal(etcd_commit(e, &bare, NULL, NULL), -EINVAL);
+    assert_int_equal(etcd_get(e, &(etcd_range){0}, NULL, NULL), -EINVAL);
+    assert_int_equal(
+        etcd_get(e, &(etcd_range){.prefix = true, .limit = -1}, NULL, NULL),
+        -EINVAL);
+    assert_int_equal(etcd_grant(e, 0, NULL, NULL), -EINVAL);
+    assert_int_equal(etcd_keep_alive(e, 0, NULL, NULL), -EINVAL);
+    assert_int_equal(etcd_revoke(e, 0, NULL, NULL), -EINVAL);
+    assert_int_equal(etcd_compact(e, 0, NULL, NULL), -EINVAL);
+    assert_int_equal(etcd_watch_open(&w, e, "k", 1, 0, 0, NULL, NULL), -EINVAL);
+    assert_string_equal(etcd_endpoint(e), "");
+    close_fixture(&f);
+}
+
+/* ---- reads and other endpoints ---- */
+
+static void asks_the_next_endpoint_and_stays_there(void **state) {
+    fixture f;
+    (void)state;
+    open_with(&f, NULL);
+    end_first(&f);
+    etcd_script_say(f.server[1], RANGE, 200, EMPTY);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_OK);
+    assert_true(f.sync.cluster_id == 7);
+    assert_int_equal(f.sync.revision, 5);
+    assert_string_equal(etcd_endpoint(f.sync.etcd), f.endpoints[1]);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_int_equal(etcd_script_asked(f.server[1], RANGE), 2);
+    assert_int_equal(etcd_script_connections(f.server[1]), 1);
+    close_fixture(&f);
+}
+
+static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
+    static const char *const cut[] = {
+        "",
+        "HTTP/1.1 200 OK\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"header\"",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "SMTP ready\r\n\r\n",
+    };
+    static const struct {
+        int status;
+        const char *body;
+    } said[] = {
+        {200, "nonsense"},
+        {200, "{}"},
+        {302, EMPTY},
+        {404, "404 page not found\n"},
+        {502, "<html>bad gateway</html>"},
+        {503, "{\"error\":\"etcdserver: no leader\",\"code\":14}"},
+        {200, "{\"error\":{\"grpc_code\":14,\"message\":\"no leader\"}}"},
+        {408, "{\"error\":\"context deadline exceeded\",\"code\":4}"},
+    };
+    size_t n_cut = sizeof(cut) / sizeof(cut[0]);
+    size_t n_said = sizeof(said) / sizeof(said[0]);
+    (void)state;
+    for (size_t i = 0; i <= n_cut + n_said; i++) {
+        fixture f;
+        open_with(&f, &(etcd_config){.request_ms = 400});
+        if (i < n_cut) {
+            etcd_script_cut_after(f.server[0], RANGE, cut[i]);
+        } else if (i < n_cut + n_said) {
+            etcd_script_say(f.server[0], RANGE, said[i - n_cut].status,
+                            said[i - n_cut].body);
+        } else {
+            etcd_script_stall(f.server[0], RANGE);
+        }
+        etcd_script_say(f.server[1], RANGE, 200, EMPTY);
+        etcd_sync_get(&f.sync, "k", false);
+        assert_code(&f.sync, ETCD_OK);
+        assert_true(etcd_script_asked(f.server[0], RANGE) >= 1);
+        assert_int_equal(etcd_script_asked(f.server[1], RANGE), 1);
+        assert_string_equal(etcd_endpoint(f.sync.etcd), f.endpoints[1]);
+        close_fixture(&f);
+    }
+}
+
+static void says_away_or_nonsense_when_nobody_helps(void **state) {
+    fixture f;
+    (void)state;
+    open_with(&f, NULL);
+    etcd_script_say(f.server[0], RANGE, 200, "nonsense");
+    etcd_script_say(f.server[1], RANGE, 200, "{\"header\":3}");
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_BAD_ANSWER);
+    assert_non_null(strstr(f.sync.why, f.endpoints[1]));
+
+    etcd_script_close(f.server[1]);
+    etcd_script_open(&f.server[1], &f.sync.loop); /* on another port */
+    end_first(&f);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_AWAY);
+    assert_int_equal(etcd_sync_keep_alive(&f.sync, 3), ETCD_AWAY);
+    close_fixture(&f);
+}
+
+static void does_not_repeat_a_read_that_was_refused(void **state) {
+    fixture f;
+    (void)state;
+    open_with(&f, NULL);
+    etcd_script_say(f.server[0], RANGE, 403,
+                    "{\"error\":\"etcdserver: permission denied\",\"code\":7}");
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_REFUSED);
+    assert_non_null(strstr(f.sync.why, "permission denied"));
+    assert_int_equal(etcd_script_asked(f.server[1], RANGE), 0);
+    close_fixture(&f);
+}
+
+static void reads_answers_that_come_byte_by_byte(void **state) {
+    fixture f;
+    (void)state;
+    open_one(&f);
+    etcd_script_drip(f.server[0], RANGE,
+                     "{" HEADER(5) ",\"kvs\":[" KEY("aw==", 3) "]}");
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_OK);
+    assert_string_equal(f.sync.kvs[0].key, "k");
+    close_fixture(&f);
+}
+
+static void checks_that_it_got_what_it_asked_for(void **state) {
+    static const char *const cases[] = {
+        "{" HEADER(5) ",\"kvs\":[" KEY("eA==", 3) "]}",
+        "{" HEADER(5) ",\"kvs\":[" KEY("bGw=", 3) "," KEY("bGE=", 3) "]}",
+        "{" HEADER(5) ",\"kvs\":[" KEY("bGw=", 3) "," KEY("bGw=", 3) "]}",
+        "{" HEADER(5) ",\"more\":true}",
+        "{" HEADER(0) "}",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        fixture f;
+        open_one(&f);
+        etcd_script_say(f.server[0], RANGE, 200, cases[i]);
+        if (etcd_sync_get(&f.sync, "l", true) != ETCD_BAD_ANSWER)
+            fail_msg("%s", cases[i]);
+        close_fixture(&f);
+    }
+}
+
+static void bounds_what_an_answer_may_weigh(void **state) {
+    fixture f;
+    char *body = malloc(100001);
+    (void)state;
+    assert_non_null(body);
+    memset(body, ' ', 100000);
+    body[100000] = '\0';
+    open_with(&f, &(etcd_config){.n_endpoints = 1, .max_body = 65536});
+    etcd_script_say(f.server[0], RANGE, 200, body);
+    etcd_script_say(f.server[0], TXN, 200, body);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_BAD_ANSWER);
+    assert_non_null(strstr(f.sync.why, "larger"));
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_UNKNOWN);
+    close_fixture(&f);
+    free(body);
+}
+
+static void ignores_the_environments_proxies(void **state) {
+    fixture f;
+    (void)state;
+    setenv("http_proxy", "http://127.0.0.1:1", 1);
+    setenv("ALL_PROXY", "http://127.0.0.1:1", 1);
+    open_one(&f);
+    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    etcd_sync_get(&f.sync, "k", false);
+    unsetenv("http_proxy");
+    unsetenv("ALL_PROXY");
+    assert_code(&f.sync, ETCD_OK);
+    close_fixture(&f);
+}
+
+/* ---- pages ---- */
+
+static void starts_over_when_its_revision_was_compacted(void **state) {
+    fixture f;
+    (void)state;
+    open_one(&f);
+    etcd_script *s = f.server[0];
+    etcd_script_say(
+        s, RANGE, 200,
+        "{" HEADER(5) ",\"more\":true,\"kvs\":[" KEY("bGE=", 3) "]}");
+    etcd_script_say(s, RANGE, 400,
+                    "{\"error\":\"etcdserver: mvcc: required revision has "
+                    "been compacted\",\"code\":11}");
+    etcd_script_say(
+        s, RANGE, 200,
+        "{" HEADER(9) ",\"more\":true,\"kvs\":[" KEY("bGI=", 8) "]}");
+    etcd_script_say(s, RANGE, 200,
+                    "{" HEADER(10) ",\"kvs\":[" KEY("bGM=", 7) "]}");
+    etcd_sync_get(&f.sync, "l", true);
+    assert_code(&f.sync, ETCD_OK);
+    assert_int_equal(f.sync.n, 2);
+    assert_string_equal(f.sync.kvs[0].key, "lb");
+    assert_string_equal(f.sync.kvs[1].key, "lc");
+    assert_int_equal(f.sync.revision, 9); /* of the first page */
+    assert_string_equal(etcd_script_body(s, RANGE),
+                        "{\"key\":\"bGIA\",\"range_end\":\"bQ==\","
+                        "\"limit\":\"1000\",\"revision\":\"9\"}");
+    assert_int_equal(etcd_script_asked(s, RANGE), 4);
+    close_fixture(&f);
+}
+
+static void does_not_start_over_for_ever(void **state) {
+    fixture f;
+    (void)state;
+    open_one(&f);
+    for (int i = 0; i < 20; i++) {
+        etcd_script_say(
+            f.server[0], RANGE, 200,
+            "{" HEADER(5) ",\"more\":true,\"kvs\":[" KEY("bGE=", 3) "]}");
+        etcd_script_say(f.server[0], RANGE, 400,
+                        "{\"error\":\"etcdserver: mvcc: required revision has "
+                        "been compacted\",\"code\":11}");
+    }
+    etcd_sync_get(&f.sync, "l", true);
+    assert_code(&f.sync, ETCD_REFUSED);
+    assert_int_equal(f.sync.n, 0);
+    close_fixture(&f);
+}
+
+/* ---- writes ---- */
+
+static void sends_a_write_elsewhere_if_it_was_not_sent(void **state) {
+    fixture f;
+    (void)state;
+    open_with(&f, NULL);
+    end_first(&f);
+    etcd_script_say(f.server[1], TXN, 200, WRITTEN);
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_OK);
+    close_fixture(&f);
+
+    open_with(&f, NULL); /* an etcd without a gateway answers 404 */
+    etcd_script_say(f.server[0], TXN, 404, "404 page not found\n");
+    etcd_script_say(f.server[1], TXN, 200, WRITTEN);
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_OK);
+    close_fixture(&f);
+
+    open_one(&f);
+    end_first(&f);
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_AWAY);
+    close_fixture(&f);
+}
+
+/* Of a write that may have arrived nothing is known, and nobody else is asked,
+ * nor the same one twice. */
+static void assert_unknown(fixture *f) {
+    etcd_script_say(f->server[1], TXN, 200, WRITTEN);
+    etcd_sync_put(&f->sync, "k", "v");
+    assert_code(&f->sync, ETCD_UNKNOWN);
+    assert_int_equal(etcd_script_asked(f->server[0], TXN), 1);
+    assert_int_equal(etcd_script_asked(f->server[1], TXN), 0);
+    close_fixture(f);
+}
+
+static void does_not_know_what_became_of_a_broken_write(void **state) {
+    static const char *const cut[] = {
+        "",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"header\"",
+        "nonsense",
+    };
+    static const struct {
+        int status;
+        const char *body;
+    } said[] = {
+        {200, "nonsense"},
+        {200, EMPTY},
+        {200, "{" HEADER(6) ",\"succeeded\":true,\"responses\":["
+                            "{\"response_range\":{}}]}"},
+        {302, ""},
+        {502, "<html>bad gateway</html>"},
+        {503, "{\"error\":\"etcdserver: request timed out\",\"code\":14}"},
+        {503, "{\"error\":\"etcdserver: leader changed\",\"code\":14}"},
+        {408, "{\"error\":\"context deadline exceeded\",\"code\":4}"},
+        {500, "{\"error\":\"internal\",\"code\":13}"},
+        {500, "{\"error\":\"whatever\",\"code\":2}"},
+        {429, "{\"error\":\"grpc: received message larger than max\","
+              "\"code\":8}"},
+    };
+    fixture f;
+    (void)state;
+    for (size_t i = 0; i < sizeof(cut) / sizeof(cut[0]); i++) {
+        open_with(&f, NULL);
+        etcd_script_cut_after(f.server[0], TXN, cut[i]);
+        assert_unknown(&f);
+    }
+    for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
+        open_with(&f, NULL);
+        etcd_script_say(f.server[0], TXN, said[i].status, said[i].body);
+        assert_unknown(&f);
+    }
+    open_with(&f, &(etcd_config){.request_ms = 200});
+    etcd_script_stall(f.server[0], TXN);
+    assert_unknown(&f);
+}
+
+static void knows_that_a_refused_write_was_not_done(void **state) {
+    static const struct {
+        int status;
+        const char *body;
+        etcd_code code;
+    } cases[] = {
+        {400, "{\"error\":\"unexpected EOF\",\"code\":3}", ETCD_REFUSED},
+        {400, "{\"error\":\"etcdserver: request is too large\",\"code\":3}",
+         ETCD_REFUSED},
+        {403, "{\"error\":\"etcdserver: permission denied\",\"code\":7}",
+         ETCD_REFUSED},
+        {429,
+         "{\"error\":\"etcdserver: mvcc: database space exceeded\","
+         "\"code\":8}",
+         ETCD_REFUSED},
+        {412, "{\"error\":\"etcdserver: whatever\",\"code\":9}", ETCD_REFUSED},
+        {501, "{\"error\":\"unknown method\",\"code\":12}", ETCD_REFUSED},
+        {401, "{\"error\":\"etcdserver: invalid auth token\",\"code\":16}",
+         ETCD_REFUSED},
+        {404,
+         "{\"error\":\"etcdserver: requested lease not found\","
+         "\"code\":5}",
+         ETCD_GONE},
+        {200, "{" HEADER(6) "}", ETCD_FALSE},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        fixture f;
+        open_with(&f, NULL);
+        etcd_script_say(f.server[0], TXN, cases[i].status, cases[i].body);
+        etcd_sync_put(&f.sync, "k", "v");
+        assert_code(&f.sync, cases[i].code);
+        assert_int_equal(etcd_script_asked(f.server[1], TXN), 0);
+        close_fixture(&f);
+    }
+}
+
+/* curl repeats by itself what it sent on a kept connection that was closed. */
+static void never_sends_a_write_on_a_kept_connection(void **state) {
+    fixture f;
+    (void)state;
+    open_one(&f);
+    etcd_script *s = f.server[0];
+    etcd_script_say(s, RANGE, 200, EMPTY);
+    etcd_script_cut_after(s, TXN, "");
+    etcd_sync_get(&f.sync, "k", false);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_int_equal(etcd_script_connections(s), 1);
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_UNKNOWN);
+    assert_int_equal(etcd_script_connections(s), 2);
+    assert_int_equal(etcd_script_asked(s, TXN), 1);
+    close_fixture(&f);
+}
+
+/* ---- leases and compaction ---- */
+
+static void tells_an_expired_lease_from_a_kept_one(void **state) {
+    fixture f;
+    (void)state;
+    open_one(&f);
+    etcd_script *s = f.server[0];
+    etcd_script_say(s, "/v3/lease/grant", 200,
+                    "{" HEADER(5) ",\"ID\":\"77\",\"TTL\":\"9\"}");
+    etcd_script_say(s, "/v3/lease/grant", 200, "{" HEADER(5) ",\"ID\":\"77\"}");
+    etcd_script_say(s, "/v3/lease/keepalive", 200,
+                    "{\"result\":{" HEADER(5) ",\"ID\":\"77\",\"TTL\":\"9\"}}");
+    etcd_script_say(s, "/v3/lease/keepalive", 200,
+                    "{\"result\":{" HEADER(5) ",\"ID\":\"77\"}}");
+    etcd_script_say(s, "/v3/lease/keepalive", 200,
+                    "{\"result\":{" HEADER(5) ",\"ID\":\"78\",\"TTL\":\"9\"}}");
+    etcd_sync_grant(&f.sync, 9);
+    assert_code(&f.sync, ETCD_OK);
+    assert_int_equal(f.sync.lease, 77);
+    assert_int_equal(f.sync.ttl_s, 9);
+    assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_OK);
+    assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_GONE);
+    assert_code(&f.sync, ETCD_GONE);
+    assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_BAD_ANSWER);
+    assert_int_equal(etcd_sync_grant(&f.sync, 9), ETCD_UNKNOWN);
+    close_fixture(&f);
+}
+
+/* ---- passwords ---- */
+
+static const etcd_config with_password = {
+    .n_endpoints = 1, .user = "root", .password = "secret"};
+
+static void logs_in_once_for_all_calls(void **state) {
+    fixture f;
+    (void)state;
+    open_with(&f, &with_password);
+    etcd_script *s = f.server[0];
+    etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.1\"}");
+    etcd_script_say(s, RANGE, 200, EMPTY);
+    etcd_script_say(s, TXN, 200, WRITTEN);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_OK);
+    assert_non_null(
+        strstr(etcd_script_head(s, RANGE), "Authorization: abc.1\r\n"));
+    assert_null(strstr(etcd_script_head(s, LOGIN), "Authorization"));
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_OK);
+    assert_int_equal(etcd_script_asked(s, LOGIN), 1);
+    assert_string_equal(etcd_script_body(s, LOGIN),
+                        "{\"name\":\"root\",\"password\":\"secret\"}");
+    close_fixture(&f);
+}
+
+static void logs_in_anew_once_when_its_token_is_refused(void **state) {
+    static const char old_token[] =
+        "{\"error\":\"etcdserver: invalid auth token\",\"code\":16}";
+    fixture f;
+    (void)state;
+    open_with(&f, &with_password);
+    etcd_script *s = f.server[0];
+    etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.1\"}");
+    etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.2\"}");
+    etcd_script_say(s, TXN, 401, old_token);
+    etcd_script_say(s, TXN, 200, WRITTEN);
+    etcd_script_say(s, TXN, 401, old_token);
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_OK);
+    assert_int_equal(etcd_script_asked(s, LOGIN), 2);
+    assert_non_null(
+        strstr(etcd_script_head(s, TXN), "Authorization: abc.2\r\n"));
+
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_REFUSED);
+    assert_int_equal(etcd_script_asked(s, LOGIN), 3);
+    assert_int_equal(etcd_script_asked(s, TXN), 4);
+    close_fixture(&f);
+}
+
+static void sends_nothing_when_it_cannot_log_in(void **state) {
+    fixture f;
+    (void)state;
+    open_with(&f, &with_password);
+    etcd_script_say(f.server[0], LOGIN, 400,
+                    "{\"error\":\"etcdserver: authentication failed, invalid "
+                    "user ID or password\",\"code\":3}");
+    etcd_script_say(f.server[0], LOGIN, 200, "{" HEADER(5) "}");
+    etcd_sync_put(&f.sync, "k", "v");
+    assert_code(&f.sync, ETCD_REFUSED);
+    etcd_sync_put(&f.sync, "k", "v"); /* no token in the answer */
+    assert_code(&f.sync, ETCD_AWAY);
+    assert_int_equal(etcd_script_asked(f.server[0], TXN), 0);
+    close_fixture(&f);
+}
+
+/* ---- closing, and many at once ---- */
+
+typedef struct {
+    etcd *e;
+    unsigned n_back, n_cancelled;
+    bool closes, closed;
+} tally;
+
+static void on_tally_closed(void *ctx) {
+    ((tally *)ctx)->closed = true;
+}
+
+static void on_tally(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
+                     size_t n, bool more) {
+    tally *t = ctx;
+    (void)kvs;
+    (void)n;
+    (void)more;
+    t->n_back++;
+    if (a->code == ETCD_CANCELLED) t->n_cancelled++;
+    if (!t->closes) return;
+    t->closes = false;
+    etcd_close(t->e, on_tally_closed, t);
+    assert_int_equal(etcd_grant(t->e, 5, NULL, NULL), -ECANCELED);
+}
+
+static void begin_many(fixture *f, tally *t) {
+    etcd_range r = {.key = "k", .key_len = 1};
+    t->e = f->sync.etcd;
+    for (int i = 0; i < ETCD_CALLS_MAX; i++)
+        assert_int_equal(etcd_get(t->e, &r, on_tally, t), 0);
+    assert_int_equal(etcd_get(t->e, &r, on_tally, t), -EAGAIN);
+    assert_int_equal(t->n_back, 0);
+}
+
+static void takes_no_more_than_its_limit_at_once(void **state) {
+    fixture f;
+    tally t = {0};
+    (void)state;
+    open_one(&f);
+    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    begin_many(&f, &t);
+    etcd_sync_until_more(&f.sync, &t.n_back, ETCD_CALLS_MAX - 1);
+    etcd_sync_get(&f.sync, "k", false);
+    assert_code(&f.sync, ETCD_OK);
+    assert_int_equal(t.n_back, ETCD_CALLS_MAX);
+    close_fixture(&f);
+}
+
+static void cancels_every_call_once_when_it_is_closed(void **state) {
+    fixture f;
+    tally t = {0};
+    (void)state;
+    open_one(&f);
+    etcd_script_stall(f.server[0], RANGE);
+    begin_many(&f, &t);
+    etcd_sync_until_more(&f.sync, etcd_script_counter(f.server[0]), 0);
+    etcd_close(t.e, on_tally_closed, &t);
+    assert_int_equal(t.n_back, 0);
+    etcd_sync_until(&f.sync, &t.closed);
+    assert_int_equal(t.n_back, ETCD_CALLS_MAX);
+    assert_int_equal(t.n_cancelled, ETCD_CALLS_MAX);
+    f.sync.etcd = NULL;
+    close_fixture(&f);
+}
+
+static void can_be_closed_in_a_callback(void **state) {
+    fixture f;
+    tally t = {.closes = true};
+    (void)state;
+    open_one(&f);
+    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    begin_many(&f, &t);
+    etcd_sync_until(&f.sync, &t.closed);
+    assert_int_equal(t.n_back, ETCD_CALLS_MAX);
+    assert_true(t.n_cancelled < ETCD_CALLS_MAX);
+    f.sync.etcd = NULL;
+    close_fixture(&f);
+}
+
+static void can_be_closed_while_it_logs_in(void **state) {
+    fixture f;
+    tally t = {0};
+    (void)state;
+    open_with(&f, &with_password);
+    etcd_script_stall(f.server[0], LOGIN);
+    begin_many(&f, &t);
+    etcd_sync_until_more(&f.sync, etcd_script_counter(f.server[0]), 0);
+    etcd_close(t.e, on_tally_closed, &t);
+    etcd_sync_until(&f.sync, &t.closed);
+    assert_int_equal(t.n_cancelled, ETCD_CALLS_MAX);
+    f.sync.etcd = NULL;
+    close_fixture(&f);
+}
+
+int main(void) {
+    signal(SIGPIPE, SIG_IGN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names_what_is_wrong_with_its_configuration),
+        cmocka_unit_test(refuses_calls_that_make_no_sense),
+        cmocka_unit_test(asks_the_next_endpoint_and_stays_there),
+        cmocka_unit_test(repeats_a_read_elsewhere_whatever_went_wrong),
+        cmocka_unit_test(says_away_or_nonsense_when_nobody_helps),
+        cmocka_unit_test(does_not_repeat_a_read_that_was_refused),
+        cmocka_unit_test(reads_answers_that_come_byte_by_byte),
+        cmocka_unit_test(checks_that_it_got_what_it_asked_for),
+        cmocka_unit_test(bounds_what_an_answer_may_weigh),
+        cmocka_unit_test(ignores_the_environments_proxies),
+        cmocka_unit_test(starts_over_when_its_revision_was_compacted),
+        cmocka_unit_test(does_not_start_over_for_ever),
+        cmocka_unit_test(sends_a_write_elsewhere_if_it_was_not_sent),
+        cmocka_unit_test(does_not_know_what_became_of_a_broken_write),
+        cmocka_unit_test(knows_that_a_refused_write_was_not_done),
+        cmocka_unit_test(never_sends_a_write_on_a_kept_connection),
+        cmocka_unit_test(tells_an_expired_lease_from_a_kept_one),
+        cmocka_unit_test(logs_in_once_for_all_calls),
+        cmocka_unit_test(logs_in_anew_once_when_its_token_is_refused),
+        cmocka_unit_test(sends_nothing_when_it_cannot_log_in),
+        cmocka_unit_test(takes_no_more_than_its_limit_at_once),
+        cmocka_unit_test(cancels_every_call_once_when_it_is_closed),
+        cmocka_unit_test(can_be_closed_in_a_callback),
+        cmocka_unit_test(can_be_closed_while_it_logs_in),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,363 @@
+/* test_nodes_set.c - nodes that register: who comes, who leaves, and which of
+ * what they hold they are asked for. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <string.h>
+#include "engine/err.h"
+#include "engine/util.h"
+#include "tests/support/nodes_rig.h"
+#include "tests/support/rack_feed.h"
+
+#define BOOT NODES_RIG_BOOT
+
+typedef struct {
+    nodes_rig *r;
+    rack_feed feed;
+} rack_rig;
+
+static void open_rack(rack_rig *a, uint32_t slices) {
+    a->r = nodes_rig_open_registered(slices);
+    rack_feed_open(&a->feed);
+}
+
+static void close_rack(rack_rig *a) {
+    rack_feed_close(&a->feed);
+    nodes_rig_close(a->r);
+}
+
+static void take_up(rack_rig *a) {
+    rack_feed_settle(&a->feed);
+    assert_int_equal(nodes_set(a->r->nodes, a->feed.view,
+                               rack_view_placement(a->feed.view)),
+                     0);
+}
+
+static void feed_one(rack_rig *a, const char *name, const scripted_node *n) {
+    rack_feed_node(&a->feed, name, BOOT, link_endpoint(n->link));
+}
+
+/* ---- placements ---- */
+
+static uint32_t all_on_first(uint32_t layer, uint32_t unit) {
+    (void)layer;
+    (void)unit;
+    return 1;
+}
+
+static uint32_t even_on_first(uint32_t layer, uint32_t unit) {
+    (void)layer;
+    return unit % 2 == 0 ? 1 : 2;
+}
+
+static void feed_placement(rack_rig *a, uint64_t epoch,
+                           uint32_t (*on)(uint32_t layer, uint32_t unit)) {
+    static const char *const names[] = {"one", "two"};
+    const model_config *m = &a->r->model->config;
+    rack_feed_plan p = {.epoch = epoch,
+                        .n_layers = m->n_layers,
+                        .n_experts = m->n_experts,
+                        .max_slices = a->r->cut.max_slices,
+                        .slices = a->r->cut.slices,
+                        .nodes = names,
+                        .n_nodes = 2,
+                        .on = on};
+    rack_feed_placement(&a->feed, &p);
+}
+
+/* ---- a node's part ---- */
+
+static void come_up(rack_rig *a, scripted_node *n, const char *name,
+                    uint64_t boot) {
+    nodes_rig_take(a->r, n, MESSAGE_HELLO);
+    message m = nodes_rig_welcome(a->r);
+    m.welcome.name = name;
+    m.boot_id = boot;
+    nodes_rig_send(n, &m);
+    for (int i = 0; i < 2; i++)
+        nodes_rig_pong(a->r, n, boot, 0); /* it was taken in */
+}
+
+static uint64_t unheld(const rack_rig *a) {
+    nodes_health h;
+    nodes_look(a->r->nodes, &h);
+    return h.unheld;
+}
+
+/* ---- coming and going ---- */
+
+static void greets_who_registers(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    assert_int_equal(nodes_count(a.r->nodes), 0);
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_true(nodes_rig_says(a.r, 0, "state", "up"));
+    assert_string_equal(nodes_name(a.r->nodes, 0), "one");
+    feed_one(&a, "two", &a.r->two);
+    take_up(&a);
+    come_up(&a, &a.r->two, "two", BOOT + 1);
+    assert_int_equal(nodes_count(a.r->nodes), 2);
+    assert_string_equal(nodes_name(a.r->nodes, 1), "two");
+    close_rack(&a);
+}
+
+static void a_place_is_taken_again_and_counted_anew(void **state) {
+    (void)state;
+    rack_rig a;
+    uint64_t before, after;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    nodes_pairs(a.r->nodes, 0, &before);
+    rack_feed_node_gone(&a.feed, "one");
+    take_up(&a);
+    assert_int_equal(nodes_count(a.r->nodes), 0);
+    assert_null(nodes_name(a.r->nodes, 0));
+    assert_int_equal(nodes_pairs(a.r->nodes, 0, &after), 0);
+    assert_int_equal(after, 0);
+    feed_one(&a, "two", &a.r->two);
+    take_up(&a);
+    assert_string_equal(nodes_name(a.r->nodes, 0), "two");
+    assert_int_equal(nodes_pairs(a.r->nodes, 0, &after), 0);
+    assert_true(after != before && after != 0);
+    come_up(&a, &a.r->two, "two", BOOT + 1);
+    close_rack(&a);
+}
+
+static void greets_a_node_anew_whose_record_names_another_process(
+    void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    rack_feed_node(&a.feed, "one", BOOT + 5, link_endpoint(a.r->one.link));
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT + 5);
+    assert_true(nodes_rig_says(a.r, 0, "boot_id", "1f9"));
+    assert_int_equal(nodes_count(a.r->nodes), 1);
+    close_rack(&a);
+}
+
+static void follows_a_node_to_another_endpoint(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    feed_one(&a, "one", &a.r->two);
+    take_up(&a);
+    come_up(&a, &a.r->two, "one", BOOT + 1);
+    assert_int_equal(nodes_count(a.r->nodes), 1);
+    assert_true(
+        nodes_rig_says(a.r, 0, "endpoint", link_endpoint(a.r->two.link)));
+    close_rack(&a);
+}
+
+static void refuses_another_node_at_the_address(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    nodes_rig_take(a.r, &a.r->one, MESSAGE_HELLO);
+    message m = nodes_rig_welcome(a.r);
+    m.welcome.name = "two";
+    nodes_rig_send(&a.r->one, &m);
+    nodes_rig_wait(a.r, 0, "state", "refused");
+    assert_true(nodes_rig_says(a.r, 0, "why", "'two'"));
+    close_rack(&a);
+}
+
+static void passes_over_addresses_that_cannot_be_used(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    rack_feed_node(&a.feed, "far", BOOT, "tcp://192.0.2.1:7000");
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_true(nodes_rig_says(a.r, 0, "state", "refused"));
+    assert_true(nodes_rig_says(a.r, 0, "why", "192.0.2.1"));
+    rack_feed_node_gone(&a.feed, "far");
+    take_up(&a);
+    assert_null(nodes_name(a.r->nodes, 0));
+    close_rack(&a);
+}
+
+static void keeps_who_has_work_although_its_record_is_gone(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    uint64_t before = unheld(&a);
+    rack_feed_node_gone(&a.feed, "one");
+    take_up(&a);
+    assert_int_equal(nodes_count(a.r->nodes), 1);
+    assert_true(nodes_rig_says(a.r, 0, "state", "up"));
+    assert_int_equal(unheld(&a), before);
+    close_rack(&a);
+}
+
+/* ---- what they are asked for ---- */
+
+static void asks_for_what_is_assigned_and_held_alone(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    uint32_t n = a.r->model->config.n_experts;
+    feed_one(&a, "one", &a.r->one);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_int_equal(unheld(&a), 2 * n); /* it holds half, and has no orders */
+    assert_false(nodes_all_covered(a.r->nodes));
+
+    feed_placement(&a, 1, even_on_first);
+    take_up(&a);
+    assert_int_equal(unheld(&a), 2 * n - n / 2);
+    feed_placement(&a, 2, all_on_first);
+    take_up(&a);
+    assert_int_equal(unheld(&a), n); /* all it holds: the first layer */
+
+    for (uint32_t e = 0; e < n; e++)
+        holdings_add(&a.r->held, 1, e);
+    nodes_rig_pong(a.r, &a.r->one, BOOT, 3);
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_int_equal(unheld(&a), 0);
+    assert_true(nodes_all_covered(a.r->nodes));
+    close_rack(&a);
+}
+
+static void goes_by_the_placement_s_epoch(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    exchange *x = memory_rack_exchange(a.r->rack);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 7, all_on_first);
+    take_up(&a);
+    exchange_idle(x); /* the step thread's part */
+    assert_true(exchange_epoch(x) == epoch_pack(1, 7));
+    come_up(&a, &a.r->one, "one", BOOT);
+    nodes_rig_take(a.r, &a.r->one, MESSAGE_PING);
+    assert_true(a.r->one.m.epoch == epoch_pack(1, 7));
+    feed_placement(&a, 8, all_on_first);
+    take_up(&a);
+    /* Known here, but the step thread has not switched yet. */
+    for (int i = 0; i < 3; i++) {
+        nodes_rig_take(a.r, &a.r->one, MESSAGE_PING);
+        assert_true(a.r->one.m.epoch == epoch_pack(1, 7));
+    }
+    exchange_idle(x);
+    for (int i = 0; i < 3; i++)
+        nodes_rig_take(a.r, &a.r->one, MESSAGE_PING);
+    assert_true(a.r->one.m.epoch == epoch_pack(1, 8));
+    close_rack(&a);
+}
+
+static void makes_no_rack_for_what_changes_nothing(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    uint32_t before = a.r->racks;
+    rack_feed_coordinator(&a.feed, "c", 9);
+    rack_feed_drain(&a.feed, "one");
+    take_up(&a);
+    take_up(&a);
+    assert_int_equal(a.r->racks, before);
+    close_rack(&a);
+}
+
+static void takes_in_a_node_that_holds_nothing_however_it_cuts(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 2);
+    holdings empty;
+    const model_config *c = &a.r->model->config;
+    assert_int_equal(holdings_init(&empty, c->n_layers, c->n_experts), 0);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    nodes_rig_take(a.r, &a.r->one, MESSAGE_HELLO);
+    message m = nodes_rig_welcome(a.r);
+    m.welcome.name = "one";
+    m.welcome.slices = 1;
+    m.welcome.holdings = empty.bits;
+    m.welcome.holdings_bytes = holdings_bytes(&empty);
+    nodes_rig_send(&a.r->one, &m);
+    nodes_rig_wait(a.r, 0, "state", "up");
+    holdings_add(&empty, 0, 1); /* whole experts, which we cannot use */
+    nodes_rig_pong(a.r, &a.r->one, BOOT, 1);
+    nodes_rig_take(a.r, &a.r->one, MESSAGE_HELLO);
+    nodes_rig_send(&a.r->one, &m);
+    nodes_rig_wait(a.r, 0, "state", "refused");
+    assert_true(nodes_rig_says(a.r, 0, "why", "slices"));
+    come_up(&a, &a.r->one, "one", BOOT + 1);
+    assert_int_equal(nodes_rig_number(a.r, 0, "held"), 2 * c->n_experts);
+    assert_int_equal(nodes_rig_number(a.r, 0, "experts"), c->n_experts);
+    holdings_fini(&empty);
+    close_rack(&a);
+}
+
+/* ---- what is reported ---- */
+
+static void reports_what_etcd_says_of_each(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, even_on_first);
+    rack_feed_drain(&a.feed, "one");
+    take_up(&a);
+    json_t *all = nodes_rig_status(a.r, a.feed.view);
+    json_t *one = json_array_get(json_object_get(all, "nodes"), 0);
+    json_t *two = json_array_get(json_object_get(all, "nodes"), 1);
+    json_int_t n = a.r->model->config.n_experts;
+    assert_true(json_is_true(json_object_get(one, "registered")));
+    assert_true(json_is_true(json_object_get(one, "draining")));
+    assert_false(json_is_true(json_object_get(one, "missing")));
+    assert_false(json_is_true(json_object_get(one, "ready")));
+    assert_string_equal(json_string_value(json_object_get(one, "zone")),
+                        "left");
+    assert_int_equal(json_integer_value(json_object_get(one, "assigned")), n);
+    /* never seen, but the placement counts on it */
+    assert_string_equal(json_string_value(json_object_get(two, "name")), "two");
+    assert_string_equal(json_string_value(json_object_get(two, "state")),
+                        "missing");
+    assert_true(json_is_true(json_object_get(two, "missing")));
+    assert_int_equal(json_integer_value(json_object_get(two, "assigned")), n);
+    json_decref(all);
+    close_rack(&a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(greets_who_registers),
+        cmocka_unit_test(a_place_is_taken_again_and_counted_anew),
+        cmocka_unit_test(greets_a_node_anew_whose_record_names_another_process),
+        cmocka_unit_test(follows_a_node_to_another_endpoint),
+        cmocka_unit_test(refuses_another_node_at_the_address),
+        cmocka_unit_test(passes_over_addresses_that_cannot_be_used),
+        cmocka_unit_test(keeps_who_has_work_although_its_record_is_gone),
+        cmocka_unit_test(asks_for_what_is_assigned_and_held_alone),
+        cmocka_unit_test(goes_by_the_placement_s_epoch),
+        cmocka_unit_test(makes_no_rack_for_what_changes_nothing),
+        cmocka_unit_test(takes_in_a_node_that_holds_nothing_however_it_cuts),
+        cmocka_unit_test(reports_what_etcd_says_of_each),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,151 @@
+/* test_registry.c - what a registry does where no etcd answers.  With one:
+ * tests/cluster/test_registry_etcd.c. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include "discovery/registry.h"
+#include "engine/err.h"
+#include "tests/support/etcd_sync.h"
+#include "tests/support/registry_rig.h"
+
+/* Nobody listens there. */
+static const char *nobody(void) {
+    static char url[64];
+    snprintf(url, sizeof(url), "http://127.0.0.1:%d", etcd_sync_free_port());
+    return url;
+}
+
+static void refuses_names_that_no_key_can_have(void **state) {
+    static const char *const names[] = {"", "a/b", "a\nb"};
+    const char *endpoint = "http://127.0.0.1:1";
+    uv_loop_t loop;
+    (void)state;
+    assert_int_equal(uv_loop_init(&loop), 0);
+    for (int i = 0; i < 6; i++) {
+        registry *r;
+        char why[200] = "";
+        registry_config c = {
+            .loop = &loop,
+            .etcd = {.endpoints = &endpoint, .n_endpoints = 1},
+            .cluster = i < 3 ? names[i] : "rack",
+            .name = i < 3 ? "one" : names[i - 3],
+            .boot = 1};
+        assert_int_equal(registry_open(&r, &c, why, sizeof(why)), ERR_USAGE);
+        assert_null(r);
+        assert_true(why[0] != '\0');
+    }
+    assert_int_equal(uv_loop_close(&loop), 0);
+}
+
+static void refuses_an_endpoint_that_is_none(void **state) {
+    const char *endpoint = "ftp://nowhere";
+    uv_loop_t loop;
+    registry *r;
+    char why[200] = "";
+    (void)state;
+    assert_int_equal(uv_loop_init(&loop), 0);
+    registry_config c = {.loop = &loop,
+                         .etcd = {.endpoints = &endpoint, .n_endpoints = 1},
+                         .cluster = "rack",
+                         .name = "one",
+                         .boot = 1};
+    assert_true(registry_open(&r, &c, why, sizeof(why)) < 0);
+    assert_null(r);
+    assert_true(why[0] != '\0');
+    assert_int_equal(uv_loop_close(&loop), 0); /* no handle was left */
+}
+
+static void closes_before_its_loop_ever_ran(void **state) {
+    const char *endpoint = nobody();
+    registry_rig g;
+    (void)state;
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_NODE, "one", 2);
+    registry_rig_close(&g);
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_COORDINATOR, "one", 2);
+    registry_rig_publish(&g, 7000);
+    registry_rig_close(&g);
+    registry_close(NULL, NULL, NULL);
+}
+
+static bool told_why(void *ctx) {
+    const registry_rig *g = ctx;
+    json_t *status = registry_status(g->registry);
+    const char *why = json_string_value(json_object_get(status, "why"));
+    bool says = why != NULL && why[0] != '\0';
+    json_decref(status);
+    return says && g->changes > 0;
+}
+
+static void waits_and_says_why_while_nobody_answers(void **state) {
+    const char *endpoint = nobody();
+    registry_rig g, *rig = &g;
+    (void)state;
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_NODE, "one", 2);
+    registry_rig_publish(&g, 7000);
+    registry_rig_until(&rig, 1, told_why, &g);
+    assert_false(registry_rig_says(&g, "connected"));
+    assert_false(registry_rig_says(&g, "registered"));
+    assert_false(registry_rig_says(&g, "leading"));
+    assert_null(registry_view(g.registry));
+    assert_true(registry_live_since(g.registry) == 0);
+    assert_true(registry_term(g.registry) == 0);
+    registry_rig_close(&g);
+}
+
+static void writes_no_placement_without_a_term(void **state) {
+    const char *endpoint = nobody();
+    char nodes[1][RECORD_NAME] = {"one"};
+    epoch_record head = {.epoch = 1,
+                         .n_layers = 1,
+                         .slices = 1,
+                         .min_replicas = 1,
+                         .nodes = nodes,
+                         .n_nodes = 1,
+                         .writer = "one"};
+    placement_write w = {.head = &head};
+    registry_rig g;
+    (void)state;
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_COORDINATOR, "one", 2);
+    assert_int_equal(
+        registry_write_placement(g.registry, &w, registry_rig_on_done, &g),
+        ERR_NOT_LEADER);
+    w.term = 5;
+    w.n_layers = ETCD_TXN_OPS_MAX;
+    assert_int_equal(
+        registry_write_placement(g.registry, &w, registry_rig_on_done, &g),
+        -E2BIG);
+    assert_int_equal(
+        registry_drain(g.registry, "a/b", false, registry_rig_on_done, &g),
+        ERR_USAGE);
+    assert_false(g.done);
+    registry_rig_close(&g);
+}
+
+static void ends_what_is_under_way_when_it_closes(void **state) {
+    const char *endpoint = nobody();
+    registry_rig g;
+    (void)state;
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_COORDINATOR, "one", 2);
+    assert_int_equal(
+        registry_drain(g.registry, "two", false, registry_rig_on_done, &g), 0);
+    assert_false(g.done); /* never from within the call */
+    registry_rig_close(&g);
+    assert_true(g.done);
+    assert_int_not_equal(g.code, ETCD_OK);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(refuses_names_that_no_key_can_have),
+        cmocka_unit_test(refuses_an_endpoint_that_is_none),
+        cmocka_unit_test(closes_before_its_loop_ever_ran),
+        cmocka_unit_test(waits_and_says_why_while_nobody_answers),
+        cmocka_unit_test(writes_no_placement_without_a_term),
+        cmocka_unit_test(ends_what_is_under_way_when_it_closes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
