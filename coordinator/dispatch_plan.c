@@ -78,10 +78,11 @@ static bool has_credit(const dispatch *d, const dispatch_peer *peer,
 }
 
 /* A node whose credit is held by answers that nobody counts on any more would
- * keep what is queued for it without a deadline. */
+ * keep what is queued for it without a deadline, which is one piece. */
 static bool is_blocked(const dispatch *d, uint32_t node, uint32_t count) {
+    const dispatch_peer *peer = &d->peers[node];
     return dispatch_table_fresh(d, node) == 0 &&
-           !has_credit(d, &d->peers[node], count);
+           !has_credit(d, peer, peer->planned + count);
 }
 
 /* A suspect node's turn to show that it answers again. */
