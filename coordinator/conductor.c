@@ -16,7 +16,8 @@
 #include "engine/log.h"
 #include "engine/util.h"
 
-#define AGAIN_MS 500 /* after a lack of memory */
+#define AGAIN_MS 500     /* after a lack of memory */
+#define IDLE_LOOK_MS 200 /* is the last request over? */
 
 /* ---- the model, as the planner sees it ---- */
 
@@ -47,6 +48,32 @@ static int rack_model_new(rack_model **out, const conductor *c,
     memcpy(m->plan.model, c->config.self->model.bytes, RECORD_MODEL);
     *out = m;
     return 0;
+}
+
+/* ---- our own record ---- */
+
+static void copy_profile(record_profile *to, const profile *p) {
+    to->version = p->version;
+    snprintf(to->activation, sizeof(to->activation), "%s", p->activation);
+    snprintf(to->rows, sizeof(to->rows), "%s", p->rows);
+    snprintf(to->kv, sizeof(to->kv), "%s", p->kv);
+    snprintf(to->mla, sizeof(to->mla), "%s", p->mla);
+    snprintf(to->blas, sizeof(to->blas), "%s", p->blas);
+}
+
+static int publish_self(conductor *c) {
+    const conductor_config *f = &c->config;
+    coordinator_record r = {.boot = f->self->boot_id,
+                            .protocol = PROTOCOL_VERSION,
+                            .drained = c->empty,
+                            .has_model = true};
+    snprintf(r.name, sizeof(r.name), "%s", f->self->name);
+    snprintf(r.client, sizeof(r.client), "%s", f->client);
+    snprintf(r.weights, sizeof(r.weights), "%s", f->weights);
+    snprintf(r.version, sizeof(r.version), "%s", ROSTER_VERSION);
+    memcpy(r.model, f->self->model.bytes, sizeof(r.model));
+    copy_profile(&r.profile, f->profile);
+    return registry_set_coordinator(c->registry, &r);
 }
 
 /* ---- is the rack's placement ours? ---- */
@@ -95,6 +122,19 @@ static void tell_refusal(conductor *c) {
 
 /* ---- drain of this coordinator ---- */
 
+/* Others learn from our record that we have nothing left to do. */
+static void see_idle(conductor *c) {
+    bool empty = c->drained && c->config.is_idle(c->config.ctx);
+    if (empty == c->empty) return;
+    c->empty = empty;
+    int rc = publish_self(c);
+    if (rc < 0) log_error("cannot change our record: %s", err_text(rc));
+}
+
+static void on_idle_timer(uv_timer_t *timer) {
+    see_idle(timer->data);
+}
+
 static void see_own_drain(conductor *c, const rack_view *view) {
     bool drained = rack_view_drain(view, c->config.self->name) != NULL;
     if (drained == c->drained) return;
@@ -102,9 +142,12 @@ static void see_own_drain(conductor *c, const rack_view *view) {
     if (drained) {
         log_info("drained: new requests are refused, running ones go on");
         registry_resign(c->registry);
+        uv_timer_start(&c->idle_timer, on_idle_timer, 0, IDLE_LOOK_MS);
     } else {
         log_info("in use again: the drain was undone");
         registry_campaign(c->registry);
+        uv_timer_stop(&c->idle_timer);
+        see_idle(c);
     }
 }
 
@@ -340,29 +383,6 @@ int conductor_drain(conductor *c, const char *name, bool undo,
 
 /* ---- opening and closing ---- */
 
-static void copy_profile(record_profile *to, const profile *p) {
-    to->version = p->version;
-    snprintf(to->activation, sizeof(to->activation), "%s", p->activation);
-    snprintf(to->rows, sizeof(to->rows), "%s", p->rows);
-    snprintf(to->kv, sizeof(to->kv), "%s", p->kv);
-    snprintf(to->mla, sizeof(to->mla), "%s", p->mla);
-    snprintf(to->blas, sizeof(to->blas), "%s", p->blas);
-}
-
-static int publish_self(conductor *c) {
-    const conductor_config *f = &c->config;
-    coordinator_record r = {.boot = f->self->boot_id,
-                            .protocol = PROTOCOL_VERSION,
-                            .has_model = true};
-    snprintf(r.name, sizeof(r.name), "%s", f->self->name);
-    snprintf(r.client, sizeof(r.client), "%s", f->client);
-    snprintf(r.weights, sizeof(r.weights), "%s", f->weights);
-    snprintf(r.version, sizeof(r.version), "%s", ROSTER_VERSION);
-    memcpy(r.model, f->self->model.bytes, sizeof(r.model));
-    copy_profile(&r.profile, f->profile);
-    return registry_set_coordinator(c->registry, &r);
-}
-
 static int open_registry(conductor *c, char *why, size_t why_size) {
     registry_config r = {
         .loop = c->config.loop,
@@ -385,7 +405,8 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     if (c == NULL) return -ENOMEM;
     c->config = *config;
     uv_timer_init(config->loop, &c->timer);
-    c->timer.data = c;
+    uv_timer_init(config->loop, &c->idle_timer);
+    c->timer.data = c->idle_timer.data = c;
     *out = c; /* also on failure: handles of the loop need closing */
 
     leader_config l = {.name = config->self->name,
@@ -408,6 +429,7 @@ void conductor_close(conductor *c) {
     if (c == NULL || c->closing) return;
     c->closing = true;
     uv_close((uv_handle_t *)&c->timer, NULL);
+    uv_close((uv_handle_t *)&c->idle_timer, NULL);
     /* It frees itself; callbacks that are still due find us closing. */
     registry_close(c->registry, on_closed, NULL);
 }

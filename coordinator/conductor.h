@@ -24,6 +24,8 @@ typedef struct {
     uint32_t slices;              /* of a first placement */
     uint32_t min_replicas, replace_after_ms;
     nodes *nodes;
+    /* No request is alive: asked while this coordinator is drained. */
+    bool (*is_idle)(void *ctx);
     /* New requests are to be refused with this, or (code 0) taken again. */
     void (*on_refuse)(void *ctx, int code, const char *text);
     /* What etcd says was taken up. */

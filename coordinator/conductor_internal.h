@@ -19,10 +19,11 @@ struct conductor {
     registry *registry;
     leader *leader;
     rack_model *model; /* NULL until it is needed */
-    uv_timer_t timer;
+    uv_timer_t timer, idle_timer; /* the latter while drained */
     bool closing;
     bool listed;
     bool drained;
+    bool empty; /* drained and idle, and our record says so */
     char conflict[400]; /* why the rack's placement is not for us; "" */
     char told[400];     /* the refusal that the owner knows of */
     int told_code;

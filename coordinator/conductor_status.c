@@ -15,7 +15,8 @@ static json_t *epoch_json(uint64_t packed) {
 
 static const char *state_of(const rack_view *view,
                             const coordinator_record *r) {
-    return rack_view_drain(view, r->name) != NULL ? "draining" : "up";
+    if (rack_view_drain(view, r->name) == NULL) return "up";
+    return r->drained != 0 ? "drained" : "draining";
 }
 
 static json_t *coordinators_json(const conductor *c, const rack_view *view) {

@@ -133,6 +133,11 @@ static void look_if_ready(void *ctx) {
     if (nodes_all_covered(c->nodes)) say_ready(c);
 }
 
+static bool is_idle(void *ctx) {
+    const coordinator *c = ctx;
+    return server_idle(c->server);
+}
+
 static void on_refuse(void *ctx, int code, const char *text) {
     coordinator *c = ctx;
     c->declined = code == ERR_WRONG_MODEL;
@@ -281,6 +286,7 @@ static int open_conductor(coordinator *c, char *why, size_t why_size) {
         .min_replicas = c->config.min_replicas,
         .replace_after_ms = c->config.replace_after_ms,
         .nodes = c->nodes,
+        .is_idle = is_idle,
         .on_refuse = on_refuse,
         .on_view = look_if_ready,
         .ctx = c,

@@ -64,11 +64,14 @@ uint32_t dispatch_table_fresh(const dispatch *d, uint32_t node) {
     return peer->fresh_seq == d->layer_seq ? peer->n_fresh : 0;
 }
 
+/* With the last of them, what is left of its node's credit is held by answers
+ * that may never come: what is queued there must not wait for them. */
 static void unfresh(dispatch *d, const dispatch_request *r) {
     dispatch_peer *peer = &d->peers[r->node];
     if (r->late || r->layer_seq != peer->fresh_seq) return;
     assert(peer->n_fresh > 0);
     peer->n_fresh--;
+    if (peer->n_fresh == 0 && peer->outstanding_bytes > 0) d->replan = true;
 }
 
 void dispatch_table_late(dispatch *d, dispatch_request *r) {

@@ -86,6 +86,7 @@ static const member coordinator_members[] = {
     PROFILE(coordinator_record),
     {NULL, "version", MEMBER_TEXT, MAY_LACK, COORD(version), 0, 0, 0},
     {NULL, "protocol", MEMBER_U32, NEEDED, COORD(protocol), 1, U32_MOST, 0},
+    {NULL, "drained", MEMBER_U32, MAY_LACK, COORD(drained), 0, 1, 0},
 };
 
 #define LEADER(field) AT(leader_record, field)

@@ -18,9 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_NAME 128     /* with the zero byte */
-#define RECORD_ENDPOINT 256 /* with the zero byte */
-#define RECORD_MODEL 32     /* bytes of a fingerprint */
+#define RECORD_NAME 128                    /* with the zero byte */
+#define RECORD_ENDPOINT 256                /* with the zero byte */
+#define RECORD_MODEL 32                    /* bytes of a fingerprint */
 #define RECORD_BYTES_MAX ((size_t)1 << 20) /* of one document */
 #define RECORD_NODES_MAX 1024              /* of one placement */
 
@@ -55,6 +55,7 @@ typedef struct {
     char client[RECORD_ENDPOINT], weights[RECORD_ENDPOINT];
     char http[RECORD_ENDPOINT], version[32];
     uint32_t protocol;
+    uint32_t drained; /* 1: it takes no requests and has none left */
     bool has_model;
     uint8_t model[RECORD_MODEL];
     record_profile profile;

@@ -36,6 +36,7 @@ static session_outcome outcome_of(etcd_code code) {
 /* Refusals last until somebody does something: they are said, but not again
  * and again.  That etcd is away is registry_watch.c's to say. */
 static void tell_refusal(registry *r, const etcd_answer *a) {
+    if (a->code == ETCD_OK && r->live_since != 0) r->why[0] = '\0';
     if (a->code != ETCD_REFUSED || strcmp(a->why, r->why) == 0) return;
     snprintf(r->why, sizeof(r->why), "%s", a->why);
     log_warn("etcd refuses: %s", r->why);
@@ -204,7 +205,7 @@ static void carry_out(registry *r, const session_action *a) {
     }
 }
 
-static void tell_name(registry *r) {
+static void tell_name(registry *r, bool was_registered) {
     const char *what = r->role == REGISTRY_NODE ? "node" : "coordinator";
     if (r->name_taken) {
         log_warn("the name '%s' is taken: another live process is registered "
@@ -212,7 +213,7 @@ static void tell_name(registry *r) {
                  r->name, r->own[SLOT_RECORD].key);
     } else if (r->registered) {
         log_info("registered in etcd as %s '%s'", what, r->name);
-    } else {
+    } else if (was_registered) {
         log_warn("not registered in etcd any more: the lease ran out, or the "
                  "record was taken away; registering anew");
     }
@@ -223,13 +224,14 @@ static void look_at_session(registry *r) {
     bool registered = session_registered(r->session);
     bool taken = session_name_taken(r->session);
     int64_t term = session_term(r->session, now_ms());
+    bool was_registered = r->registered;
     bool renamed = registered != r->registered || taken != r->name_taken;
     if (!renamed && term == r->term) return;
 
     r->registered = registered;
     r->name_taken = taken;
     r->term = term;
-    if (renamed && r->phase == REGISTRY_RUNNING) tell_name(r);
+    if (renamed && r->phase == REGISTRY_RUNNING) tell_name(r, was_registered);
     registry_notify(r);
 }
 

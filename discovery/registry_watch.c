@@ -19,13 +19,14 @@ static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
 
 /* ---- here and away ---- */
 
-/* "1.12", or "none" */
+/* "placement 1.12", or "no placement" */
 static const char *placement_text(const registry *r, char out[48]) {
     const rack_placement *p = rack_view_placement(r->view);
-    snprintf(out, 48, "none");
+    snprintf(out, 48, "no placement");
     if (p != NULL) {
         const epoch_record *head = rack_placement_head(p);
-        snprintf(out, 48, "%llu.%llu", (unsigned long long)head->incarnation,
+        snprintf(out, 48, "placement %llu.%llu",
+                 (unsigned long long)head->incarnation,
                  (unsigned long long)head->epoch);
     }
     return out;
@@ -43,7 +44,7 @@ static void tell_away(registry *r, const char *why) {
     } else if (r->seen == ETCD_HERE) {
         r->seen = ETCD_NOT_HERE;
         r->away_since = now_ms();
-        log_warn("etcd is away (%s): serving goes on with placement %s", why,
+        log_warn("etcd is away (%s): serving goes on with %s", why,
                  placement_text(r, placement));
     }
     registry_notify(r);
@@ -55,11 +56,10 @@ static void tell_here(registry *r) {
     if (!news) return;
 
     if (r->seen == ETCD_NEVER_SEEN) {
-        log_info("etcd is there (%s): placement %s", etcd_endpoint(r->etcd),
+        log_info("etcd is there (%s): %s", etcd_endpoint(r->etcd),
                  placement_text(r, placement));
     } else if (r->seen == ETCD_NOT_HERE) {
-        log_info("etcd is back (%s) after %.1f s: placement %s",
-                 etcd_endpoint(r->etcd),
+        log_info("etcd is back (%s) after %.1f s: %s", etcd_endpoint(r->etcd),
                  (double)(now_ms() - r->away_since) / 1000.0,
                  placement_text(r, placement));
     }
@@ -78,12 +78,12 @@ static void tell_rolled_back(registry *r) {
     r->told_rolled_back = back;
     placement_text(r, placement);
     if (back) {
-        log_warn("etcd has no placement, or an older one, where %s is in use: "
-                 "it was restored or wiped; going on with %s, and nothing is "
-                 "placed until an operator recovers the rack",
-                 placement, placement);
+        log_warn("etcd has no placement, or an older one: it was restored or "
+                 "wiped; serving goes on with %s, and nothing is placed until "
+                 "an operator recovers the rack",
+                 placement);
     } else {
-        log_info("etcd's placement, %s, is taken up again", placement);
+        log_info("etcd's placement is not older any more: %s", placement);
     }
 }
 

@@ -32,6 +32,10 @@ typedef struct {
     bool tls;
 } rack;
 
+/* Of the test that runs; its teardown ends what it left. */
+static rack r;
+static etcd_sync s;
+
 /* ---- etcd's processes ---- */
 
 static void skip_without_etcd(void) {
@@ -45,14 +49,14 @@ static void run_command(const char *command) {
     if (status != 0) fail_msg("%s: status %d", command, status);
 }
 
-static void run_etcd(const rack *r, size_t member) {
+static void run_etcd(size_t member) {
     char name[8], folder[128], cert[128], key[128], ca[128], log[128];
     snprintf(name, sizeof(name), "m%zu", member);
-    snprintf(folder, sizeof(folder), "%s/%s", r->folder, name);
-    snprintf(log, sizeof(log), "%s/%s.log", r->folder, name);
-    snprintf(cert, sizeof(cert), "%s/server.pem", r->folder);
-    snprintf(key, sizeof(key), "%s/server.key", r->folder);
-    snprintf(ca, sizeof(ca), "%s/ca.pem", r->folder);
+    snprintf(folder, sizeof(folder), "%s/%s", r.folder, name);
+    snprintf(log, sizeof(log), "%s/%s.log", r.folder, name);
+    snprintf(cert, sizeof(cert), "%s/server.pem", r.folder);
+    snprintf(key, sizeof(key), "%s/server.key", r.folder);
+    snprintf(ca, sizeof(ca), "%s/ca.pem", r.folder);
     const char *const args[] = {
         ETCD,
         "--name",
@@ -60,22 +64,22 @@ static void run_etcd(const rack *r, size_t member) {
         "--data-dir",
         folder,
         "--listen-client-urls",
-        r->client_url[member],
+        r.client_url[member],
         "--advertise-client-urls",
-        r->client_url[member],
+        r.client_url[member],
         "--listen-peer-urls",
-        r->peer_url[member],
+        r.peer_url[member],
         "--initial-advertise-peer-urls",
-        r->peer_url[member],
+        r.peer_url[member],
         "--initial-cluster",
-        r->peers,
+        r.peers,
         "--initial-cluster-token",
-        r->token,
+        r.token,
         "--heartbeat-interval",
         "50",
         "--election-timeout",
         "500",
-        r->tls ? "--cert-file" : NULL,
+        r.tls ? "--cert-file" : NULL,
         cert,
         "--key-file",
         key,
@@ -91,94 +95,94 @@ static void run_etcd(const rack *r, size_t member) {
     _exit(127);
 }
 
-static void start_member(rack *r, size_t member) {
+static void start_member(size_t member) {
     pid_t parent = getpid();
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (getppid() != parent) _exit(127);
-        run_etcd(r, member);
+        run_etcd(member);
     }
-    r->pid[member] = pid;
+    r.pid[member] = pid;
 }
 
-static void kill_member(rack *r, size_t member) {
-    if (r->pid[member] == 0) return;
-    kill(r->pid[member], SIGKILL);
-    waitpid(r->pid[member], NULL, 0);
-    r->pid[member] = 0;
+static void kill_member(size_t member) {
+    if (r.pid[member] == 0) return;
+    kill(r.pid[member], SIGKILL);
+    waitpid(r.pid[member], NULL, 0);
+    r.pid[member] = 0;
 }
 
-static void wipe_member(rack *r, size_t member) {
+static void wipe_member(size_t member) {
     char command[160];
-    kill_member(r, member);
-    snprintf(command, sizeof(command), "rm -rf %s/m%zu", r->folder, member);
+    kill_member(member);
+    snprintf(command, sizeof(command), "rm -rf %s/m%zu", r.folder, member);
     run_command(command);
 }
 
-static void prepare(rack *r, size_t n) {
+static void prepare(size_t n) {
     skip_without_etcd();
-    memset(r, 0, sizeof(*r));
-    snprintf(r->folder, sizeof(r->folder), "/tmp/roster-etcd-XXXXXX");
-    assert_non_null(mkdtemp(r->folder));
-    snprintf(r->token, sizeof(r->token), "first");
-    r->n = n;
+    memset(0, sizeof(*r));
+    snprintf(r.folder, sizeof(r.folder), "/tmp/roster-etcd-XXXXXX");
+    assert_non_null(mkdtemp(r.folder));
+    snprintf(r.token, sizeof(r.token), "first");
+    r.n = n;
 }
 
-static void start_rack(rack *r) {
+static void start_rack(void) {
     size_t used = 0;
-    for (size_t i = 0; i < r->n; i++) {
-        snprintf(r->client_url[i], sizeof(r->client_url[i]),
-                 "%s://127.0.0.1:%d", r->tls ? "https" : "http",
+    for (size_t i = 0; i < r.n; i++) {
+        snprintf(r.client_url[i], sizeof(r.client_url[i]),
+                 "%s://127.0.0.1:%d", r.tls ? "https" : "http",
                  etcd_sync_free_port());
-        snprintf(r->peer_url[i], sizeof(r->peer_url[i]), "http://127.0.0.1:%d",
+        snprintf(r.peer_url[i], sizeof(r.peer_url[i]), "http://127.0.0.1:%d",
                  etcd_sync_free_port());
-        r->endpoints[i] = r->client_url[i];
+        r.endpoints[i] = r.client_url[i];
         used +=
-            (size_t)snprintf(r->peers + used, sizeof(r->peers) - used,
-                             "%sm%zu=%s", i > 0 ? "," : "", i, r->peer_url[i]);
+            (size_t)snprintf(r.peers + used, sizeof(r.peers) - used,
+                             "%sm%zu=%s", i > 0 ? "," : "", i, r.peer_url[i]);
     }
-    for (size_t i = 0; i < r->n; i++)
-        start_member(r, i);
+    for (size_t i = 0; i < r.n; i++)
+        start_member(i);
 }
 
-static void end_rack(rack *r) {
+static void end_rack(void) {
     char command[128];
-    for (size_t i = 0; i < r->n; i++)
-        kill_member(r, i);
-    snprintf(command, sizeof(command), "rm -rf %s", r->folder);
+    for (size_t i = 0; i < r.n; i++)
+        kill_member(i);
+    snprintf(command, sizeof(command), "rm -rf %s", r.folder);
     run_command(command);
 }
 
 /* Until etcd answers a linearizable read. */
-static void wait_for_etcd(etcd_sync *s) {
-    while (etcd_sync_get(s, "k", false) != ETCD_OK)
-        etcd_sync_for(s, 50);
+static void wait_for_etcd(void) {
+    while (etcd_sync_get(&s, "k", false) != ETCD_OK)
+        etcd_sync_for(&s, 50);
 }
 
-static void open_rack(rack *r, etcd_sync *s, size_t n) {
-    prepare(r, n);
-    start_rack(r);
-    etcd_sync_open_at(s, r->endpoints, n);
-    wait_for_etcd(s);
+static void open_rack(size_t n) {
+    prepare(n);
+    start_rack();
+    etcd_sync_open_at(&s, r.endpoints, n);
+    wait_for_etcd();
 }
 
-static void close_rack(rack *r, etcd_sync *s) {
-    etcd_sync_close(s);
-    end_rack(r);
+static void close_rack(void) {
+    etcd_sync_close(&s);
+    end_rack();
 }
 
-static void assert_code(const etcd_sync *s, etcd_code code) {
-    if (s->code != code)
-        fail_msg("%s, not %s: %s", etcd_code_text(s->code),
-                 etcd_code_text(code), s->why);
+static void assert_code(etcd_code code) {
+    if (s.code != code)
+        fail_msg("%s, not %s: %s", etcd_code_text(s.code),
+                 etcd_code_text(code), s.why);
 }
 
 /* ---- keys ---- */
 
 /* 2,500 keys /k/0000 to /k/2499, a hundred in each transaction. */
-static void write_many(etcd_sync *s) {
+static void write_many(void) {
     static char keys[100][16];
     static etcd_op ops[100];
     for (int t = 0; t < 25; t++) {
@@ -195,22 +199,20 @@ static void write_many(etcd_sync *s) {
                           .target = ETCD_CREATE_REVISION};
         etcd_txn txn = {
             .compares = &c, .n_compares = 1, .then = ops, .n_then = 100};
-        etcd_sync_commit(s, &txn);
-        assert_code(s, ETCD_OK);
+        etcd_sync_commit(&s, &txn);
+        assert_code(ETCD_OK);
     }
 }
 
 static void reads_many_keys_in_order_over_several_pages(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
-    write_many(&s);
+    open_rack(1);
+    write_many();
     etcd_sync_put(&s, "/l", "not these");
     etcd_sync_put(&s, "/j", "nor these");
 
     etcd_sync_get(&s, "/k/", true);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.n, 2500);
     assert_false(s.more);
     for (int i = 0; i < 2500; i++) {
@@ -223,7 +225,7 @@ static void reads_many_keys_in_order_over_several_pages(void **state) {
     etcd_range some = {
         .key = "/k/", .key_len = 3, .prefix = true, .limit = 1700};
     etcd_sync_range(&s, &some);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.n, 1700);
     assert_true(s.more);
 
@@ -235,18 +237,16 @@ static void reads_many_keys_in_order_over_several_pages(void **state) {
     assert_int_equal(s.n, 1);
     assert_string_equal(s.kvs[0].value, "0007");
     etcd_sync_get(&s, "/nothing", false);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.n, 0);
     assert_true(s.revision >= 28 && s.cluster_id != 0);
     assert_string_equal(etcd_endpoint(s.etcd), r.endpoints[0]);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 static void reads_an_old_revision_until_it_is_compacted(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     etcd_sync_put(&s, "k", "old");
     int64_t old = s.revision;
     etcd_sync_put(&s, "k", "new");
@@ -255,24 +255,22 @@ static void reads_an_old_revision_until_it_is_compacted(void **state) {
     etcd_sync_range(&s, &then);
     assert_string_equal(s.kvs[0].value, "old");
     etcd_sync_compact(&s, old + 1);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_compact(&s, old + 1); /* once more is no failure */
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_compact(&s, old + 1000);
-    assert_code(&s, ETCD_REFUSED);
+    assert_code(ETCD_REFUSED);
     etcd_sync_range(&s, &then);
-    assert_code(&s, ETCD_REFUSED);
+    assert_code(ETCD_REFUSED);
     assert_non_null(strstr(s.why, "compacted"));
-    close_rack(&r, &s);
+    close_rack();
 }
 
 /* ---- transactions ---- */
 
 static void writes_only_if_every_compare_holds(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     assert_int_equal(etcd_sync_create(&s, "k", "first"), ETCD_OK);
     assert_int_equal(etcd_sync_create(&s, "k", "second"), ETCD_FALSE);
     etcd_sync_get(&s, "k", false);
@@ -318,14 +316,12 @@ static void writes_only_if_every_compare_holds(void **state) {
         if (etcd_sync_commit(&s, &t) != cases[i].code)
             fail_msg("case %zu: %s %s", i, etcd_code_text(s.code), s.why);
     }
-    close_rack(&r, &s);
+    close_rack();
 }
 
 static void gives_the_reads_of_the_branch_it_took(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     etcd_sync_put(&s, "/a/1", "one");
     etcd_sync_put(&s, "/a/2", "two");
 
@@ -340,38 +336,36 @@ static void gives_the_reads_of_the_branch_it_took(void **state) {
     etcd_op otherwise[] = {{.kind = ETCD_READ, .key = "b", .key_len = 1}};
     etcd_txn t = {&c, 1, then, otherwise, 4, 1};
     etcd_sync_commit(&s, &t);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.n, 2);
     assert_string_equal(s.kvs[0].value, "two");
     assert_string_equal(s.kvs[1].key, "");
 
     etcd_sync_commit(&s, &t);
-    assert_code(&s, ETCD_FALSE);
+    assert_code(ETCD_FALSE);
     assert_int_equal(s.n, 1);
     assert_string_equal(s.kvs[0].key, "b");
     etcd_sync_get(&s, "/a/", true);
     assert_int_equal(s.n, 0);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 /* ---- leases ---- */
 
 static void keys_go_with_their_lease(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     etcd_sync_grant(&s, 60);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.ttl_s, 60);
     int64_t long_lease = s.lease;
     etcd_sync_put_leased(&s, "long", long_lease);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_keep_alive(&s, long_lease);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.ttl_s, 60);
     etcd_sync_revoke(&s, long_lease);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_get(&s, "long", false);
     assert_int_equal(s.n, 0);
 
@@ -383,91 +377,85 @@ static void keys_go_with_their_lease(void **state) {
     assert_true(s.ttl_s >= 1); /* etcd's smallest follows its election time */
     int64_t short_lease = s.lease;
     etcd_sync_put_leased(&s, "short", short_lease);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_watch(&s, "short", s.revision + 1, 0);
     etcd_sync_until_more(&s, &s.n_lines, 0);
     assert_true(s.events[0].deleted);
     assert_string_equal(s.events[0].key, "short");
     assert_int_equal(etcd_sync_keep_alive(&s, short_lease), ETCD_GONE);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 /* ---- watches ---- */
 
-static void assert_each_once(const etcd_sync *s, size_t n) {
-    assert_int_equal(s->n_events, n);
+static void assert_each_once(size_t n) {
+    assert_int_equal(s.n_events, n);
     for (size_t i = 0; i < n; i++) {
         char value[24];
         snprintf(value, sizeof(value), "%zu", i);
-        assert_string_equal(s->events[i].value, value);
+        assert_string_equal(s.events[i].value, value);
     }
 }
 
-static void put_number(etcd_sync *s, int number) {
+static void put_number(int number) {
     char value[16];
     snprintf(value, sizeof(value), "%d", number);
-    while (etcd_sync_put(s, "/w/x", value) != ETCD_OK) {
-        if (s->code == ETCD_UNKNOWN) fail_msg("%s", s->why);
-        etcd_sync_for(s, 50);
+    while (etcd_sync_put(&s, "/w/x", value) != ETCD_OK) {
+        if (s.code == ETCD_UNKNOWN) fail_msg("%s", s.why);
+        etcd_sync_for(&s, 50);
     }
 }
 
-static void until_events(etcd_sync *s, size_t n) {
-    while (s->n_events < n)
-        etcd_sync_until_more(s, &s->n_lines, s->n_lines);
+static void until_events(size_t n) {
+    while (s.n_events < n)
+        etcd_sync_until_more(&s, &s.n_lines, s.n_lines);
 }
 
 static void watches_on_after_its_member_restarted(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     etcd_sync_get(&s, "/w/", true);
     etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
-    put_number(&s, 0);
-    until_events(&s, 1);
+    put_number(0);
+    until_events(1);
 
-    kill_member(&r, 0);
+    kill_member(0);
     etcd_sync_until_more(&s, &s.n_away, 0);
     assert_int_equal(etcd_sync_get(&s, "/w/", true), ETCD_AWAY);
     assert_int_equal(etcd_sync_put(&s, "/w/x", "refused"), ETCD_AWAY);
-    start_member(&r, 0);
-    put_number(&s, 1);
-    put_number(&s, 2);
-    until_events(&s, 3);
+    start_member(0);
+    put_number(1);
+    put_number(2);
+    until_events(3);
     etcd_sync_until_more(&s, &s.n_live, s.n_live);
-    assert_each_once(&s, 3);
+    assert_each_once(3);
     assert_int_equal(s.n_away, 1);
     assert_int_equal(s.n_lost, 0);
     assert_true(s.covered >= s.events[2].mod_revision);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 static void gets_a_long_history_whole(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     int64_t first = s.revision + 1;
     for (int i = 0; i < 1500; i++)
-        put_number(&s, i);
+        put_number(i);
     etcd_sync_watch(&s, "/w/", first, s.cluster_id);
-    until_events(&s, 1500);
-    assert_each_once(&s, 1500);
+    until_events(1500);
+    assert_each_once(1500);
     etcd_sync_until_more(&s, &s.n_live, 0);
     assert_int_equal(s.n_lost + s.n_away, 0);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 static void is_lost_when_its_revision_was_compacted(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     int64_t first = s.revision + 1;
     for (int i = 0; i < 5; i++)
-        put_number(&s, i);
+        put_number(i);
     etcd_sync_compact(&s, first + 3);
     etcd_sync_watch(&s, "/w/", first, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_lost, 0);
@@ -475,38 +463,34 @@ static void is_lost_when_its_revision_was_compacted(void **state) {
     assert_int_equal(s.n_events, 0);
 
     etcd_sync_watch(&s, "/w/", first + 3, s.cluster_id);
-    until_events(&s, 2);
+    until_events(2);
     assert_string_equal(s.events[0].value, "3");
-    close_rack(&r, &s);
+    close_rack();
 }
 
 static void is_lost_when_the_store_was_wiped(void **state) {
     static const char *const tokens[] = {"first", "another"};
     (void)state;
     for (size_t i = 0; i < 2; i++) {
-        rack r;
-        etcd_sync s;
-        open_rack(&r, &s, 1);
+        open_rack(1);
         for (int k = 0; k < 5; k++)
-            put_number(&s, k);
+            put_number(k);
         etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
         etcd_sync_until_more(&s, &s.n_live, 0);
 
-        wipe_member(&r, 0);
+        wipe_member(0);
         snprintf(r.token, sizeof(r.token), "%s", tokens[i]);
-        start_member(&r, 0);
+        start_member(0);
         etcd_sync_until_more(&s, &s.n_lost, 0);
         assert_non_null(
             strstr(s.watch_why, i == 0 ? "went back" : "another cluster"));
-        close_rack(&r, &s);
+        close_rack();
     }
 }
 
 static void notices_a_member_that_hangs(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
 
@@ -514,82 +498,76 @@ static void notices_a_member_that_hangs(void **state) {
     etcd_sync_until_more(&s, &s.n_away, 0);
     kill(r.pid[0], SIGCONT);
     etcd_sync_until_more(&s, &s.n_live, s.n_live);
-    wait_for_etcd(&s);
-    put_number(&s, 0);
-    until_events(&s, 1);
+    wait_for_etcd();
+    put_number(0);
+    until_events(1);
     assert_int_equal(s.n_lost, 0);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 /* ---- three members ---- */
 
 static void goes_on_when_one_of_three_members_dies(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 3);
+    open_rack(3);
     etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
-    put_number(&s, 0);
-    until_events(&s, 1);
+    put_number(0);
+    until_events(1);
 
-    kill_member(&r, 0); /* the one that is asked first */
-    wait_for_etcd(&s);
-    put_number(&s, 1);
-    until_events(&s, 2);
-    assert_each_once(&s, 2);
+    kill_member(0); /* the one that is asked first */
+    wait_for_etcd();
+    put_number(1);
+    until_events(2);
+    assert_each_once(2);
     assert_int_equal(s.n_lost, 0);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 static void tells_away_and_unknown_without_quorum(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 3);
-    put_number(&s, 0);
+    open_rack(3);
+    put_number(0);
     etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
 
-    kill_member(&r, 0);
-    kill_member(&r, 1);
+    kill_member(0);
+    kill_member(1);
     etcd_sync_until_more(&s, &s.n_away, 0);
     assert_int_equal(etcd_sync_get(&s, "/w/", true), ETCD_AWAY);
     etcd_range old = {
         .key = "/w/", .key_len = 3, .prefix = true, .serializable = true};
     etcd_sync_range(&s, &old);
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     assert_int_equal(s.n, 1);
     assert_int_equal(etcd_sync_put(&s, "/w/y", "perhaps"), ETCD_UNKNOWN);
 
-    start_member(&r, 0);
+    start_member(0);
     unsigned before = s.n_live;
-    wait_for_etcd(&s);
-    put_number(&s, 1);
+    wait_for_etcd();
+    put_number(1);
     etcd_sync_until_more(&s, &s.n_live, before);
     etcd_sync_get(&s, "/w/y", false); /* whichever it was, it is told once */
     size_t perhaps = s.n;
-    until_events(&s, 1 + perhaps);
+    until_events(1 + perhaps);
     assert_int_equal(s.n_events, 1 + perhaps);
     assert_int_equal(s.n_lost, 0);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 /* ---- passwords and TLS ---- */
 
-static void etcdctl(const rack *r, const char *words) {
+static void etcdctl(const char *words) {
     char command[512];
     snprintf(command, sizeof(command),
              "ETCDCTL_API=3 etcdctl --endpoints=%s %s >>%s/etcdctl.log 2>&1",
-             r->endpoints[0], words, r->folder);
+             r.endpoints[0], words, r.folder);
     run_command(command);
 }
 
 static void logs_in_and_again_after_a_restart(void **state) {
-    rack r;
-    etcd_sync s;
     (void)state;
-    open_rack(&r, &s, 1);
+    open_rack(1);
     etcd_sync_close(&s);
 
     /* A password that nobody asks for is no failure. */
@@ -599,21 +577,21 @@ static void logs_in_and_again_after_a_restart(void **state) {
                      .password = "se\"cret"};
     etcd_sync_open(&s, &c);
     etcd_sync_put(&s, "k", "open");
-    assert_code(&s, ETCD_OK);
-    etcdctl(&r, "user add 'root:se\"cret'");
-    etcdctl(&r, "user grant-role root root");
-    etcdctl(&r, "auth enable");
+    assert_code(ETCD_OK);
+    etcdctl("user add 'root:se\"cret'");
+    etcdctl("user grant-role root root");
+    etcdctl("auth enable");
     etcd_sync_put(&s, "k", "closed");
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_watch(&s, "k", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
 
-    kill_member(&r, 0); /* and with it its tokens */
-    start_member(&r, 0);
-    wait_for_etcd(&s);
+    kill_member(0); /* and with it its tokens */
+    start_member(0);
+    wait_for_etcd();
     etcd_sync_put(&s, "k", "after");
-    assert_code(&s, ETCD_OK);
-    until_events(&s, 1);
+    assert_code(ETCD_OK);
+    until_events(1);
     assert_int_equal(etcd_sync_grant(&s, 5), ETCD_OK);
     assert_int_equal(etcd_sync_keep_alive(&s, s.lease), ETCD_OK);
     etcd_sync_close(&s);
@@ -625,10 +603,10 @@ static void logs_in_and_again_after_a_restart(void **state) {
     etcd_sync_close(&s);
     etcd_sync_open_at(&s, r.endpoints, 1);
     assert_int_equal(etcd_sync_put(&s, "k", "never"), ETCD_REFUSED);
-    close_rack(&r, &s);
+    close_rack();
 }
 
-static void make_certificates(const rack *r) {
+static void make_certificates(void) {
     char command[2048];
     snprintf(command, sizeof(command),
              "cd %s && exec >openssl.log 2>&1 && "
@@ -642,19 +620,17 @@ static void make_certificates(const rack *r) {
              "$new -subj /O=client -keyout client.key -out client.csr && "
              "openssl x509 -req -days 2 -in client.csr -CA ca.pem -CAkey "
              "ca.key -CAcreateserial -out client.pem",
-             r->folder);
+             r.folder);
     run_command(command);
 }
 
 static void speaks_tls_with_certificates_on_both_sides(void **state) {
-    rack r;
-    etcd_sync s;
     char ca[128], other[128], cert[128], key[128];
     (void)state;
-    prepare(&r, 1);
-    make_certificates(&r);
+    prepare(1);
+    make_certificates();
     r.tls = true;
-    start_rack(&r);
+    start_rack();
     snprintf(ca, sizeof(ca), "%s/ca.pem", r.folder);
     snprintf(other, sizeof(other), "%s/other.pem", r.folder);
     snprintf(cert, sizeof(cert), "%s/client.pem", r.folder);
@@ -666,11 +642,11 @@ static void speaks_tls_with_certificates_on_both_sides(void **state) {
                      .cert_file = cert,
                      .key_file = key};
     etcd_sync_open(&s, &c);
-    wait_for_etcd(&s);
+    wait_for_etcd();
     etcd_sync_put(&s, "k", "secret");
-    assert_code(&s, ETCD_OK);
+    assert_code(ETCD_OK);
     etcd_sync_watch(&s, "k", s.revision, s.cluster_id);
-    until_events(&s, 1);
+    until_events(1);
     etcd_sync_close(&s);
 
     c.ca_file = other; /* a server that we do not trust */
@@ -682,7 +658,7 @@ static void speaks_tls_with_certificates_on_both_sides(void **state) {
         .endpoints = r.endpoints, .n_endpoints = 1, .ca_file = ca};
     etcd_sync_open(&s, &c); /* a client that it does not trust */
     assert_int_not_equal(etcd_sync_get(&s, "k", false), ETCD_OK);
-    close_rack(&r, &s);
+    close_rack();
 }
 
 int main(void) {

@@ -76,7 +76,8 @@ static int write_epoch(registry_rig *g, uint64_t epoch, int64_t term,
     const uint32_t numbers[] = {1, 2};
     layer_map map;
     assert_int_equal(layer_map_init(&map, 1, EXPERTS, EXPERTS), 0);
-    for (uint32_t i = 0; i <= EXPERTS; i++) map.first[i] = i;
+    for (uint32_t i = 0; i <= EXPERTS; i++)
+        map.first[i] = i;
     const layer_map *const maps[] = {&map, &map};
     snprintf(head.writer, sizeof(head.writer), "%s", g->name);
     const placement_write w = {.head = &head,
@@ -86,8 +87,7 @@ static int write_epoch(registry_rig *g, uint64_t epoch, int64_t term,
                                .term = term,
                                .expected_revision = expected};
     g->done = false;
-    int rc =
-        registry_write_placement(g->registry, &w, registry_rig_on_done, g);
+    int rc = registry_write_placement(g->registry, &w, registry_rig_on_done, g);
     layer_map_fini(&map);
     return rc;
 }
@@ -178,7 +178,8 @@ static void takes_over_at_once_what_names_its_own_endpoint(void **state) {
     (void)state;
     start();
     etcd_sync_open_at(&s, child.endpoints, 1);
-    while (etcd_sync_grant(&s, 60) != ETCD_OK) continue;
+    while (etcd_sync_grant(&s, 60) != ETCD_OK)
+        continue;
     int64_t lease = s.lease;
     char *text = node_record_pack(&dead);
     assert_non_null(text);
@@ -277,8 +278,8 @@ static void leaves_the_lead_to_others_when_it_resigned(void **state) {
     registry_rig_close(&a);
 }
 
-static void writes_placements_only_as_leader_and_over_what_it_read(
-    void **state) {
+static void
+writes_placements_only_as_leader_and_over_what_it_read(void **state) {
     registry_rig a;
     (void)state;
     start();
@@ -309,8 +310,8 @@ static void refuses_the_write_of_a_leader_whose_term_is_over(void **state) {
     int64_t term = registry_term(a.registry);
     /* a stands still while its lease goes and b takes the lead */
     etcd_sync_open_at(&s, child.endpoints, 1);
-    assert_int_equal(
-        etcd_sync_revoke(&s, lease_of(&s, "/roster/test/leader")), ETCD_OK);
+    assert_int_equal(etcd_sync_revoke(&s, lease_of(&s, "/roster/test/leader")),
+                     ETCD_OK);
     open_leader(&b, "b", 7102);
     assert_true(registry_term(b.registry) > term);
     assert_int_equal(written(&a, 1, term, 0), ETCD_FALSE);
@@ -411,7 +412,8 @@ static void finds_an_etcd_that_comes_later(void **state) {
     etcd_child_need();
     etcd_child_init(&child);
     open_node(&g, "one", 7001);
-    while (g.changes == 0) uv_run(&g.loop, UV_RUN_ONCE); /* it was told */
+    while (g.changes == 0)
+        uv_run(&g.loop, UV_RUN_ONCE); /* it was told */
     etcd_child_start(&child);
     until(&g, registry_rig_live);
     until(&g, registry_rig_registered);
@@ -437,18 +439,17 @@ static void drains_and_undoes_it_as_often_as_asked(void **state) {
     for (int i = 0; i < 4; i++) {
         bool undo = i >= 2;
         g.done = false;
-        assert_int_equal(registry_drain(g.registry, "one", undo,
-                                        registry_rig_on_done, &g),
-                         0);
+        assert_int_equal(
+            registry_drain(g.registry, "one", undo, registry_rig_on_done, &g),
+            0);
         until(&g, registry_rig_done);
         assert_int_equal(g.code, ETCD_OK);
         drained d = {&g, !undo};
         registry_rig_until(&rig, 1, drain_is, &d);
     }
     g.done = false;
-    assert_int_equal(registry_compact(g.registry, g.revision,
-                                      registry_rig_on_done, &g),
-                     0);
+    assert_int_equal(
+        registry_compact(g.registry, g.revision, registry_rig_on_done, &g), 0);
     until(&g, registry_rig_done);
     assert_int_equal(g.code, ETCD_OK);
     registry_rig_close(&g);

@@ -303,7 +303,7 @@ static void all_formats_have_the_same_bits_everywhere(void **state) {
         shape.head_dim = 64;
         shape.expert_width = 2048;
         shape.type = formats[i].type;
-        run_shuffles(&shape, formats[i].name, 24, shuffles(16), KV_F16, false);
+        run_shuffles(&shape, formats[i].name, 12, shuffles(12), KV_F16, false);
     }
 }
 

@@ -31,10 +31,16 @@ def copy_tree(target):
 @unittest.skipIf(BUILD != "build", "the normal build is enough")
 class Planted(unittest.TestCase):
     def test_a_sum_in_order_of_arrival_is_caught(self):
+        self.expect_caught("arrival_order_sum")
+
+    def test_slices_added_one_after_the_other_are_caught(self):
+        self.expect_caught("slice_order")
+
+    def expect_caught(self, bug):
         with tempfile.TemporaryDirectory() as tree:
             copy_tree(tree)
             subprocess.run(["patch", "-p1", "--silent", "-i",
-                            "tests/planted/arrival_order_sum.patch"],
+                            f"tests/planted/{bug}.patch"],
                            cwd=tree, check=True)
             program = "build/tests/memory/test_bits"
             outside = {name: value for name, value in os.environ.items()

@@ -43,24 +43,15 @@ static void become_etcd(const etcd_child *e) {
     snprintf(data, sizeof(data), "%s/data", e->folder);
     snprintf(log, sizeof(log), "%s/log", e->folder);
     snprintf(members, sizeof(members), "m=%s", e->peer_url);
-    const char *const args[] = {ETCD,
-                                "--name",
-                                "m",
-                                "--data-dir",
-                                data,
-                                "--listen-client-urls",
-                                e->client_url,
-                                "--advertise-client-urls",
-                                e->client_url,
-                                "--listen-peer-urls",
-                                e->peer_url,
-                                "--initial-advertise-peer-urls",
-                                e->peer_url,
-                                "--initial-cluster",
-                                members,
-                                "--initial-cluster-token",
-                                e->token,
-                                NULL};
+    const char *const args[] = {ETCD,          "--name",
+                                "m",           "--data-dir",
+                                data,          "--listen-client-urls",
+                                e->client_url, "--advertise-client-urls",
+                                e->client_url, "--listen-peer-urls",
+                                e->peer_url,   "--initial-advertise-peer-urls",
+                                e->peer_url,   "--initial-cluster",
+                                members,       "--initial-cluster-token",
+                                e->token,      NULL};
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
     dup2(fd, 1);
     dup2(fd, 2);

@@ -220,9 +220,8 @@ static void on_request(connection *c, const char *head, const char *body) {
         fprintf(stderr, "nothing to say to %s\n", path);
         abort();
     }
-    const step *what = &p->steps[p->next];
-    if (p->next + 1 < p->n_steps) p->next++;
-    answer(c, what);
+    if (p->n_asked > 1 && p->next + 1 < p->n_steps) p->next++;
+    answer(c, &p->steps[p->next]);
 }
 
 /* One whole request of what came, if there is one. */

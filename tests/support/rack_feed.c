@@ -18,10 +18,16 @@ void rack_feed_close(rack_feed *f) {
     rack_view_free(f->view);
 }
 
+static void make_key(const char *folder, const char *name,
+                     char key[2 * RECORD_NAME]) {
+    snprintf(key, 2 * RECORD_NAME, "%s%s%s", folder,
+             name[0] != '\0' ? "/" : "", name);
+}
+
 static void put(rack_feed *f, const char *folder, const char *name,
                 const void *value, size_t bytes) {
     char key[2 * RECORD_NAME], why[200] = "";
-    snprintf(key, sizeof(key), "%s/%s", folder, name);
+    make_key(folder, name, key);
     f->revision++;
     int rc = rack_view_put(f->view, key, strlen(key), value, bytes, f->revision,
                            f->revision, why, sizeof(why));
@@ -49,11 +55,15 @@ void rack_feed_node(rack_feed *f, const char *name, uint64_t boot,
     put_text(f, "nodes", name, node_record_pack(&r));
 }
 
-void rack_feed_node_gone(rack_feed *f, const char *name) {
+static void gone(rack_feed *f, const char *folder, const char *name) {
     char key[2 * RECORD_NAME];
-    snprintf(key, sizeof(key), "nodes/%s", name);
+    make_key(folder, name, key);
     f->revision++;
     rack_view_delete(f->view, key, strlen(key));
+}
+
+void rack_feed_node_gone(rack_feed *f, const char *name) {
+    gone(f, "nodes", name);
 }
 
 void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot) {
@@ -68,6 +78,16 @@ void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot) {
 void rack_feed_drain(rack_feed *f, const char *name) {
     drain_record r = {.by = "test", .at = "2026-01-01T00:00:00Z"};
     put_text(f, "drain", name, drain_record_pack(&r));
+}
+
+void rack_feed_drain_gone(rack_feed *f, const char *name) {
+    gone(f, "drain", name);
+}
+
+void rack_feed_leader(rack_feed *f, const char *name, uint64_t boot) {
+    leader_record r = {.boot = boot};
+    snprintf(r.name, sizeof(r.name), "%s", name);
+    put_text(f, "leader", "", leader_record_pack(&r));
 }
 
 static void put_layer(rack_feed *f, const rack_feed_plan *p, uint32_t layer) {
@@ -113,6 +133,21 @@ void rack_feed_placement(rack_feed *f, const rack_feed_plan *p) {
         if (p->slices[l] > 0) put_layer(f, p, l);
     }
     put_text(f, "placement", "epoch", epoch_record_pack(&r));
+}
+
+void rack_feed_step(rack_feed *f, const epoch_record *head,
+                    const uint32_t *numbers, const layer_map *const *layers,
+                    uint32_t n_layers) {
+    for (uint32_t i = 0; i < n_layers; i++) {
+        uint8_t *bytes;
+        size_t size;
+        char name[32];
+        assert_int_equal(layer_map_pack(layers[i], &bytes, &size), 0);
+        snprintf(name, sizeof(name), "%u", numbers[i]);
+        put(f, "placement/layer", name, bytes, size);
+        free(bytes);
+    }
+    put_text(f, "placement", "epoch", epoch_record_pack(head));
 }
 
 void rack_feed_settle(rack_feed *f) {

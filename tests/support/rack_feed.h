@@ -20,6 +20,9 @@ void rack_feed_node(rack_feed *f, const char *name, uint64_t boot,
 void rack_feed_node_gone(rack_feed *f, const char *name);
 void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot);
 void rack_feed_drain(rack_feed *f, const char *name);
+void rack_feed_drain_gone(rack_feed *f, const char *name);
+/* The leader key; its term is the revision. */
+void rack_feed_leader(rack_feed *f, const char *name, uint64_t boot);
 
 /* A placement on these nodes ("": a free place): unit u of layer l is held by
  * the nodes whose bits are set in on(l, u).  Layers below first_moe are dense;
@@ -34,6 +37,11 @@ typedef struct {
     uint32_t (*on)(uint32_t layer, uint32_t unit);
 } rack_feed_plan;
 void rack_feed_placement(rack_feed *f, const rack_feed_plan *p);
+
+/* What a leader writes in one transaction. */
+void rack_feed_step(rack_feed *f, const epoch_record *head,
+                    const uint32_t *numbers, const layer_map *const *layers,
+                    uint32_t n_layers);
 
 void rack_feed_settle(rack_feed *f);
 

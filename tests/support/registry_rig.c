@@ -44,8 +44,7 @@ static const record_profile rig_profile = {
     .version = 1, .activation = "a8", .rows = "f32"};
 
 void registry_rig_publish(registry_rig *g, int port) {
-    node_record n = {
-        .boot = g->boot, .protocol = 1, .profile = rig_profile};
+    node_record n = {.boot = g->boot, .protocol = 1, .profile = rig_profile};
     coordinator_record c = {
         .boot = g->boot, .protocol = 1, .profile = rig_profile};
     snprintf(n.control, sizeof(n.control), "tcp://127.0.0.1:%d", port);
@@ -60,7 +59,8 @@ void registry_rig_until(registry_rig *const *rigs, size_t n,
                         bool (*holds)(void *ctx), void *ctx) {
     uint64_t end = now_ms() + REGISTRY_RIG_PATIENCE_S * 1000;
     while (!holds(ctx)) {
-        for (size_t i = 0; i < n; i++) uv_run(&rigs[i]->loop, UV_RUN_NOWAIT);
+        for (size_t i = 0; i < n; i++)
+            uv_run(&rigs[i]->loop, UV_RUN_NOWAIT);
         if (now_ms() > end) fail_msg("waited %d s", REGISTRY_RIG_PATIENCE_S);
         poll(NULL, 0, 1);
     }

@@ -7,8 +7,10 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include "discovery/registry.h"
 #include "engine/err.h"
+#include "engine/failpoint.h"
 #include "tests/support/etcd_sync.h"
 #include "tests/support/registry_rig.h"
 
@@ -28,12 +30,11 @@ static void refuses_names_that_no_key_can_have(void **state) {
     for (int i = 0; i < 6; i++) {
         registry *r;
         char why[200] = "";
-        registry_config c = {
-            .loop = &loop,
-            .etcd = {.endpoints = &endpoint, .n_endpoints = 1},
-            .cluster = i < 3 ? names[i] : "rack",
-            .name = i < 3 ? "one" : names[i - 3],
-            .boot = 1};
+        registry_config c = {.loop = &loop,
+                             .etcd = {.endpoints = &endpoint, .n_endpoints = 1},
+                             .cluster = i < 3 ? names[i] : "rack",
+                             .name = i < 3 ? "one" : names[i - 3],
+                             .boot = 1};
         assert_int_equal(registry_open(&r, &c, why, sizeof(why)), ERR_USAGE);
         assert_null(r);
         assert_true(why[0] != '\0');
@@ -138,6 +139,23 @@ static void ends_what_is_under_way_when_it_closes(void **state) {
     assert_int_not_equal(g.code, ETCD_OK);
 }
 
+/* The last test: what was armed stays so. */
+static void fails_to_write_where_a_test_wants_that(void **state) {
+    const char *endpoint = nobody();
+    epoch_record head = {.epoch = 1, .n_layers = 1, .slices = 1};
+    placement_write w = {.head = &head, .term = 5};
+    registry_rig g;
+    (void)state;
+    assert_int_equal(setenv("ROSTER_FAILPOINTS", "placement.write=fail", 1), 0);
+    assert_int_equal(failpoint_setup(NULL, 0), 0);
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_COORDINATOR, "one", 2);
+    assert_int_equal(
+        registry_write_placement(g.registry, &w, registry_rig_on_done, &g),
+        -EIO);
+    registry_rig_close(&g);
+    assert_false(g.done);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses_names_that_no_key_can_have),
@@ -146,6 +164,7 @@ int main(void) {
         cmocka_unit_test(waits_and_says_why_while_nobody_answers),
         cmocka_unit_test(writes_no_placement_without_a_term),
         cmocka_unit_test(ends_what_is_under_way_when_it_closes),
+        cmocka_unit_test(fails_to_write_where_a_test_wants_that),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

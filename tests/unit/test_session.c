@@ -416,8 +416,9 @@ static void does_not_spin_when_revisions_went_back_unnoticed(void **state) {
 
 /* ---- against a model of etcd ---- */
 
-#define PROCESSES 4 /* 0 and 1 have one name; so have 2 and 3, and one place   \
-                     */
+#define PROCESSES                                                              \
+    4 /* 0 and 1 have one name; so have 2 and 3, and one place                 \
+       */
 #define NAMES 2
 #define MODEL_TTL 3000
 #define KEYS (NAMES * 2 + 1) /* records, readies, the leader */
