@@ -326,11 +326,14 @@ void nodes_pump(nodes *n) {
         if (a.kind == MEMBER_WAIT) break;
         act(n, &a);
     }
-    if (n->unpublished) nodes_publish(n);
+    if (nodes_switch(n) || n->unpublished) nodes_publish(n);
     check_settled(n);
     uint64_t now = now_ms();
     uint64_t wait = a.wake_ms > now ? a.wake_ms - now : 1;
     if (a.wake_ms == UINT64_MAX) wait = 1000;
+    if (n->next != NULL && n->switch_until_ms < now + wait) {
+        wait = n->switch_until_ms > now ? n->switch_until_ms - now : 1;
+    }
     uv_timer_start(&n->timer, on_timer, wait, 0);
 }
 
@@ -390,7 +393,6 @@ int nodes_add(nodes *n, const char *control, node **out) {
         return rc;
     }
     p->owner = n;
-    p->place = -1;
     p->serial = ++n->last_serial;
     p->pairs_before = pairs_so_far(n, p->index);
     snprintf(p->control, sizeof(p->control), "%s", control);
@@ -455,6 +457,7 @@ void nodes_free(nodes *n) {
     message_arena_free(n->arena);
     placement_unref(n->where);
     rack_placement_unref(n->assignment);
+    rack_placement_unref(n->next);
     free(n->all);
     free(n);
 }

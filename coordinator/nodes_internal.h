@@ -1,6 +1,6 @@
 /* nodes_internal.h - what nodes.c (links and messages), nodes_set.c (who is
- * there), nodes_rack.c (what the step thread is told) and nodes_status.c share.
- */
+ * there), nodes_switch.c (by which placement), nodes_rack.c (what the step
+ * thread is told) and nodes_status.c share. */
 #ifndef COORDINATOR_NODES_INTERNAL_H
 #define COORDINATOR_NODES_INTERNAL_H
 
@@ -20,7 +20,6 @@ typedef struct {
     char listed[RECORD_NAME]; /* "": a node of the given list */
     bool registered;
     uint64_t record_boot;
-    int32_t place; /* in the placement, -1: none */
 
     bool greeted; /* a welcome is due: one that we did not ask for is none */
     bool stale;   /* it told us that our placement is too old */
@@ -49,12 +48,20 @@ struct nodes {
     bool closing, settled;
     bool unpublished;           /* the last rack could not be made */
     uint64_t epoch;             /* of the newest rack */
-    rack_placement *assignment; /* with registered nodes; NULL: none yet */
+    /* With registered nodes: the placement in use, and one that is to be.  NULL:
+     * there is none. */
+    rack_placement *assignment, *next;
+    uint64_t switch_until_ms; /* then `next` is used in any case */
     placement *where;           /* the newest: live, assigned and held */
 };
 
 static inline bool node_is_up(const nodes *n, const node *p) {
     return membership_state(n->machine, p->index) == NODE_UP;
+}
+
+/* The newest placement that we know. */
+static inline const rack_placement *nodes_newest(const nodes *n) {
+    return n->next != NULL ? n->next : n->assignment;
 }
 
 /* What the experts of the rack are cut into. */
@@ -73,6 +80,16 @@ void nodes_remove(nodes *n, node *p);
 void nodes_greet(nodes *n, node *p);
 /* Do what the machine wants, and come back when it says. */
 void nodes_pump(nodes *n);
+
+/* ---- nodes_switch.c ---- */
+/* Use this placement, at once or when that loses nothing (nodes_switch() will
+ * say); NULL: none.  True: another one is in use now. */
+bool nodes_assign(nodes *n, const rack_placement *p);
+/* A node has said what it holds, or is gone: does that end the wait? */
+bool nodes_switch(nodes *n);
+/* Nodes by their places in a placement; NULL: not there, not up, or holding
+ * experts that are cut in another way.  Malloc'ed; NULL without memory. */
+const node **nodes_by_place(const nodes *n, const rack_placement *p);
 
 /* ---- nodes_rack.c ---- */
 /* Tell the step thread what is true now. */

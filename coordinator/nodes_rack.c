@@ -15,20 +15,6 @@
 
 /* ---- what is assigned and held ---- */
 
-/* The nodes by their places in the placement; NULL: not there, not up, or
- * holding experts that are cut in another way. */
-static const node **by_place(const nodes *n) {
-    const epoch_record *head = rack_placement_head(n->assignment);
-    const node **of = calloc(head->n_nodes + 1, sizeof(*of));
-    if (of == NULL) return NULL;
-    for (uint32_t i = 0; i < n->n_all; i++) {
-        const node *p = n->all[i];
-        if (p == NULL || p->place < 0 || !node_is_up(n, p)) continue;
-        if (p->held.slices == head->slices) of[p->place] = p;
-    }
-    return of;
-}
-
 static void add_layer(const nodes *n, uint32_t layer, const node *const *of,
                       holdings *usable) {
     const layer_map *map = rack_placement_layer(n->assignment, layer);
@@ -48,7 +34,7 @@ static void add_layer(const nodes *n, uint32_t layer, const node *const *of,
  * and empty for those who are not up. */
 static int fill_assigned(const nodes *n, holdings *usable) {
     const model_config *m = n->config.model;
-    const node **of = by_place(n);
+    const node **of = nodes_by_place(n, n->assignment);
     if (of == NULL) return -ENOMEM;
     int rc = 0;
     for (uint32_t i = 0; i < n->n_all && rc == 0; i++) {

@@ -17,10 +17,13 @@
 #include "engine/log.h"
 #include "engine/util.h"
 
+static bool is_named(const rack_placement *p, const char *name) {
+    int32_t place = p != NULL ? rack_placement_node(p, name) : -1;
+    return place >= 0 && rack_placement_units(p, place) > 0;
+}
+
 static bool has_work(const nodes *n, const char *name) {
-    if (n->assignment == NULL) return false;
-    int32_t place = rack_placement_node(n->assignment, name);
-    return place >= 0 && rack_placement_units(n->assignment, place) > 0;
+    return is_named(n->assignment, name) || is_named(n->next, name);
 }
 
 static void leave(nodes *n, node *p, const char *reason) {
@@ -104,25 +107,6 @@ static int take_in(nodes *n, const rack_view *view, const bool *known) {
     return 0;
 }
 
-/* Returns whether it is another one. */
-static bool set_assignment(nodes *n, const rack_placement *p) {
-    if (p == n->assignment) return false;
-    rack_placement_unref(n->assignment);
-    n->assignment = p != NULL ? rack_placement_ref(p) : NULL;
-    return true;
-}
-
-/* Where in the placement's list each node is. */
-static void find_places(nodes *n) {
-    for (uint32_t i = 0; i < n->n_all; i++) {
-        node *p = n->all[i];
-        if (p == NULL) continue;
-        p->place = n->assignment != NULL
-                       ? rack_placement_node(n->assignment, p->listed)
-                       : -1;
-    }
-}
-
 int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
     assert(n->config.registered);
     if (n->closing) return 0;
@@ -131,12 +115,10 @@ int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
     bool *known = calloc(n_records + 1, sizeof(*known));
     if (known == NULL) return -ENOMEM;
 
-    bool changed = set_assignment(n, p);
+    bool changed = nodes_assign(n, p);
     changed |= keep_or_leave(n, view, known);
-    uint64_t before = n->last_serial;
     int rc = take_in(n, view, known);
     free(known);
-    if (changed || n->last_serial != before) find_places(n);
     /* Who joined holds nothing yet that counts: no rack for them alone. */
     if (changed) nodes_publish(n);
     nodes_pump(n);

@@ -57,16 +57,16 @@ static json_t *link_json(const nodes *n, const node *p) {
 }
 
 /* Has it reported all that the placement gives it as resident? */
-static bool is_ready(const nodes *n, const rack_view *view, const char *name,
-                     int32_t place) {
+static bool is_ready(const rack_placement *p, const rack_view *view,
+                     const char *name, int32_t place) {
     const ready_record *ready = rack_view_ready(view, name);
     const node_record *record = rack_view_node(view, name);
-    if (n->assignment == NULL || ready == NULL || record == NULL) return false;
+    if (ready == NULL || record == NULL) return false;
     if (ready->boot != record->boot) return false;
-    const epoch_record *head = rack_placement_head(n->assignment);
+    const epoch_record *head = rack_placement_head(p);
     return ready->incarnation == head->incarnation &&
            ready->epoch == head->epoch &&
-           ready->digest == rack_placement_digest(n->assignment, place);
+           ready->digest == rack_placement_digest(p, place);
 }
 
 /* What etcd says of a node: into its object. */
@@ -74,18 +74,15 @@ static int add_record(const nodes *n, const rack_view *view, const char *name,
                       json_t *into) {
     const node_record *r = rack_view_node(view, name);
     const ready_record *ready = rack_view_ready(view, name);
-    int32_t place = n->assignment != NULL
-                        ? rack_placement_node(n->assignment, name)
-                        : -1;
+    const rack_placement *p = nodes_newest(n);
+    int32_t place = p != NULL ? rack_placement_node(p, name) : -1;
     json_int_t assigned = 0;
-    if (place >= 0) {
-        assigned = (json_int_t)rack_placement_units(n->assignment, place);
-    }
+    if (place >= 0) assigned = (json_int_t)rack_placement_units(p, place);
     json_t *more = json_pack(
         "{s:b, s:b, s:b, s:b, s:I, s:I, s:s, s:I}", "registered", r != NULL,
         "missing", r == NULL && assigned > 0, "draining",
         rack_view_drain(view, name) != NULL, "ready",
-        place >= 0 && is_ready(n, view, name, place), "assigned", assigned,
+        place >= 0 && is_ready(p, view, name, place), "assigned", assigned,
         "waiting", (json_int_t)(ready != NULL ? ready->waiting : 0), "zone",
         r != NULL ? r->zone : "", "memory_bytes",
         (json_int_t)(r != NULL ? r->memory_bytes : 0));
@@ -98,12 +95,14 @@ static int add_record(const nodes *n, const rack_view *view, const char *name,
 
 /* Who has units in the placement, and is known by nothing else. */
 static int add_missing(const nodes *n, const rack_view *view, json_t *list) {
-    if (n->assignment == NULL) return 0;
-    const epoch_record *head = rack_placement_head(n->assignment);
+    const rack_placement *newest = nodes_newest(n);
+    if (newest == NULL) return 0;
+    const epoch_record *head = rack_placement_head(newest);
     bool known[RECORD_NODES_MAX] = {false};
     for (uint32_t i = 0; i < n->n_all; i++) {
         const node *p = n->all[i];
-        if (p != NULL && p->place >= 0) known[p->place] = true;
+        int32_t place = p != NULL ? rack_placement_node(newest, p->listed) : -1;
+        if (place >= 0) known[place] = true;
     }
     int rc = 0;
     for (uint32_t i = 0; i < head->n_nodes && rc == 0; i++) {

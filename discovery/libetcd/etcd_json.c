@@ -63,10 +63,16 @@ int etcd_json_load(const char *text, size_t n, json_t **root, etcd_why *why) {
     return 0;
 }
 
+/* NULL if absent, which an explicit null says too. */
+static const json_t *find(const json_t *o, const char *name) {
+    const json_t *v = json_object_get(o, name);
+    return json_is_null(v) ? NULL : v;
+}
+
 /* 64-bit numbers are decimal strings in protobuf's JSON, 32-bit ones plain. */
 int etcd_json_int(const json_t *o, const char *name, int64_t *out,
                   etcd_why *why) {
-    const json_t *v = json_object_get(o, name);
+    const json_t *v = find(o, name);
     *out = 0;
     if (v == NULL) return 0;
     if (json_is_integer(v)) {
@@ -101,7 +107,7 @@ static int read_id(const json_t *o, const char *name, uint64_t *out,
 
 int etcd_json_bool(const json_t *o, const char *name, bool *out,
                    etcd_why *why) {
-    const json_t *v = json_object_get(o, name);
+    const json_t *v = find(o, name);
     *out = json_is_true(v);
     if (v != NULL && !json_is_boolean(v))
         return nonsense(why, "\"%s\" is neither true nor false", name);
@@ -110,7 +116,7 @@ int etcd_json_bool(const json_t *o, const char *name, bool *out,
 
 int etcd_json_object(const json_t *o, const char *name, const json_t **out,
                      etcd_why *why) {
-    *out = json_object_get(o, name);
+    *out = find(o, name);
     if (*out != NULL && !json_is_object(*out))
         return nonsense(why, "\"%s\" is no object", name);
     return 0;
@@ -118,7 +124,7 @@ int etcd_json_object(const json_t *o, const char *name, const json_t **out,
 
 int etcd_json_array(const json_t *o, const char *name, const json_t **out,
                     size_t *n, etcd_why *why) {
-    *out = json_object_get(o, name);
+    *out = find(o, name);
     if (*out != NULL && !json_is_array(*out))
         return nonsense(why, "\"%s\" is no list", name);
     *n = json_array_size(*out);
@@ -127,7 +133,7 @@ int etcd_json_array(const json_t *o, const char *name, const json_t **out,
 
 int etcd_json_string(const json_t *o, const char *name, const char **out,
                      size_t *len, etcd_why *why) {
-    const json_t *v = json_object_get(o, name);
+    const json_t *v = find(o, name);
     *out = "";
     *len = 0;
     if (v == NULL) return 0;

@@ -215,19 +215,21 @@ int etcd_parse_login(const char *text, size_t len, etcd_parse_login_out *out,
     return rc;
 }
 
-/* {"error":"...","message":"...","code":14}; in a stream
- * {"error":{"grpc_code":14,"message":"...",...}}. */
+/* {"error":"...","message":"...","code":14}, from newer etcds without "error";
+ * in a stream {"error":{"grpc_code":14,"message":"...",...}}, there "code". */
 static int read_error(const json_t *root, etcd_parse_error_out *out,
                       etcd_why *why) {
     const json_t *nested = json_object_get(root, "error");
-    const json_t *o = json_is_object(nested) ? nested : root;
-    const char *code = json_is_object(nested) ? "grpc_code" : "code";
+    bool in_stream = json_is_object(nested);
+    const json_t *o = in_stream ? nested : root;
+    bool renamed = in_stream && json_object_get(o, "grpc_code") != NULL;
     const char *message;
     size_t len;
-    if (nested == NULL) return nonsense(why, "no \"error\"");
-    int rc = etcd_json_int(o, code, &out->code, why);
+    if (nested == NULL && json_object_get(root, "code") == NULL)
+        return nonsense(why, "neither \"error\" nor \"code\"");
+    int rc = etcd_json_int(o, renamed ? "grpc_code" : "code", &out->code, why);
     if (rc == 0) rc = etcd_json_string(o, "message", &message, &len, why);
-    if (rc == 0 && len == 0 && o == root)
+    if (rc == 0 && len == 0 && !in_stream)
         rc = etcd_json_string(o, "error", &message, &len, why);
     if (rc < 0) return rc;
     copy_printable(out->message, sizeof(out->message), message, len);

@@ -20,6 +20,7 @@
 
 #define ETCD "/usr/bin/etcd"
 #define MEMBERS_MAX 3
+#define TRIES_MAX 1000
 
 typedef struct {
     char folder[64];
@@ -123,7 +124,7 @@ static void wipe_member(size_t member) {
 
 static void prepare(size_t n) {
     skip_without_etcd();
-    memset(0, sizeof(*r));
+    memset(&r, 0, sizeof(r));
     snprintf(r.folder, sizeof(r.folder), "/tmp/roster-etcd-XXXXXX");
     assert_non_null(mkdtemp(r.folder));
     snprintf(r.token, sizeof(r.token), "first");
@@ -133,9 +134,8 @@ static void prepare(size_t n) {
 static void start_rack(void) {
     size_t used = 0;
     for (size_t i = 0; i < r.n; i++) {
-        snprintf(r.client_url[i], sizeof(r.client_url[i]),
-                 "%s://127.0.0.1:%d", r.tls ? "https" : "http",
-                 etcd_sync_free_port());
+        snprintf(r.client_url[i], sizeof(r.client_url[i]), "%s://127.0.0.1:%d",
+                 r.tls ? "https" : "http", etcd_sync_free_port());
         snprintf(r.peer_url[i], sizeof(r.peer_url[i]), "http://127.0.0.1:%d",
                  etcd_sync_free_port());
         r.endpoints[i] = r.client_url[i];
@@ -153,12 +153,15 @@ static void end_rack(void) {
         kill_member(i);
     snprintf(command, sizeof(command), "rm -rf %s", r.folder);
     run_command(command);
+    r.folder[0] = '\0';
 }
 
 /* Until etcd answers a linearizable read. */
 static void wait_for_etcd(void) {
-    while (etcd_sync_get(&s, "k", false) != ETCD_OK)
+    for (int i = 0; etcd_sync_get(&s, "k", false) != ETCD_OK; i++) {
+        if (i == TRIES_MAX) fail_msg("etcd does not start: %s", s.why);
         etcd_sync_for(&s, 50);
+    }
 }
 
 static void open_rack(size_t n) {
@@ -168,15 +171,17 @@ static void open_rack(size_t n) {
     wait_for_etcd();
 }
 
-static void close_rack(void) {
+static int tear_down(void **state) {
+    (void)state;
     etcd_sync_close(&s);
-    end_rack();
+    if (r.folder[0] != '\0') end_rack();
+    return 0;
 }
 
 static void assert_code(etcd_code code) {
     if (s.code != code)
-        fail_msg("%s, not %s: %s", etcd_code_text(s.code),
-                 etcd_code_text(code), s.why);
+        fail_msg("%s, not %s: %s", etcd_code_text(s.code), etcd_code_text(code),
+                 s.why);
 }
 
 /* ---- keys ---- */
@@ -241,7 +246,6 @@ static void reads_many_keys_in_order_over_several_pages(void **state) {
     assert_int_equal(s.n, 0);
     assert_true(s.revision >= 28 && s.cluster_id != 0);
     assert_string_equal(etcd_endpoint(s.etcd), r.endpoints[0]);
-    close_rack();
 }
 
 static void reads_an_old_revision_until_it_is_compacted(void **state) {
@@ -263,7 +267,6 @@ static void reads_an_old_revision_until_it_is_compacted(void **state) {
     etcd_sync_range(&s, &then);
     assert_code(ETCD_REFUSED);
     assert_non_null(strstr(s.why, "compacted"));
-    close_rack();
 }
 
 /* ---- transactions ---- */
@@ -316,7 +319,6 @@ static void writes_only_if_every_compare_holds(void **state) {
         if (etcd_sync_commit(&s, &t) != cases[i].code)
             fail_msg("case %zu: %s %s", i, etcd_code_text(s.code), s.why);
     }
-    close_rack();
 }
 
 static void gives_the_reads_of_the_branch_it_took(void **state) {
@@ -347,7 +349,6 @@ static void gives_the_reads_of_the_branch_it_took(void **state) {
     assert_string_equal(s.kvs[0].key, "b");
     etcd_sync_get(&s, "/a/", true);
     assert_int_equal(s.n, 0);
-    close_rack();
 }
 
 /* ---- leases ---- */
@@ -383,7 +384,6 @@ static void keys_go_with_their_lease(void **state) {
     assert_true(s.events[0].deleted);
     assert_string_equal(s.events[0].key, "short");
     assert_int_equal(etcd_sync_keep_alive(&s, short_lease), ETCD_GONE);
-    close_rack();
 }
 
 /* ---- watches ---- */
@@ -433,7 +433,6 @@ static void watches_on_after_its_member_restarted(void **state) {
     assert_int_equal(s.n_away, 1);
     assert_int_equal(s.n_lost, 0);
     assert_true(s.covered >= s.events[2].mod_revision);
-    close_rack();
 }
 
 static void gets_a_long_history_whole(void **state) {
@@ -447,7 +446,6 @@ static void gets_a_long_history_whole(void **state) {
     assert_each_once(1500);
     etcd_sync_until_more(&s, &s.n_live, 0);
     assert_int_equal(s.n_lost + s.n_away, 0);
-    close_rack();
 }
 
 static void is_lost_when_its_revision_was_compacted(void **state) {
@@ -465,7 +463,6 @@ static void is_lost_when_its_revision_was_compacted(void **state) {
     etcd_sync_watch(&s, "/w/", first + 3, s.cluster_id);
     until_events(2);
     assert_string_equal(s.events[0].value, "3");
-    close_rack();
 }
 
 static void is_lost_when_the_store_was_wiped(void **state) {
@@ -484,7 +481,7 @@ static void is_lost_when_the_store_was_wiped(void **state) {
         etcd_sync_until_more(&s, &s.n_lost, 0);
         assert_non_null(
             strstr(s.watch_why, i == 0 ? "went back" : "another cluster"));
-        close_rack();
+        tear_down(NULL);
     }
 }
 
@@ -502,7 +499,6 @@ static void notices_a_member_that_hangs(void **state) {
     put_number(0);
     until_events(1);
     assert_int_equal(s.n_lost, 0);
-    close_rack();
 }
 
 /* ---- three members ---- */
@@ -521,7 +517,6 @@ static void goes_on_when_one_of_three_members_dies(void **state) {
     until_events(2);
     assert_each_once(2);
     assert_int_equal(s.n_lost, 0);
-    close_rack();
 }
 
 static void tells_away_and_unknown_without_quorum(void **state) {
@@ -552,7 +547,6 @@ static void tells_away_and_unknown_without_quorum(void **state) {
     until_events(1 + perhaps);
     assert_int_equal(s.n_events, 1 + perhaps);
     assert_int_equal(s.n_lost, 0);
-    close_rack();
 }
 
 /* ---- passwords and TLS ---- */
@@ -603,7 +597,6 @@ static void logs_in_and_again_after_a_restart(void **state) {
     etcd_sync_close(&s);
     etcd_sync_open_at(&s, r.endpoints, 1);
     assert_int_equal(etcd_sync_put(&s, "k", "never"), ETCD_REFUSED);
-    close_rack();
 }
 
 static void make_certificates(void) {
@@ -658,26 +651,34 @@ static void speaks_tls_with_certificates_on_both_sides(void **state) {
         .endpoints = r.endpoints, .n_endpoints = 1, .ca_file = ca};
     etcd_sync_open(&s, &c); /* a client that it does not trust */
     assert_int_not_equal(etcd_sync_get(&s, "k", false), ETCD_OK);
-    close_rack();
 }
 
 int main(void) {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_many_keys_in_order_over_several_pages),
-        cmocka_unit_test(reads_an_old_revision_until_it_is_compacted),
-        cmocka_unit_test(writes_only_if_every_compare_holds),
-        cmocka_unit_test(gives_the_reads_of_the_branch_it_took),
-        cmocka_unit_test(keys_go_with_their_lease),
-        cmocka_unit_test(watches_on_after_its_member_restarted),
-        cmocka_unit_test(gets_a_long_history_whole),
-        cmocka_unit_test(is_lost_when_its_revision_was_compacted),
-        cmocka_unit_test(is_lost_when_the_store_was_wiped),
-        cmocka_unit_test(notices_a_member_that_hangs),
-        cmocka_unit_test(goes_on_when_one_of_three_members_dies),
-        cmocka_unit_test(tells_away_and_unknown_without_quorum),
-        cmocka_unit_test(logs_in_and_again_after_a_restart),
-        cmocka_unit_test(speaks_tls_with_certificates_on_both_sides),
+        cmocka_unit_test_teardown(reads_many_keys_in_order_over_several_pages,
+                                  tear_down),
+        cmocka_unit_test_teardown(reads_an_old_revision_until_it_is_compacted,
+                                  tear_down),
+        cmocka_unit_test_teardown(writes_only_if_every_compare_holds,
+                                  tear_down),
+        cmocka_unit_test_teardown(gives_the_reads_of_the_branch_it_took,
+                                  tear_down),
+        cmocka_unit_test_teardown(keys_go_with_their_lease, tear_down),
+        cmocka_unit_test_teardown(watches_on_after_its_member_restarted,
+                                  tear_down),
+        cmocka_unit_test_teardown(gets_a_long_history_whole, tear_down),
+        cmocka_unit_test_teardown(is_lost_when_its_revision_was_compacted,
+                                  tear_down),
+        cmocka_unit_test_teardown(is_lost_when_the_store_was_wiped, tear_down),
+        cmocka_unit_test_teardown(notices_a_member_that_hangs, tear_down),
+        cmocka_unit_test_teardown(goes_on_when_one_of_three_members_dies,
+                                  tear_down),
+        cmocka_unit_test_teardown(tells_away_and_unknown_without_quorum,
+                                  tear_down),
+        cmocka_unit_test_teardown(logs_in_and_again_after_a_restart, tear_down),
+        cmocka_unit_test_teardown(speaks_tls_with_certificates_on_both_sides,
+                                  tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,38 +9,59 @@ then.  ROSTER_SOAK=1 (`make soak-leaders`) does it 50 times.
 import datetime
 import json
 import os
+import shutil
+import subprocess
+import tempfile
 import unittest
 
 import rack
 from etcd import EtcdTest
 
 SOAK = bool(os.environ.get("ROSTER_SOAK"))
-TIMES = 50 if SOAK else 3
+TIMES = 50 if SOAK else 2
 TTL = "2s"
 
 
-class Leaders(EtcdTest):
-    program = None  # of the coordinator; None: the one that is built
+TREE = ["engine", "proto", "discovery", "coordinator", "expert_node", "client",
+        "tests/planted", "build/obj", "build/gen", "build/lib"]
 
+
+def build_planted(tree, patch):
+    """The coordinator with a mistake, built in a copy of the tree."""
+    for folder in TREE:
+        shutil.copytree(os.path.join(rack.ROOT, folder),
+                        os.path.join(tree, folder))
+    for name in ("Makefile", "build/libroster.a", "build/libetcd.a"):
+        shutil.copy2(os.path.join(rack.ROOT, name), os.path.join(tree, name))
+    subprocess.run(["patch", "-p1", "--silent", "-i",
+                    os.path.join("tests/planted", patch)],
+                   cwd=tree, check=True)
+    outside = {name: value for name, value in os.environ.items()
+               if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    subprocess.run(["make", "--silent", "build/roster-coordinator"], cwd=tree,
+                   check=True, env=outside, stdout=subprocess.DEVNULL)
+    return os.path.join(tree, "build/roster-coordinator")
+
+
+class Leaders(EtcdTest):
     def setUp(self):
         super().setUp()
         self.etcd.start()
         self.n = 0
         self.drained = False
+        for n in ("one", "two", "three"):
+            self.start_rack_node("--etcd-ttl", TTL, name=n)
+        self.awake = self.start_leader("awake")
+        self.awake.wait_ready()
+        self.wait_placed(self.awake, ("one", "two", "three"))
 
-    def lead(self, writes):
-        """Another coordinator, which stops itself before its `writes`-th
-        write."""
-        self.n += 1
-        program = self.start_rack_coordinator(
-            "--etcd-ttl", TTL, "--replace-after", "60s", name="c%d" % self.n,
-            env={"ROSTER_FAILPOINTS": "placement.write=stop@%d" % writes})
-        program.wait_ready()
-        return program
+    def start_leader(self, name, **how):
+        return self.start_rack_coordinator(
+            "--etcd-ttl", TTL, "--replace-after", "60s", name=name, **how)
 
-    def leader(self):
+    def leads(self, program):
         found = self.document("leader")
-        return found and found["name"]
+        return found and found["name"] == program.rack_name
 
     def toggle(self):
         """An operator's wish that makes the leader write; straight into etcd,
@@ -52,11 +73,44 @@ class Leaders(EtcdTest):
         else:
             self.etcd.delete(key)
 
+    def oversleep(self, meanwhile, program="roster-coordinator"):
+        """A leader falls asleep just before it writes.  Its lease runs out, the
+        other coordinator leads, and `meanwhile` happens; then the sleeper
+        wakes and goes on with its write."""
+        self.n += 1
+        sleepy = self.start_leader(
+            "sleepy-%d" % self.n, program=program,
+            env={"ROSTER_FAILPOINTS": "placement.write=stop@1"})
+        sleepy.wait_ready()
+        self.awake.terminate()  # so that the new one leads
+        rack.wait_until(lambda: self.leads(sleepy), "the new one leads")
+        self.awake = self.start_leader("awake-%d" % self.n)
+        self.awake.wait_ready()
+        before = self.epoch()
+        self.toggle()
+        rack.wait_until(sleepy.stopped, "it is about to write")
+        meanwhile(before)
+        sleepy.go_on()
+        return sleepy
+
+    def the_other_writes(self, before):
+        rack.wait_until(lambda: self.leads(self.awake), "the other one leads")
+        rack.wait_until(lambda: self.epoch() != before, "the other one writes")
+
+    def the_wish_is_taken_back(self, before):
+        """Nobody but the sleeper has anything to write then: what stops it is
+        the leader key alone."""
+        self.toggle()
+        rack.wait_until(lambda: self.leads(self.awake), "the other one leads")
+        self.wait_placed(self.awake, ("one", "two", "three")
+                         if not self.drained else ("one", "three"))
+        self.assertEqual(before, self.epoch())
+
     def double_writes(self):
         """Sentences; empty if every write was its leader's to make."""
-        terms = {}  # revision -> create_revision of the leader key at it
-        for revision, term, value in self.etcd.history(self.key("leader")):
-            terms[revision] = term if value is not None else 0
+        terms = {revision: term if value is not None else 0
+                 for revision, term, value
+                 in self.etcd.history(self.key("leader"))}
         wrong, before = [], 0
         for revision, _, value in self.etcd.history(
                 self.key("placement", "epoch")):
@@ -74,43 +128,27 @@ class Leaders(EtcdTest):
             before = record["epoch"]
         return wrong
 
-    def sleepy_leaders(self, times):
-        """Each time the leader falls asleep before a write; returns how many
-        of the late writes were sent."""
-        nodes = [self.start_rack_node("--etcd-ttl", TTL, name=n)
-                 for n in ("one", "two", "three")]
-        awake = self.start_rack_coordinator(
-            "--etcd-ttl", TTL, "--replace-after", "60s", name="awake")
-        awake.wait_ready()
-        self.wait_placed(awake, ("one", "two", "three"))
-        for _ in range(times):
-            sleepy = self.lead(1)
-            # The other one has to be in charge: the one that leads now leaves.
-            awake.terminate()
-            rack.wait_until(lambda: self.leader() == sleepy.name,
-                            "the new one leads")
-            awake = self.start_rack_coordinator(
-                "--etcd-ttl", TTL, "--replace-after", "60s",
-                name="awake-%d" % self.n)
-            awake.wait_ready()
-            epoch = self.epoch()
-            self.toggle()
-            rack.wait_until(sleepy.stopped, "it is about to write")
-            rack.wait_until(lambda: self.leader() == awake.name,
-                            "its lease runs out, the other one leads")
-            rack.wait_until(lambda: self.epoch() != epoch,
-                            "the other one writes")
-            sleepy.go_on()
-            sleepy.wait_log("not written")  # its write was refused, and it says so
-            self.wait_placed(awake, ("one", "three"))
-            sleepy.terminate()
-        del nodes
-
     def test_a_leader_that_overslept_writes_nothing(self):
-        self.sleepy_leaders(TIMES)
+        for i in range(TIMES):
+            ways = (self.the_other_writes, self.the_wish_is_taken_back)
+            sleepy = self.oversleep(ways[i % 2])
+            sleepy.wait_log("not written")  # the write was refused, it says so
+            self.wait_placed(self.awake, ("one", "three"))
+            sleepy.terminate()
         self.assertEqual([], self.double_writes())
         print("record: %s, %d leaders overslept, 0 double writes" %
               (datetime.date.today().isoformat(), TIMES), flush=True)
+
+    def test_without_the_compare_a_double_write_is_seen(self):
+        if rack.SANITIZED or rack.BUILD != os.path.join(rack.ROOT, "build"):
+            rack.skip("a planted mistake: the normal build is enough")
+        with tempfile.TemporaryDirectory() as tree:
+            planted = build_planted(tree, "missing_compare.patch")
+            before = self.epoch()
+            self.oversleep(self.the_wish_is_taken_back, program=planted)
+            rack.wait_until(lambda: self.epoch() != before,
+                            "the sleeper writes, which it must not")
+            self.assertNotEqual([], self.double_writes())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 /* fuzz_etcd.c - any bytes as what etcd answers.
  *
- * The first byte chooses what was asked, the rest is the answer.  What must
+ * The first byte chooses what was asked, the rest is the answer; with its high
+ * bit set, the rest stands behind a good header, of a stream or not.  What must
  * hold: it is refused with a sentence, or everything that it gave can be read
  * and is within what libetcd promises its users. */
 #include <errno.h>
@@ -122,17 +123,34 @@ static int watch(const char *text, size_t n, etcd_why *why) {
     return 0;
 }
 
+/* A heap block of exactly its size, so that one byte too many is seen. */
+static char *compose(const uint8_t *data, size_t size, size_t *n) {
+    static const char *const heads[] = {
+        "{\"header\":{\"cluster_id\":\"7\",\"member_id\":\"8\",\"revision\":"
+        "\"9\"},",
+        "{\"result\":{\"header\":{\"cluster_id\":\"7\",\"member_id\":\"8\","
+        "\"revision\":\"9\"},",
+    };
+    const char *head = "";
+    if (data[0] & 0x80) head = heads[data[0] >> 6 & 1];
+    size_t head_len = strlen(head);
+    *n = head_len + size - 1;
+    char *text = malloc(*n > 0 ? *n : 1);
+    require(text != NULL);
+    memcpy(text, head, head_len);
+    memcpy(text + head_len, data + 1, size - 1);
+    return text;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static int (*const parsers[])(const char *, size_t, etcd_why *) = {
         range, txn, lease, plain, login, error, watch};
     if (size == 0) return 0;
-    size_t n = size - 1;
-    char *text = malloc(n > 0 ? n : 1); /* a block of exactly its size */
-    require(text != NULL);
-    memcpy(text, data + 1, n);
+    size_t which = (data[0] & 0x3F) % (sizeof(parsers) / sizeof(parsers[0]));
+    size_t n;
+    char *text = compose(data, size, &n);
     etcd_why why = {""};
-    int rc = parsers[data[0] % (sizeof(parsers) / sizeof(parsers[0]))](text, n,
-                                                                       &why);
+    int rc = parsers[which](text, n, &why);
     require(rc == 0 || (rc == -EINVAL && why.text[0] != '\0'));
     free(text);
     return 0;

@@ -48,7 +48,7 @@ class Planted(unittest.TestCase):
             subprocess.run(["make", "--silent", program], cwd=tree, check=True,
                            env=outside, stdout=subprocess.DEVNULL)
             run = subprocess.run([program], cwd=tree, text=True,
-                                 env=dict(os.environ, ROSTER_SHUFFLES="40"),
+                                 env=dict(os.environ, ROSTER_SHUFFLES="12"),
                                  stdout=subprocess.PIPE,
                                  stderr=subprocess.STDOUT)
             self.assertNotEqual(run.returncode, 0, run.stdout)

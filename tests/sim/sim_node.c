@@ -184,9 +184,11 @@ static void compute_next(sim *s, uint32_t node) {
         refuse(s, node, &b->asked, ERR_DEADLINE);
         drop_batch(n, b);
     }
-    n->n_computing = job_queue_take(n->queue, sim_now(s), n->computing, 8);
-    refuse_dropped(s, node);
-    if (n->n_computing == 0) return;
+    do {
+        n->n_computing = job_queue_take(n->queue, sim_now(s), n->computing, 8);
+        if (n->n_computing == 0) return;
+        refuse_dropped(s, node);
+    } while (n->n_computing == 0);
 
     uint64_t us = 20;
     for (size_t i = 0; i < n->n_computing; i++) {

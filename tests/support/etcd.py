@@ -292,18 +292,23 @@ class EtcdTest(RackTest):
         unless `model` names one."""
         name = name or "node-%d" % len(self.rack.programs)
         files = [model] if model else []
-        return self.rack.start(
-            "roster-expert-node", *files, "--etcd", self.etcd.urls, "--listen",
+        return self._start(
+            name, "roster-expert-node", *files, "--etcd", self.etcd.urls, "--listen",
             how.pop("listen", "tcp://127.0.0.1:*"), "--threads", 1, "--name",
-            name, "--cluster", self.cluster, *options, name=name, **how)
+            name, "--cluster", self.cluster, *options, **how)
+
+    def _start(self, name, program, *options, **how):
+        started = self.rack.start(program, *options, name=name, **how)
+        started.rack_name = name  # that of the files has a number
+        return started
 
     def start_rack_coordinator(self, *options, name=None, **how):
         name = name or "coordinator-%d" % len(self.rack.programs)
-        return self.rack.start(
-            "roster-coordinator", self.rack.model, "--etcd", self.etcd.urls,
+        program = how.pop("program", "roster-coordinator")
+        return self._start(
+            name, program, self.rack.model, "--etcd", self.etcd.urls,
             "--listen", how.pop("listen", "tcp://127.0.0.1:*"), "--threads", 1,
-            "--name", name, "--cluster", self.cluster, *options, name=name,
-            **how)
+            "--name", name, "--cluster", self.cluster, *options, **how)
 
     def start_rack(self, nodes=("one", "two"), coordinators=("c1",),
                    options=("--no-local-experts",)):

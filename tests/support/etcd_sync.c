@@ -118,6 +118,7 @@ static void on_closed(void *ctx) {
 }
 
 void etcd_sync_close(etcd_sync *s) {
+    if (s->events == NULL) return;
     if (s->etcd != NULL) {
         etcd_close(s->etcd, on_closed, s);
         etcd_sync_until(s, &s->closed);
@@ -126,6 +127,8 @@ void etcd_sync_close(etcd_sync *s) {
     assert(rc == 0);
     free(s->kvs);
     free(s->events);
+    s->kvs = NULL;
+    s->events = NULL;
 }
 
 /* ---- calls ---- */

@@ -45,7 +45,8 @@ typedef struct {
 void etcd_sync_open(etcd_sync *s, const etcd_config *config);
 /* With one endpoint or more and the defaults. */
 void etcd_sync_open_at(etcd_sync *s, const char *const *endpoints, size_t n);
-/* Closes the client and the loop, which must be empty then. */
+/* Closes the client and the loop, which must be empty then.  Fine on a zeroed
+ * or closed one. */
 void etcd_sync_close(etcd_sync *s);
 
 /* Runs the loop until *flag, or for so many milliseconds. */

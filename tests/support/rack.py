@@ -421,7 +421,11 @@ class RackTest(unittest.TestCase):
         self.addCleanup(self.rack.finish)  # first: cleanups run backwards
 
     def _show_logs(self):
-        logs = [] if self._outcome.success else list(self.rack.logs())
+        result = self._outcome.result
+        failed = any(test is self for test, _ in
+                     getattr(result, "failures", []) +
+                     getattr(result, "errors", []))
+        logs = list(self.rack.logs()) if failed else []
         if logs:
             print("\n".join(["==== logs of " + self.id()] + logs),
                   file=sys.stderr)

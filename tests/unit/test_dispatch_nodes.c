@@ -257,6 +257,53 @@ static void keeps_nothing_of_the_placement_after_the_layer(void **state) {
     rig_close(&r);
 }
 
+static void makes_room_for_more_pairs_between_layers(void **state) {
+    (void)state;
+    rig r = rig_of(HELD("*:*", "*:*"));
+    static uint32_t many[8 * RIG_PAIRS];
+    uint32_t first[2] = {0, 1};
+    rig_begin(&r, first, 2);
+    uint64_t late = 0;
+    while (rig_next(&r) == DISPATCH_SEND)
+        late = r.a.request_id;
+    assert_int_equal(dispatch_begin(r.d, r.now, 0, NULL, 0, 1, r.where), 0);
+    rig_expect(&r, DISPATCH_DONE); /* and a request is still in flight */
+
+    assert_int_equal(
+        dispatch_begin(r.d, r.now, 0, many, 8 * RIG_PAIRS, 1, r.where),
+        ERR_RANGE);
+    assert_int_equal(dispatch_reserve(r.d, 8 * RIG_PAIRS), 0);
+    assert_int_equal(dispatch_reserve(r.d, RIG_PAIRS), 0); /* never less */
+    uint64_t owed =
+        rig_node(&r, 0).outstanding_bytes + rig_node(&r, 1).outstanding_bytes;
+    assert_true(owed > 0);
+    for (uint32_t node = 0; node < 2; node++)
+        assert_int_equal(rig_rows(&r, node, late), 0); /* of an earlier layer */
+    assert_true(rig_node(&r, 0).outstanding_bytes +
+                    rig_node(&r, 1).outstanding_bytes <
+                owed);
+    assert_int_equal(
+        dispatch_begin(r.d, r.now, 0, many, 8 * RIG_PAIRS, 1, r.where), 0);
+    assert_int_equal(rig_next(&r), DISPATCH_SEND);
+    rig_close(&r);
+}
+
+static void knows_nothing_of_a_node_that_takes_anothers_place(void **state) {
+    (void)state;
+    rig r = rig_of(HELD("*:*"));
+    rig_begin_same(&r, 0, 1);
+    uint64_t id = rig_send(&r, 0, 1);
+    r.now += 5000;
+    assert_int_equal(rig_rows(&r, 0, id), 1);
+    assert_int_equal(rig_node(&r, 0).pairs, 1);
+    rig_expect(&r, DISPATCH_DONE);
+    dispatch_node_down(r.d, r.now, 0);
+    dispatch_node_replaced(r.d, 0);
+    assert_int_equal(rig_node(&r, 0).pairs, 0);
+    assert_int_equal(rig_node(&r, 0).latency_us, 0);
+    rig_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rests_an_overloaded_node_and_asks_again),
@@ -277,6 +324,8 @@ int main(void) {
         cmocka_unit_test(
             uses_a_restarted_node_for_what_its_predecessor_refused),
         cmocka_unit_test(keeps_nothing_of_the_placement_after_the_layer),
+        cmocka_unit_test(makes_room_for_more_pairs_between_layers),
+        cmocka_unit_test(knows_nothing_of_a_node_that_takes_anothers_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,8 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "tests/support/etcd_script.h"
-#include "tests/support/etcd_sync.h"
+#include "tests/support/etcd_pair.h"
 
 #define RANGE "/v3/kv/range"
 #define TXN "/v3/kv/txn"
@@ -21,52 +20,9 @@
 #define EMPTY "{" HEADER(5) "}"
 #define KEY(base64, revision)                                                  \
     "{\"key\":\"" base64 "\",\"mod_revision\":\"" #revision "\"}"
-#define WRITTEN                                                                \
-    "{" HEADER(6) ",\"succeeded\":true,\"responses\":[{\"response_put\":{}}]}"
 
-typedef struct {
-    etcd_sync sync;
-    etcd_script *server[2];
-    const char *endpoints[2];
-} fixture;
-
-/* Two servers; the client asks the first one first. */
-static void open_with(fixture *f, const etcd_config *config) {
-    static const char *const nowhere[] = {"http://127.0.0.1:1"};
-    etcd_config c = config != NULL ? *config : (etcd_config){0};
-    /* The servers need the loop, the client needs the servers' ports. */
-    etcd_config first = {.endpoints = nowhere, .n_endpoints = 1};
-    char why[256];
-    memset(f, 0, sizeof(*f));
-    etcd_sync_open(&f->sync, &first);
-    for (size_t i = 0; i < 2; i++) {
-        etcd_script_open(&f->server[i], &f->sync.loop);
-        f->endpoints[i] = etcd_script_url(f->server[i]);
-    }
-    etcd_close(f->sync.etcd, NULL, NULL);
-    if (c.n_endpoints == 0) c.n_endpoints = 2;
-    c.endpoints = f->endpoints;
-    c.loop = &f->sync.loop;
-    if (c.request_ms == 0) c.request_ms = 2000;
-    assert_int_equal(etcd_open(&f->sync.etcd, &c, why, sizeof(why)), 0);
-}
-
-static void open_one(fixture *f) {
-    etcd_config c = {.n_endpoints = 1};
-    open_with(f, &c);
-}
-
-static void close_fixture(fixture *f) {
-    etcd_script_close(f->server[1]);
-    if (f->server[0] != NULL) etcd_script_close(f->server[0]);
-    etcd_sync_close(&f->sync);
-}
-
-/* The first server is no more: connecting to it is refused. */
-static void end_first(fixture *f) {
-    etcd_script_close(f->server[0]);
-    f->server[0] = NULL;
-}
+static const etcd_config of_one = {.n_endpoints = 1, .request_ms = 2000};
+static const etcd_config of_two = {.n_endpoints = 2, .request_ms = 2000};
 
 static void assert_code(const etcd_sync *s, etcd_code code) {
     if (s->code != code)
@@ -123,10 +79,10 @@ static void names_what_is_wrong_with_its_configuration(void **state) {
 }
 
 static void refuses_calls_that_make_no_sense(void **state) {
-    fixture f;
+    etcd_pair f;
     etcd_watch *w;
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd *e = f.sync.etcd;
     etcd_op put = {.kind = ETCD_PUT, .key = "k", .key_len = 1};
     etcd_txn bare = {.then = &put, .n_then = 1};
@@ -141,16 +97,16 @@ static void refuses_calls_that_make_no_sense(void **state) {
     assert_int_equal(etcd_compact(e, 0, NULL, NULL), -EINVAL);
     assert_int_equal(etcd_watch_open(&w, e, "k", 1, 0, 0, NULL, NULL), -EINVAL);
     assert_string_equal(etcd_endpoint(e), "");
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 /* ---- reads and other endpoints ---- */
 
 static void asks_the_next_endpoint_and_stays_there(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_with(&f, NULL);
-    end_first(&f);
+    etcd_pair_open(&f, &of_two);
+    etcd_pair_end_first(&f);
     etcd_script_say(f.server[1], RANGE, 200, EMPTY);
     etcd_sync_get(&f.sync, "k", false);
     assert_code(&f.sync, ETCD_OK);
@@ -160,7 +116,7 @@ static void asks_the_next_endpoint_and_stays_there(void **state) {
     etcd_sync_get(&f.sync, "k", false);
     assert_int_equal(etcd_script_asked(f.server[1], RANGE), 2);
     assert_int_equal(etcd_script_connections(f.server[1]), 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
@@ -188,8 +144,8 @@ static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
     size_t n_said = sizeof(said) / sizeof(said[0]);
     (void)state;
     for (size_t i = 0; i <= n_cut + n_said; i++) {
-        fixture f;
-        open_with(&f, &(etcd_config){.request_ms = 400});
+        etcd_pair f;
+        etcd_pair_open(&f, &(etcd_config){.n_endpoints = 2, .request_ms = 400});
         if (i < n_cut) {
             etcd_script_cut_after(f.server[0], RANGE, cut[i]);
         } else if (i < n_cut + n_said) {
@@ -204,14 +160,14 @@ static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
         assert_true(etcd_script_asked(f.server[0], RANGE) >= 1);
         assert_int_equal(etcd_script_asked(f.server[1], RANGE), 1);
         assert_string_equal(etcd_endpoint(f.sync.etcd), f.endpoints[1]);
-        close_fixture(&f);
+        etcd_pair_close(&f);
     }
 }
 
 static void says_away_or_nonsense_when_nobody_helps(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_with(&f, NULL);
+    etcd_pair_open(&f, &of_two);
     etcd_script_say(f.server[0], RANGE, 200, "nonsense");
     etcd_script_say(f.server[1], RANGE, 200, "{\"header\":3}");
     etcd_sync_get(&f.sync, "k", false);
@@ -220,36 +176,36 @@ static void says_away_or_nonsense_when_nobody_helps(void **state) {
 
     etcd_script_close(f.server[1]);
     etcd_script_open(&f.server[1], &f.sync.loop); /* on another port */
-    end_first(&f);
+    etcd_pair_end_first(&f);
     etcd_sync_get(&f.sync, "k", false);
     assert_code(&f.sync, ETCD_AWAY);
     assert_int_equal(etcd_sync_keep_alive(&f.sync, 3), ETCD_AWAY);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void does_not_repeat_a_read_that_was_refused(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_with(&f, NULL);
+    etcd_pair_open(&f, &of_two);
     etcd_script_say(f.server[0], RANGE, 403,
                     "{\"error\":\"etcdserver: permission denied\",\"code\":7}");
     etcd_sync_get(&f.sync, "k", false);
     assert_code(&f.sync, ETCD_REFUSED);
     assert_non_null(strstr(f.sync.why, "permission denied"));
     assert_int_equal(etcd_script_asked(f.server[1], RANGE), 0);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void reads_answers_that_come_byte_by_byte(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd_script_drip(f.server[0], RANGE,
                      "{" HEADER(5) ",\"kvs\":[" KEY("aw==", 3) "]}");
     etcd_sync_get(&f.sync, "k", false);
     assert_code(&f.sync, ETCD_OK);
     assert_string_equal(f.sync.kvs[0].key, "k");
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void checks_that_it_got_what_it_asked_for(void **state) {
@@ -262,23 +218,23 @@ static void checks_that_it_got_what_it_asked_for(void **state) {
     };
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        fixture f;
-        open_one(&f);
+        etcd_pair f;
+        etcd_pair_open(&f, &of_one);
         etcd_script_say(f.server[0], RANGE, 200, cases[i]);
         if (etcd_sync_get(&f.sync, "l", true) != ETCD_BAD_ANSWER)
             fail_msg("%s", cases[i]);
-        close_fixture(&f);
+        etcd_pair_close(&f);
     }
 }
 
 static void bounds_what_an_answer_may_weigh(void **state) {
-    fixture f;
+    etcd_pair f;
     char *body = malloc(100001);
     (void)state;
     assert_non_null(body);
     memset(body, ' ', 100000);
     body[100000] = '\0';
-    open_with(&f, &(etcd_config){.n_endpoints = 1, .max_body = 65536});
+    etcd_pair_open(&f, &(etcd_config){.n_endpoints = 1, .max_body = 65536});
     etcd_script_say(f.server[0], RANGE, 200, body);
     etcd_script_say(f.server[0], TXN, 200, body);
     etcd_sync_get(&f.sync, "k", false);
@@ -286,30 +242,30 @@ static void bounds_what_an_answer_may_weigh(void **state) {
     assert_non_null(strstr(f.sync.why, "larger"));
     etcd_sync_put(&f.sync, "k", "v");
     assert_code(&f.sync, ETCD_UNKNOWN);
-    close_fixture(&f);
+    etcd_pair_close(&f);
     free(body);
 }
 
 static void ignores_the_environments_proxies(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     setenv("http_proxy", "http://127.0.0.1:1", 1);
     setenv("ALL_PROXY", "http://127.0.0.1:1", 1);
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd_script_say(f.server[0], RANGE, 200, EMPTY);
     etcd_sync_get(&f.sync, "k", false);
     unsetenv("http_proxy");
     unsetenv("ALL_PROXY");
     assert_code(&f.sync, ETCD_OK);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 /* ---- pages ---- */
 
 static void starts_over_when_its_revision_was_compacted(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd_script *s = f.server[0];
     etcd_script_say(
         s, RANGE, 200,
@@ -332,13 +288,13 @@ static void starts_over_when_its_revision_was_compacted(void **state) {
                         "{\"key\":\"bGIA\",\"range_end\":\"bQ==\","
                         "\"limit\":\"1000\",\"revision\":\"9\"}");
     assert_int_equal(etcd_script_asked(s, RANGE), 4);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void does_not_start_over_for_ever(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     for (int i = 0; i < 20; i++) {
         etcd_script_say(
             f.server[0], RANGE, 200,
@@ -350,235 +306,7 @@ static void does_not_start_over_for_ever(void **state) {
     etcd_sync_get(&f.sync, "l", true);
     assert_code(&f.sync, ETCD_REFUSED);
     assert_int_equal(f.sync.n, 0);
-    close_fixture(&f);
-}
-
-/* ---- writes ---- */
-
-static void sends_a_write_elsewhere_if_it_was_not_sent(void **state) {
-    fixture f;
-    (void)state;
-    open_with(&f, NULL);
-    end_first(&f);
-    etcd_script_say(f.server[1], TXN, 200, WRITTEN);
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
-    close_fixture(&f);
-
-    open_with(&f, NULL); /* an etcd without a gateway answers 404 */
-    etcd_script_say(f.server[0], TXN, 404, "404 page not found\n");
-    etcd_script_say(f.server[1], TXN, 200, WRITTEN);
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
-    close_fixture(&f);
-
-    open_one(&f);
-    end_first(&f);
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_AWAY);
-    close_fixture(&f);
-}
-
-/* Of a write that may have arrived nothing is known, and nobody else is asked,
- * nor the same one twice. */
-static void assert_unknown(fixture *f) {
-    etcd_script_say(f->server[1], TXN, 200, WRITTEN);
-    etcd_sync_put(&f->sync, "k", "v");
-    assert_code(&f->sync, ETCD_UNKNOWN);
-    assert_int_equal(etcd_script_asked(f->server[0], TXN), 1);
-    assert_int_equal(etcd_script_asked(f->server[1], TXN), 0);
-    close_fixture(f);
-}
-
-static void does_not_know_what_became_of_a_broken_write(void **state) {
-    static const char *const cut[] = {
-        "",
-        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"header\"",
-        "nonsense",
-    };
-    static const struct {
-        int status;
-        const char *body;
-    } said[] = {
-        {200, "nonsense"},
-        {200, "{" HEADER(6) ",\"succeeded\":true}"},
-        {200, "{" HEADER(6) ",\"succeeded\":true,\"responses\":["
-                            "{\"response_range\":{}}]}"},
-        {302, ""},
-        {502, "<html>bad gateway</html>"},
-        {503, "{\"error\":\"etcdserver: request timed out\",\"code\":14}"},
-        {503, "{\"error\":\"etcdserver: leader changed\",\"code\":14}"},
-        {408, "{\"error\":\"context deadline exceeded\",\"code\":4}"},
-        {500, "{\"error\":\"internal\",\"code\":13}"},
-        {500, "{\"error\":\"whatever\",\"code\":2}"},
-        {429, "{\"error\":\"grpc: received message larger than max\","
-              "\"code\":8}"},
-    };
-    fixture f;
-    (void)state;
-    for (size_t i = 0; i < sizeof(cut) / sizeof(cut[0]); i++) {
-        open_with(&f, NULL);
-        etcd_script_cut_after(f.server[0], TXN, cut[i]);
-        assert_unknown(&f);
-    }
-    for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
-        open_with(&f, NULL);
-        etcd_script_say(f.server[0], TXN, said[i].status, said[i].body);
-        assert_unknown(&f);
-    }
-    open_with(&f, &(etcd_config){.request_ms = 200});
-    etcd_script_stall(f.server[0], TXN);
-    assert_unknown(&f);
-}
-
-static void knows_that_a_refused_write_was_not_done(void **state) {
-    static const struct {
-        int status;
-        const char *body;
-        etcd_code code;
-    } cases[] = {
-        {400, "{\"error\":\"unexpected EOF\",\"code\":3}", ETCD_REFUSED},
-        {400, "{\"error\":\"etcdserver: request is too large\",\"code\":3}",
-         ETCD_REFUSED},
-        {403, "{\"error\":\"etcdserver: permission denied\",\"code\":7}",
-         ETCD_REFUSED},
-        {429,
-         "{\"error\":\"etcdserver: mvcc: database space exceeded\","
-         "\"code\":8}",
-         ETCD_REFUSED},
-        {412, "{\"error\":\"etcdserver: whatever\",\"code\":9}", ETCD_REFUSED},
-        {501, "{\"error\":\"unknown method\",\"code\":12}", ETCD_REFUSED},
-        {401, "{\"error\":\"etcdserver: invalid auth token\",\"code\":16}",
-         ETCD_REFUSED},
-        {404,
-         "{\"error\":\"etcdserver: requested lease not found\","
-         "\"code\":5}",
-         ETCD_GONE},
-        {200, "{" HEADER(6) "}", ETCD_FALSE},
-    };
-    (void)state;
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        fixture f;
-        open_with(&f, NULL);
-        etcd_script_say(f.server[0], TXN, cases[i].status, cases[i].body);
-        etcd_sync_put(&f.sync, "k", "v");
-        assert_code(&f.sync, cases[i].code);
-        assert_int_equal(etcd_script_asked(f.server[1], TXN), 0);
-        close_fixture(&f);
-    }
-}
-
-/* curl repeats by itself what it sent on a kept connection that was closed. */
-static void never_sends_a_write_on_a_kept_connection(void **state) {
-    fixture f;
-    (void)state;
-    open_one(&f);
-    etcd_script *s = f.server[0];
-    etcd_script_say(s, RANGE, 200, EMPTY);
-    etcd_script_cut_after(s, TXN, "");
-    etcd_sync_get(&f.sync, "k", false);
-    etcd_sync_get(&f.sync, "k", false);
-    assert_int_equal(etcd_script_connections(s), 1);
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_UNKNOWN);
-    assert_int_equal(etcd_script_connections(s), 2);
-    assert_int_equal(etcd_script_asked(s, TXN), 1);
-    close_fixture(&f);
-}
-
-/* ---- leases and compaction ---- */
-
-static void tells_an_expired_lease_from_a_kept_one(void **state) {
-    fixture f;
-    (void)state;
-    open_one(&f);
-    etcd_script *s = f.server[0];
-    etcd_script_say(s, "/v3/lease/grant", 200,
-                    "{" HEADER(5) ",\"ID\":\"77\",\"TTL\":\"9\"}");
-    etcd_script_say(s, "/v3/lease/grant", 200, "{" HEADER(5) ",\"ID\":\"77\"}");
-    etcd_script_say(s, "/v3/lease/keepalive", 200,
-                    "{\"result\":{" HEADER(5) ",\"ID\":\"77\",\"TTL\":\"9\"}}");
-    etcd_script_say(s, "/v3/lease/keepalive", 200,
-                    "{\"result\":{" HEADER(5) ",\"ID\":\"77\"}}");
-    etcd_script_say(s, "/v3/lease/keepalive", 200,
-                    "{\"result\":{" HEADER(5) ",\"ID\":\"78\",\"TTL\":\"9\"}}");
-    etcd_sync_grant(&f.sync, 9);
-    assert_code(&f.sync, ETCD_OK);
-    assert_int_equal(f.sync.lease, 77);
-    assert_int_equal(f.sync.ttl_s, 9);
-    assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_OK);
-    assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_GONE);
-    assert_code(&f.sync, ETCD_GONE);
-    assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_BAD_ANSWER);
-    assert_int_equal(etcd_sync_grant(&f.sync, 9), ETCD_UNKNOWN);
-    close_fixture(&f);
-}
-
-/* ---- passwords ---- */
-
-static const etcd_config with_password = {
-    .n_endpoints = 1, .user = "root", .password = "secret"};
-
-static void logs_in_once_for_all_calls(void **state) {
-    fixture f;
-    (void)state;
-    open_with(&f, &with_password);
-    etcd_script *s = f.server[0];
-    etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.1\"}");
-    etcd_script_say(s, RANGE, 200, EMPTY);
-    etcd_script_say(s, TXN, 200, WRITTEN);
-    etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_OK);
-    assert_non_null(
-        strstr(etcd_script_head(s, RANGE), "Authorization: abc.1\r\n"));
-    assert_null(strstr(etcd_script_head(s, LOGIN), "Authorization"));
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
-    assert_int_equal(etcd_script_asked(s, LOGIN), 1);
-    assert_string_equal(etcd_script_body(s, LOGIN),
-                        "{\"name\":\"root\",\"password\":\"secret\"}");
-    close_fixture(&f);
-}
-
-static void logs_in_anew_once_when_its_token_is_refused(void **state) {
-    static const char old_token[] =
-        "{\"error\":\"etcdserver: invalid auth token\",\"code\":16}";
-    fixture f;
-    (void)state;
-    open_with(&f, &with_password);
-    etcd_script *s = f.server[0];
-    etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.1\"}");
-    etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.2\"}");
-    etcd_script_say(s, TXN, 401, old_token);
-    etcd_script_say(s, TXN, 200, WRITTEN);
-    etcd_script_say(s, TXN, 401, old_token);
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
-    assert_int_equal(etcd_script_asked(s, LOGIN), 2);
-    assert_non_null(
-        strstr(etcd_script_head(s, TXN), "Authorization: abc.2\r\n"));
-
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_REFUSED);
-    assert_int_equal(etcd_script_asked(s, LOGIN), 3);
-    assert_int_equal(etcd_script_asked(s, TXN), 4);
-    close_fixture(&f);
-}
-
-static void sends_nothing_when_it_cannot_log_in(void **state) {
-    fixture f;
-    (void)state;
-    open_with(&f, &with_password);
-    etcd_script_say(f.server[0], LOGIN, 400,
-                    "{\"error\":\"etcdserver: authentication failed, invalid "
-                    "user ID or password\",\"code\":3}");
-    etcd_script_say(f.server[0], LOGIN, 200, "{" HEADER(5) "}");
-    etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_REFUSED);
-    etcd_sync_put(&f.sync, "k", "v"); /* no token in the answer */
-    assert_code(&f.sync, ETCD_AWAY);
-    assert_int_equal(etcd_script_asked(f.server[0], TXN), 0);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 /* ---- closing, and many at once ---- */
@@ -607,7 +335,7 @@ static void on_tally(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
     assert_int_equal(etcd_grant(t->e, 5, NULL, NULL), -ECANCELED);
 }
 
-static void begin_many(fixture *f, tally *t) {
+static void begin_many(etcd_pair *f, tally *t) {
     etcd_range r = {.key = "k", .key_len = 1};
     t->e = f->sync.etcd;
     for (int i = 0; i < ETCD_CALLS_MAX; i++)
@@ -617,24 +345,24 @@ static void begin_many(fixture *f, tally *t) {
 }
 
 static void takes_no_more_than_its_limit_at_once(void **state) {
-    fixture f;
+    etcd_pair f;
     tally t = {0};
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd_script_say(f.server[0], RANGE, 200, EMPTY);
     begin_many(&f, &t);
     etcd_sync_until_more(&f.sync, &t.n_back, ETCD_CALLS_MAX - 1);
     etcd_sync_get(&f.sync, "k", false);
     assert_code(&f.sync, ETCD_OK);
     assert_int_equal(t.n_back, ETCD_CALLS_MAX);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void cancels_every_call_once_when_it_is_closed(void **state) {
-    fixture f;
+    etcd_pair f;
     tally t = {0};
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd_script_stall(f.server[0], RANGE);
     begin_many(&f, &t);
     etcd_sync_until_more(&f.sync, etcd_script_counter(f.server[0]), 0);
@@ -644,28 +372,30 @@ static void cancels_every_call_once_when_it_is_closed(void **state) {
     assert_int_equal(t.n_back, ETCD_CALLS_MAX);
     assert_int_equal(t.n_cancelled, ETCD_CALLS_MAX);
     f.sync.etcd = NULL;
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void can_be_closed_in_a_callback(void **state) {
-    fixture f;
+    etcd_pair f;
     tally t = {.closes = true};
     (void)state;
-    open_one(&f);
+    etcd_pair_open(&f, &of_one);
     etcd_script_say(f.server[0], RANGE, 200, EMPTY);
     begin_many(&f, &t);
     etcd_sync_until(&f.sync, &t.closed);
     assert_int_equal(t.n_back, ETCD_CALLS_MAX);
     assert_true(t.n_cancelled < ETCD_CALLS_MAX);
     f.sync.etcd = NULL;
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void can_be_closed_while_it_logs_in(void **state) {
-    fixture f;
+    etcd_pair f;
     tally t = {0};
     (void)state;
-    open_with(&f, &with_password);
+    etcd_pair_open(
+        &f,
+        &(etcd_config){.n_endpoints = 1, .user = "root", .password = "secret"});
     etcd_script_stall(f.server[0], LOGIN);
     begin_many(&f, &t);
     etcd_sync_until_more(&f.sync, etcd_script_counter(f.server[0]), 0);
@@ -673,7 +403,7 @@ static void can_be_closed_while_it_logs_in(void **state) {
     etcd_sync_until(&f.sync, &t.closed);
     assert_int_equal(t.n_cancelled, ETCD_CALLS_MAX);
     f.sync.etcd = NULL;
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 int main(void) {
@@ -691,14 +421,6 @@ int main(void) {
         cmocka_unit_test(ignores_the_environments_proxies),
         cmocka_unit_test(starts_over_when_its_revision_was_compacted),
         cmocka_unit_test(does_not_start_over_for_ever),
-        cmocka_unit_test(sends_a_write_elsewhere_if_it_was_not_sent),
-        cmocka_unit_test(does_not_know_what_became_of_a_broken_write),
-        cmocka_unit_test(knows_that_a_refused_write_was_not_done),
-        cmocka_unit_test(never_sends_a_write_on_a_kept_connection),
-        cmocka_unit_test(tells_an_expired_lease_from_a_kept_one),
-        cmocka_unit_test(logs_in_once_for_all_calls),
-        cmocka_unit_test(logs_in_anew_once_when_its_token_is_refused),
-        cmocka_unit_test(sends_nothing_when_it_cannot_log_in),
         cmocka_unit_test(takes_no_more_than_its_limit_at_once),
         cmocka_unit_test(cancels_every_call_once_when_it_is_closed),
         cmocka_unit_test(can_be_closed_in_a_callback),

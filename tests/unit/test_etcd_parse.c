@@ -55,10 +55,16 @@ static void reads_a_range(void **state) {
 static void takes_what_is_absent_for_zero(void **state) {
     etcd_parse_range_out out;
     (void)state;
-    assert_int_equal(parse_range("{" HEADER "}", &out), 0);
-    assert_int_equal(out.n, 0);
-    assert_false(out.more);
-    etcd_parse_range_fini(&out);
+    static const char *const cases[] = {
+        "{" HEADER "}",
+        "{" HEADER ",\"kvs\":null,\"more\":false,\"count\":\"0\"}",
+    };
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(parse_range(cases[i], &out), 0);
+        assert_int_equal(out.n, 0);
+        assert_false(out.more);
+        etcd_parse_range_fini(&out);
+    }
 }
 
 static void refuses_ranges_that_are_nonsense(void **state) {
@@ -263,8 +269,12 @@ static void reads_errors_of_calls_and_of_streams(void **state) {
         0);
     assert_int_equal(out.code, 13);
     assert_string_equal(out.message, "broken");
-    assert_int_equal(parse_error("{\"message\":\"x\",\"code\":3}", &out),
-                     -EINVAL);
+    assert_int_equal(parse_error("{\"error\":{\"code\":14}}", &out), 0);
+    assert_int_equal(out.code, 14);
+    assert_int_equal(parse_error("{\"message\":\"x\",\"code\":5}", &out), 0);
+    assert_int_equal(out.code, 5);
+    assert_string_equal(out.message, "x");
+    assert_int_equal(parse_error("{\"message\":\"x\"}", &out), -EINVAL);
     assert_int_equal(parse_error("{\"error\":\"x\",\"code\":[]}", &out),
                      -EINVAL);
     assert_int_equal(parse_error("<html>", &out), -EINVAL);

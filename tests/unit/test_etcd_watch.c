@@ -12,8 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "tests/support/etcd_script.h"
-#include "tests/support/etcd_sync.h"
+#include "tests/support/etcd_pair.h"
 
 #define RANGE "/v3/kv/range"
 #define WATCH "/v3/watch"
@@ -31,41 +30,12 @@
     "{\"kv\":{\"key\":\"L3cv\",\"mod_revision\":\"" #revision "\"}}"
 #define EVENT(revision) LINE(revision, ",\"events\":[" PUT(revision) "]")
 
-typedef struct {
-    etcd_sync sync;
-    etcd_script *server[2];
-    const char *endpoints[2];
-} fixture;
-
-static void open_with(fixture *f, const etcd_config *config) {
-    static const char *const nowhere[] = {"http://127.0.0.1:1"};
-    etcd_config c = *config;
-    etcd_config first = {.endpoints = nowhere, .n_endpoints = 1};
-    char why[256];
-    memset(f, 0, sizeof(*f));
-    etcd_sync_open(&f->sync, &first);
-    for (size_t i = 0; i < 2; i++) {
-        etcd_script_open(&f->server[i], &f->sync.loop);
-        f->endpoints[i] = etcd_script_url(f->server[i]);
-    }
-    etcd_close(f->sync.etcd, NULL, NULL);
-    c.endpoints = f->endpoints;
-    c.loop = &f->sync.loop;
-    assert_int_equal(etcd_open(&f->sync.etcd, &c, why, sizeof(why)), 0);
-}
-
-static void open_one(fixture *f) {
-    open_with(f, &(etcd_config){.n_endpoints = 1});
-}
-
-static void close_fixture(fixture *f) {
-    etcd_script_close(f->server[1]);
-    etcd_script_close(f->server[0]);
-    etcd_sync_close(&f->sync);
+static void open_one(etcd_pair *f) {
+    etcd_pair_open(f, &(etcd_config){.n_endpoints = 1});
 }
 
 /* A watch from revision 6 of a store at 5, connected. */
-static void open_live(fixture *f) {
+static void open_live(etcd_pair *f) {
     open_one(f);
     etcd_script_say(f->server[0], RANGE, 200, STORE_AT(5));
     etcd_script_stream(f->server[0], WATCH, CREATED(5));
@@ -74,19 +44,19 @@ static void open_live(fixture *f) {
     assert_int_equal(f->sync.covered, 5);
 }
 
-static void until_events(fixture *f, size_t n) {
+static void until_events(etcd_pair *f, size_t n) {
     etcd_sync *s = &f->sync;
     while (s->n_events < n)
         etcd_sync_until_more(s, &s->n_lines, s->n_lines);
 }
 
-static void until_away(fixture *f, const char *why) {
+static void until_away(etcd_pair *f, const char *why) {
     etcd_sync_until_more(&f->sync, &f->sync.n_away, 0);
     if (strstr(f->sync.watch_why, why) == NULL)
         fail_msg("%s, not: %s", f->sync.watch_why, why);
 }
 
-static void until_lost(fixture *f, const char *why) {
+static void until_lost(etcd_pair *f, const char *why) {
     etcd_sync_until_more(&f->sync, &f->sync.n_lost, 0);
     if (strstr(f->sync.watch_why, why) == NULL)
         fail_msg("%s, not: %s", f->sync.watch_why, why);
@@ -95,7 +65,7 @@ static void until_lost(fixture *f, const char *why) {
 /* ---- what is asked ---- */
 
 static void asks_for_what_comes_after_the_range(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     assert_string_equal(etcd_script_body(f.server[0], WATCH),
@@ -109,11 +79,11 @@ static void asks_for_what_comes_after_the_range(void **state) {
                         "\"limit\":\"1\",\"sort_order\":\"DESCEND\","
                         "\"sort_target\":\"MOD\",\"keys_only\":true,"
                         "\"min_mod_revision\":\"6\"}");
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void goes_on_from_the_last_event_after_a_break(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     etcd_script *s = f.server[0];
@@ -132,11 +102,11 @@ static void goes_on_from_the_last_event_after_a_break(void **state) {
     assert_int_equal(f.sync.events[1].mod_revision, 9);
     etcd_sync_until_more(&f.sync, &f.sync.n_live, live);
     assert_int_equal(f.sync.n_away, 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void progress_moves_what_is_covered(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     etcd_script *s = f.server[0];
@@ -148,11 +118,11 @@ static void progress_moves_what_is_covered(void **state) {
     assert_non_null(
         strstr(etcd_script_body(s, WATCH), "\"start_revision\":\"42\""));
     assert_int_equal(f.sync.n_lost, 0);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void is_live_only_when_it_has_caught_up(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_one(&f);
     etcd_script_say(f.server[0], RANGE, 200, NEWER(9));
@@ -164,30 +134,31 @@ static void is_live_only_when_it_has_caught_up(void **state) {
     etcd_sync_until_more(&f.sync, &f.sync.n_live, 0);
     assert_int_equal(f.sync.n_events, 2);
     assert_int_equal(f.sync.covered, 9);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void keeps_the_events_of_a_revision_together(void **state) {
     static const char line[] = LINE(6, ",\"events\":[" PUT(6) "," PUT(6) "]");
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     for (size_t i = 0; i + 1 < sizeof(line); i++) { /* byte by byte */
         char byte[2] = {line[i], '\0'};
+        assert_int_equal(f.sync.n_events, 0);
         etcd_script_more(f.server[0], byte);
         etcd_sync_for(&f.sync, 1);
-        assert_int_equal(f.sync.n_events, i + 2 < sizeof(line) ? 0 : 2);
     }
+    until_events(&f, 2);
     assert_int_equal(f.sync.n_lines, 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 /* ---- away ---- */
 
 static void is_away_until_an_endpoint_answers(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_with(&f, &(etcd_config){.n_endpoints = 2});
+    etcd_pair_open(&f, &(etcd_config){.n_endpoints = 2});
     etcd_script_say(f.server[0], RANGE, 503,
                     "{\"error\":\"etcdserver: no leader\",\"code\":14}");
     etcd_script_say(f.server[1], RANGE, 200, STORE_AT(5));
@@ -196,7 +167,7 @@ static void is_away_until_an_endpoint_answers(void **state) {
     until_away(&f, "no leader");
     etcd_sync_until_more(&f.sync, &f.sync.n_live, 0);
     assert_int_equal(f.sync.n_away, 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void breaks_off_at_what_it_cannot_use(void **state) {
@@ -216,7 +187,7 @@ static void breaks_off_at_what_it_cannot_use(void **state) {
     };
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        fixture f;
+        etcd_pair f;
         open_live(&f);
         unsigned live = f.sync.n_live;
         etcd_script_more(f.server[0], cases[i].line);
@@ -224,66 +195,66 @@ static void breaks_off_at_what_it_cannot_use(void **state) {
         etcd_sync_until_more(&f.sync, &f.sync.n_live, live);
         assert_int_equal(f.sync.n_events, 0);
         assert_int_equal(etcd_script_asked(f.server[0], WATCH), 2);
-        close_fixture(&f);
+        etcd_pair_close(&f);
     }
 }
 
 static void bounds_the_length_of_a_line(void **state) {
-    fixture f;
+    etcd_pair f;
     char *line = malloc(100001);
     (void)state;
     assert_non_null(line);
     memset(line, ' ', 100000);
     line[100000] = '\0';
-    open_with(&f, &(etcd_config){.n_endpoints = 1, .max_line = 65536});
+    etcd_pair_open(&f, &(etcd_config){.n_endpoints = 1, .max_line = 65536});
     etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     etcd_script_stream(f.server[0], WATCH, CREATED(5));
     etcd_sync_watch(&f.sync, "/w/", 6, 7);
     etcd_sync_until_more(&f.sync, &f.sync.n_live, 0);
     etcd_script_more(f.server[0], line);
     until_away(&f, "larger");
-    close_fixture(&f);
+    etcd_pair_close(&f);
     free(line);
 }
 
 static void notices_a_stream_that_does_not_begin(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_one(&f);
     etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     etcd_script_stall(f.server[0], WATCH);
     etcd_sync_watch(&f.sync, "/w/", 6, 7);
     until_away(&f, "does not begin");
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void notices_a_stalled_stream_of_a_healthy_member(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     etcd_script_say(f.server[0], RANGE, 200, NEWER(6));
     until_away(&f, "events do not come");
     assert_int_equal(etcd_script_asked(f.server[0], RANGE), 3);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void notices_a_member_that_stops_answering(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
-    open_with(&f, &(etcd_config){.n_endpoints = 1, .request_ms = 300});
+    etcd_pair_open(&f, &(etcd_config){.n_endpoints = 1, .request_ms = 300});
     etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     etcd_script_stall(f.server[0], RANGE);
     etcd_script_stream(f.server[0], WATCH, CREATED(5));
     etcd_sync_watch(&f.sync, "/w/", 6, 7);
     until_away(&f, "timed out");
     assert_int_equal(f.sync.n_live, 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 /* ---- lost ---- */
 
 static void is_lost_when_its_revision_is_compacted(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_one(&f);
     etcd_script_say(f.server[0], RANGE, 200, STORE_AT(90));
@@ -297,18 +268,18 @@ static void is_lost_when_its_revision_is_compacted(void **state) {
     etcd_sync_for(&f.sync, 300); /* it has ended */
     assert_int_equal(f.sync.n_lost, 1);
     assert_int_equal(etcd_script_asked(f.server[0], WATCH), 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void is_lost_when_the_store_went_back(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     etcd_script_say(f.server[0], RANGE, 200, STORE_AT(4));
     etcd_script_cut(f.server[0]);
     until_lost(&f, "went back");
     assert_int_equal(etcd_script_asked(f.server[0], WATCH), 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void is_lost_in_another_cluster(void **state) {
@@ -316,30 +287,30 @@ static void is_lost_in_another_cluster(void **state) {
         "\"header\":{\"cluster_id\":\"9\",\"member_id\":\"8\","
         "\"revision\":\"5\"}";
     char text[256];
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_one(&f);
     snprintf(text, sizeof(text), "{%s}", other);
     etcd_script_say(f.server[0], RANGE, 200, text);
     etcd_sync_watch(&f.sync, "/w/", 6, 7);
     until_lost(&f, "another cluster");
-    close_fixture(&f);
+    etcd_pair_close(&f);
 
     open_live(&f);
     snprintf(text, sizeof(text), "{\"result\":{%s}}\n", other);
     etcd_script_more(f.server[0], text);
     until_lost(&f, "another cluster");
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 static void is_lost_when_a_revision_comes_in_two_pieces(void **state) {
-    fixture f;
+    etcd_pair f;
     (void)state;
     open_live(&f);
     etcd_script_more(f.server[0], EVENT(6) EVENT(6));
     until_lost(&f, "handed over already");
     assert_int_equal(f.sync.n_events, 1);
-    close_fixture(&f);
+    etcd_pair_close(&f);
 }
 
 /* ---- closing ---- */
@@ -377,7 +348,7 @@ static void on_close_in_callback(void *ctx, etcd_watch_what what,
 static void can_be_closed_in_any_callback(void **state) {
     (void)state;
     for (unsigned i = 0; i < 8; i++) {
-        fixture f;
+        etcd_pair f;
         closer c = {.close_at = 1 + i / 2, .closes_etcd = i % 2 != 0};
         open_one(&f);
         etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
@@ -391,7 +362,7 @@ static void can_be_closed_in_any_callback(void **state) {
         etcd_sync_for(&f.sync, 20);
         assert_int_equal(c.n_calls, c.close_at);
         if (c.closes_etcd) f.sync.etcd = NULL;
-        close_fixture(&f);
+        etcd_pair_close(&f);
     }
 }
 
@@ -408,7 +379,7 @@ static void on_nothing(void *ctx, etcd_watch_what what, const etcd_answer *a,
 static void says_nothing_after_it_was_closed(void **state) {
     (void)state;
     for (int i = 0; i < 3; i++) {
-        fixture f;
+        etcd_pair f;
         etcd_watch *w;
         bool done = false;
         closer c = {0};
@@ -427,7 +398,7 @@ static void says_nothing_after_it_was_closed(void **state) {
         } else {
             etcd_watch_close(w);
         }
-        close_fixture(&f);
+        etcd_pair_close(&f);
     }
 }
 

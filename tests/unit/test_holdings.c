@@ -191,6 +191,61 @@ static void refuses_shares_that_make_no_sense(void **state) {
     }
 }
 
+static void holds_slices_of_experts(void **state) {
+    holdings h, copy;
+    (void)state;
+    assert_int_equal(holdings_init_slices(&h, 3, 4, 4), 0);
+    holdings_cut(&h, 1, 2);
+    assert_int_equal(holdings_bytes(&h), 3 * 16 / 8);
+    assert_int_equal(holdings_add_spec(&h, "0-1:1", NULL, 0), 0);
+    assert_int_equal(holdings_count(&h), 4 + 2); /* all slices of it */
+    for (uint32_t u = 0; u < 16; u++) {
+        assert_int_equal(holdings_has(&h, 0, u), u / 4 == 1);
+        assert_int_equal(holdings_has(&h, 1, u), u / 2 == 1);
+    }
+    assert_false(holdings_has(&h, 0, 16));
+    assert_int_equal(holdings_copy(&copy, &h), 0);
+    assert_true(holdings_equal(&copy, &h));
+    assert_int_equal(copy.layer_slices[1], 2);
+    holdings_fini(&copy);
+    assert_int_equal(holdings_init(&copy, 3, 4), 0);
+    assert_false(holdings_equal(&copy, &h)); /* of other units */
+    holdings_fini(&copy);
+    holdings_fini(&h);
+}
+
+static void shares_out_slices_like_experts(void **state) {
+    holdings h[3];
+    (void)state;
+    for (uint32_t n = 0; n < 3; n++) {
+        assert_int_equal(holdings_init_slices(&h[n], 2, 4, 8), 0);
+        holdings_cut(&h[n], 1, 2);
+        assert_int_equal(holdings_add_share(&h[n], n, 3, 2), 0);
+    }
+    for (uint32_t l = 0; l < 2; l++) {
+        for (uint32_t u = 0; u < (l == 0 ? 32u : 8u); u++) {
+            for (uint32_t n = 0; n < 3; n++) {
+                bool first = (u + l) % 3 == n, second = (u + l + 1) % 3 == n;
+                assert_int_equal(holdings_has(&h[n], l, u), first || second);
+            }
+        }
+    }
+    assert_int_equal(holdings_count(&h[0]) + holdings_count(&h[1]) +
+                         holdings_count(&h[2]),
+                     2 * (32 + 8));
+    for (uint32_t n = 0; n < 3; n++)
+        holdings_fini(&h[n]);
+}
+
+static void refuses_slices_that_no_expert_is_cut_into(void **state) {
+    holdings h;
+    (void)state;
+    assert_int_equal(holdings_init_slices(&h, 1, 1, 0), ERR_RANGE);
+    assert_int_equal(holdings_init_slices(&h, 1, 1, 3), ERR_RANGE);
+    assert_int_equal(holdings_init_slices(&h, 1, 1, 16), ERR_RANGE);
+    assert_null(h.bits);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_empty_and_keeps_what_is_added),
@@ -202,6 +257,9 @@ int main(void) {
         cmocka_unit_test(shares_follow_the_rule),
         cmocka_unit_test(reads_shares),
         cmocka_unit_test(refuses_shares_that_make_no_sense),
+        cmocka_unit_test(holds_slices_of_experts),
+        cmocka_unit_test(shares_out_slices_like_experts),
+        cmocka_unit_test(refuses_slices_that_no_expert_is_cut_into),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -144,6 +144,46 @@ static void loads_all_whatever_the_budget(void **state) {
     close_rig(&r);
 }
 
+/* Whole experts again after slices: the same bits as before. */
+static void computes_in_the_slices_that_it_is_told(void **state) {
+    (void)state;
+    rig whole = open_rig(UINT64_MAX), cut = open_rig(UINT64_MAX);
+    assert_int_equal(run(&whole, 1), 0);
+    assert_int_equal(run(&cut, 1), 0);
+    assert_int_equal(local_experts_set_slices(cut.local, 2), 0);
+    assert_int_equal(local_experts_slices(cut.local, 1), 2);
+    assert_true(local_experts_bytes(cut.local) == 0);
+
+    /* the sum of an expert's two slices is the expert's output */
+    uint32_t units[PAIRS];
+    float *sum = aligned_alloc_zero(cut.width * sizeof(float));
+    for (uint32_t pair = 0; pair < PAIRS; pair++) {
+        for (uint32_t slice = 0; slice < 2; slice++) {
+            units[0] = experts[pair] * 2 + slice;
+            assert_int_equal(
+                local_experts_run(cut.local, 1, 1, units,
+                                  (const void *const *)cut.x + pair,
+                                  cut.y + slice),
+                0);
+        }
+        for (size_t j = 0; j < cut.width; j++)
+            sum[j] = cut.y[0][j] + cut.y[1][j];
+        assert_memory_equal(sum, whole.y[pair], cut.width * sizeof(float));
+    }
+    units[0] = 8; /* of four experts */
+    assert_int_equal(local_experts_run(cut.local, 1, 1, units,
+                                       (const void *const *)cut.x, cut.y),
+                     ERR_RANGE);
+    assert_int_equal(local_experts_set_slices(cut.local, 3), ERR_RANGE);
+    assert_int_equal(local_experts_slices(cut.local, 1), 2);
+    assert_int_equal(local_experts_set_slices(cut.local, 1), 0);
+    assert_int_equal(run(&cut, 1), 0);
+    assert_memory_equal(cut.y[0], whole.y[0], cut.width * sizeof(float));
+    aligned_release(sum);
+    close_rig(&cut);
+    close_rig(&whole);
+}
+
 int main(void) {
     if (cpu_setup(NULL, 0) < 0) return 1;
     const struct CMUnitTest tests[] = {
@@ -152,6 +192,7 @@ int main(void) {
         cmocka_unit_test(refuses_when_not_one_expert_fits),
         cmocka_unit_test(refuses_more_pairs_than_it_was_made_for),
         cmocka_unit_test(loads_all_whatever_the_budget),
+        cmocka_unit_test(computes_in_the_slices_that_it_is_told),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

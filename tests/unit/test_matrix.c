@@ -370,6 +370,38 @@ static void releases_null_and_empty_matrices(void **state) {
     matrix_fini(&m);
 }
 
+/* Rows of ones from a reader that may fail. */
+typedef struct {
+    size_t next; /* row that it must be asked for */
+    size_t fail_at;
+} reader;
+
+static int read_ones(void *ctx, size_t row0, size_t n, void *out) {
+    reader *r = ctx;
+    assert_int_equal(row0, r->next);
+    r->next = row0 + n;
+    if (r->next > r->fail_at) return ERR_UNAVAILABLE;
+    for (size_t i = 0; i < n * 1024; i++)
+        ((float *)out)[i] = 1.0f;
+    return 0;
+}
+
+static void builds_from_a_reader_in_ascending_pieces(void **state) {
+    (void)state;
+    const weight_format *f32 = weight_format_find(WEIGHT_F32);
+    matrix m;
+    reader r = {.fail_at = SIZE_MAX};
+    assert_int_equal(matrix_build(&m, f32, 3000, 1024, read_ones, &r), 0);
+    assert_int_equal(r.next, 3000);
+    matrix_fini(&m);
+
+    r = (reader){.fail_at = 2000}; /* 12 MB: not in the first piece */
+    assert_int_equal(matrix_build(&m, f32, 3000, 1024, read_ones, &r),
+                     ERR_UNAVAILABLE);
+    assert_null(m.data);
+    assert_int_equal(matrix_build(&m, f32, 0, 1024, read_ones, &r), ERR_FORMAT);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gives_the_plain_product),
@@ -383,6 +415,7 @@ int main(void) {
         cmocka_unit_test(reports_what_no_memory_can_hold),
         cmocka_unit_test(reports_a_file_that_shrank),
         cmocka_unit_test(releases_null_and_empty_matrices),
+        cmocka_unit_test(builds_from_a_reader_in_ascending_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

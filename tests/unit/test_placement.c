@@ -152,6 +152,56 @@ static void lives_until_the_last_reference_is_dropped(void **state) {
     holdings_fini(&a);
 }
 
+static void numbers_units_by_the_slices_of_their_layer(void **state) {
+    (void)state;
+    static const uint32_t cut[LAYERS] = {0, 4, 2};
+    const placement_shape shape = {.epoch = 3,
+                                   .n_layers = LAYERS,
+                                   .n_experts = EXPERTS,
+                                   .slices = 4,
+                                   .layer_slices = cut};
+    holdings a;
+    placement *p;
+    uint32_t n, unheld, single;
+    assert_int_equal(holdings_init_slices(&a, LAYERS, EXPERTS, 4), 0);
+    holdings_add(&a, 1, 19);
+    holdings_add(&a, 2, 9);
+    const holdings *nodes[] = {NULL, &a};
+    assert_int_equal(placement_new(&p, &shape, nodes, 2), 0);
+    assert_int_equal(placement_max_slices(p), 4);
+    assert_int_equal(placement_slices(p, 0), 0);
+    assert_int_equal(placement_slices(p, 1), 4);
+    assert_int_equal(placement_slices(p, 2), 2);
+    assert_int_equal(placement_nodes(p, 1, 19, &n)[0], 1);
+    assert_int_equal(n, 1);
+    placement_nodes(p, 1, 18, &n);
+    assert_int_equal(n, 0);
+    assert_int_equal(placement_nodes(p, 2, 9, &n)[0], 1);
+    placement_coverage(p, 0, &unheld, &single);
+    assert_int_equal(single, 2);
+    assert_int_equal(unheld, 4 * EXPERTS + 2 * EXPERTS - 2);
+    placement_unref(p);
+    holdings_fini(&a);
+}
+
+static void refuses_slices_that_do_not_fit(void **state) {
+    (void)state;
+    static const uint32_t cut[LAYERS] = {1, 4, 2};
+    placement_shape shape = {.n_layers = LAYERS,
+                             .n_experts = EXPERTS,
+                             .slices = 2,
+                             .layer_slices = cut};
+    placement *p;
+    assert_int_equal(placement_new(&p, &shape, NULL, 0), ERR_RANGE);
+
+    holdings whole = share(0, 1, 1);
+    const holdings *nodes[] = {&whole};
+    shape.layer_slices = NULL;
+    assert_int_equal(placement_new(&p, &shape, nodes, 1), ERR_RANGE);
+    assert_null(p);
+    holdings_fini(&whole);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lists_the_holders_of_an_expert_ascending),
@@ -161,6 +211,8 @@ int main(void) {
         cmocka_unit_test(refuses_a_node_of_another_shape),
         cmocka_unit_test(refuses_more_nodes_than_the_limit),
         cmocka_unit_test(lives_until_the_last_reference_is_dropped),
+        cmocka_unit_test(numbers_units_by_the_slices_of_their_layer),
+        cmocka_unit_test(refuses_slices_that_do_not_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

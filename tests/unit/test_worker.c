@@ -155,6 +155,10 @@ static void expert_beyond_the_model(const node_rig *r, node_rig_request *q) {
 static void layer_beyond_the_model(const node_rig *r, node_rig_request *q) {
     q->m.batch.layer = r->model.n_layers;
 }
+static void wrong_slices(const node_rig *r, node_rig_request *q) {
+    (void)r;
+    q->m.batch.slices = 2;
+}
 static void wrong_width(const node_rig *r, node_rig_request *q) {
     (void)r;
     q->m.batch.width /= 2;
@@ -196,6 +200,7 @@ static void refuses_every_request_it_cannot_compute(void **state) {
         {expert_not_held, ERR_NOT_HERE, "expert 3 of layer 1"},
         {expert_beyond_the_model, ERR_NOT_HERE, "expert 4 of layer 0"},
         {layer_beyond_the_model, ERR_NOT_HERE, "layer 2"},
+        {wrong_slices, ERR_RANGE, "layer 0 are cut into 1 slices here, not 2"},
         {wrong_width, ERR_MALFORMED, "32 wide"},
         {wrong_form, ERR_MALFORMED, "form 0"},
         {useless_rows, ERR_MALFORMED, "2 rows for 1 pairs"},

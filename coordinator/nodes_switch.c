@@ -1,0 +1,107 @@
+/* nodes_switch.c - from one placement of the rack to the next.
+ *
+ * A placement may take a unit away from a node because another one has reported
+ * it as resident.  The leader has heard that by etcd; we hear what a node holds
+ * from its welcome, which may come a little later.  Switching at once would
+ * leave the unit without anybody to ask in between.  So the older placement
+ * stays in use until the nodes of the newer one have said what they hold, which
+ * they are asked for at once.  The pings go on naming the older one meanwhile,
+ * so nobody unloads anything that we still use.  This wait is bounded: a node
+ * that says nothing is not worth holding up the rack for. */
+#include <stdlib.h>
+#include "coordinator/nodes_internal.h"
+#include "engine/util.h"
+
+#define SWITCH_PATIENCE_MS 3000 /* well within what nodes wait for us */
+
+const node **nodes_by_place(const nodes *n, const rack_placement *p) {
+    const epoch_record *head = rack_placement_head(p);
+    const node **of = calloc(head->n_nodes + 1, sizeof(*of));
+    for (uint32_t i = 0; of != NULL && i < n->n_all; i++) {
+        const node *each = n->all[i];
+        if (each == NULL || !node_is_up(n, each)) continue;
+        if (each->held.slices != head->slices) continue;
+        int32_t place = rack_placement_node(p, each->listed);
+        if (place >= 0) of[place] = each;
+    }
+    return of;
+}
+
+static bool can_be_asked(const layer_map *map, const node *const *of,
+                         uint32_t layer, uint32_t unit) {
+    uint32_t count;
+    const uint16_t *holders = layer_map_holders(map, unit, &count);
+    for (uint32_t i = 0; i < count; i++) {
+        const node *p = of[holders[i]];
+        if (p != NULL && holdings_has(&p->held, layer, unit)) return true;
+    }
+    return false;
+}
+
+/* Those who are to hold a unit, and have not said that they do: ask them. */
+static bool ask_holders(nodes *n, const layer_map *map, const node *const *of,
+                        uint32_t unit) {
+    uint32_t count;
+    bool asked = false;
+    const uint16_t *holders = layer_map_holders(map, unit, &count);
+    for (uint32_t i = 0; i < count; i++) {
+        if (of[holders[i]] == NULL) continue;
+        node *p = n->all[of[holders[i]]->index];
+        if (!p->greeted) nodes_greet(n, p);
+        asked = true;
+    }
+    return asked;
+}
+
+/* Is there a unit that somebody can be asked for now, and after the switch
+ * nobody, although there is a live node that is to hold it? */
+static bool would_lose(nodes *n, const node *const *now,
+                       const node *const *then) {
+    for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
+        const layer_map *old = rack_placement_layer(n->assignment, l);
+        const layer_map *new = rack_placement_layer(n->next, l);
+        if (old == NULL || new == NULL || old == new) continue;
+        for (uint32_t unit = 0; unit < new->n_units; unit++) {
+            if (!can_be_asked(old, now, l, unit)) continue;
+            if (can_be_asked(new, then, l, unit)) continue;
+            if (ask_holders(n, new, then, unit)) return true;
+        }
+    }
+    return false;
+}
+
+static bool must_wait(nodes *n) {
+    if (n->assignment == NULL || now_ms() >= n->switch_until_ms) return false;
+    const epoch_record *old = rack_placement_head(n->assignment);
+    if (old->slices != rack_placement_head(n->next)->slices) return false;
+    const node **now = nodes_by_place(n, n->assignment);
+    const node **then = nodes_by_place(n, n->next);
+    bool wait = now != NULL && then != NULL && would_lose(n, now, then);
+    free(now);
+    free(then);
+    return wait;
+}
+
+bool nodes_switch(nodes *n) {
+    if (n->next == NULL || must_wait(n)) return false;
+    rack_placement_unref(n->assignment);
+    n->assignment = n->next;
+    n->next = NULL;
+    return true;
+}
+
+bool nodes_assign(nodes *n, const rack_placement *p) {
+    if (p == NULL) {
+        bool had = n->assignment != NULL;
+        rack_placement_unref(n->assignment);
+        rack_placement_unref(n->next);
+        n->assignment = n->next = NULL;
+        return had;
+    }
+    if (p == n->assignment || p == n->next) return nodes_switch(n);
+    /* The patience is for the first of several that come one after another. */
+    if (n->next == NULL) n->switch_until_ms = now_ms() + SWITCH_PATIENCE_MS;
+    rack_placement_unref(n->next);
+    n->next = rack_placement_ref(p);
+    return nodes_switch(n);
+}
