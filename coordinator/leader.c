@@ -48,7 +48,7 @@ struct leader {
 
     /* The last plan said that there is nothing to do. */
     bool planned;
-    uint64_t planned_for;  /* a digest of what it depends on */
+    uint64_t planned_for; /* a digest of what it depends on */
     uint64_t retry_at_ms; /* after a plan that failed; 0: it did not */
 
     /* What is compacted next, and when it was the newest. */
@@ -104,8 +104,7 @@ static const char *find_obstacle(const leader_picture *p) {
         return "nodes know a newer placement than etcd has: nothing is changed "
                "until an operator recovers it";
     }
-    int64_t accepted =
-        now != NULL ? rack_placement_head(now)->mod_revision : 0;
+    int64_t accepted = now != NULL ? rack_placement_head(now)->mod_revision : 0;
     if (accepted != revision) {
         return "the placement in etcd cannot be used: nothing is written over "
                "it";
@@ -330,9 +329,9 @@ int leader_next(leader *l, uint64_t now_ms, leader_action *out) {
     if (l->retry_at_ms != 0) {
         out->wake_ms = sooner(out->wake_ms, l->retry_at_ms);
     }
-    out->wake_ms = sooner(out->wake_ms,
-                          leader_nodes_deadline(&l->nodes, now_ms,
-                                                watching_since(l),
-                                                l->config.replace_after_ms));
+    out->wake_ms =
+        sooner(out->wake_ms,
+               leader_nodes_deadline(&l->nodes, now_ms, watching_since(l),
+                                     l->config.replace_after_ms));
     return rc;
 }

@@ -50,9 +50,9 @@ void leader_free(leader *l); /* NULL is fine */
  * _input() only, and must not be fed between a look and the next look's
  * replacement of it: look after every registry on_change. */
 typedef struct {
-    const rack_view *view;     /* registry_view(); NULL: nothing listed yet */
-    int64_t term;              /* registry_term(); 0: not the leader */
-    uint64_t live_since_ms;    /* registry_live_since(); 0: not up to date */
+    const rack_view *view;      /* registry_view(); NULL: nothing listed yet */
+    int64_t term;               /* registry_term(); 0: not the leader */
+    uint64_t live_since_ms;     /* registry_live_since(); 0: not up to date */
     const planner_model *model; /* with the slices of the placement in force, if
                                    there is one; outlives the next look */
 } leader_picture;

@@ -64,12 +64,12 @@ static void add_registered(leader_nodes *l, const rack_view *view,
     for (size_t i = 0; i < n; i++) {
         const node_record *r = &records[i];
         leader_node *node = &l->items[l->n++];
-        *node = (leader_node){
-            .memory_bytes = r->memory_bytes,
-            .ready_epoch = believed_epoch(view, r),
-            .registered = true,
-            .usable = is_usable(r, model, profile),
-            .draining = rack_view_drain(view, r->name) != NULL};
+        *node =
+            (leader_node){.memory_bytes = r->memory_bytes,
+                          .ready_epoch = believed_epoch(view, r),
+                          .registered = true,
+                          .usable = is_usable(r, model, profile),
+                          .draining = rack_view_drain(view, r->name) != NULL};
         snprintf(node->name, sizeof(node->name), "%s", r->name);
     }
 }
@@ -125,8 +125,7 @@ static uint64_t gone_at(const leader_node *n, uint64_t since_ms,
 }
 
 const planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
-                                      uint64_t since_ms,
-                                      uint32_t patience_ms) {
+                                      uint64_t since_ms, uint32_t patience_ms) {
     for (uint32_t i = 0; i < l->n; i++) {
         const leader_node *n = &l->items[i];
         l->given[i] = (planner_node){

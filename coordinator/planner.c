@@ -100,7 +100,8 @@ static int make_head(const plan *p, epoch_record *head) {
     for (uint32_t i = 0; i < p->n_nodes; i++) {
         const plan_node *n = &p->nodes[i];
         if (n->place < 0 || (n->gone && n->now_units == 0)) continue;
-        snprintf(head->nodes[n->place], RECORD_NAME, "%s", p->in->nodes[i].name);
+        snprintf(head->nodes[n->place], RECORD_NAME, "%s",
+                 p->in->nodes[i].name);
         if ((uint32_t)n->place >= head->n_nodes) {
             head->n_nodes = (uint32_t)n->place + 1;
         }
@@ -146,8 +147,8 @@ static int fill_layer(plan *p, planner_step *step, uint32_t layer,
                       bool last_resort, uint32_t n_holders) {
     layer_map *map = &step->layers[step->n_layers];
     uint32_t n_units = p->base[layer + 1] - p->base[layer], at = 0;
-    int rc = layer_map_init(map, p->in->model->slices[layer], n_units,
-                            n_holders);
+    int rc =
+        layer_map_init(map, p->in->model->slices[layer], n_units, n_holders);
     if (rc < 0) return rc;
     step->numbers[step->n_layers++] = layer;
 

@@ -16,8 +16,8 @@
 
 typedef struct {
     uint32_t n_layers, n_experts;
-    const uint32_t *slices;      /* [n_layers], 0: no experts in that layer */
-    const uint64_t *unit_bytes;  /* [n_layers], packed */
+    const uint32_t *slices;     /* [n_layers], 0: no experts in that layer */
+    const uint64_t *unit_bytes; /* [n_layers], packed */
     uint8_t model[RECORD_MODEL];
     uint32_t max_slices;   /* the option; into the epoch record */
     uint32_t min_replicas; /* 1 .. PLANNER_MAX_REPLICAS */
@@ -68,9 +68,9 @@ void planner_step_fini(planner_step *s);
 /* Figures for `status`, from a placement and the nodes that hold it. */
 typedef struct {
     uint64_t units, unplaced, single; /* with no holder; with one */
-    uint64_t moving;       /* holders that are assigned but not ready */
-    bool survives_largest; /* the loss of any one node leaves every unit a
-                              live, ready holder */
+    uint64_t moving;           /* holders that are assigned but not ready */
+    bool survives_largest;     /* the loss of any one node leaves every unit a
+                                  live, ready holder */
     char weakest[RECORD_NAME]; /* a node whose loss would not; else "" */
     uint64_t lost_units;       /* that only it holds */
 } planner_health;

@@ -46,8 +46,8 @@ static bool is_uneven(const plan *p) {
     for (uint32_t i = 0; i < p->n_nodes; i++) {
         const plan_node *n = &p->nodes[i];
         if (!n->stays) continue;
-        if (is_off(plan_total_surplus(p, i), n->share * p->weight_bytes / p->mean,
-                   TOLERATED_OF_TOTAL)) {
+        if (is_off(plan_total_surplus(p, i),
+                   n->share * p->weight_bytes / p->mean, TOLERATED_OF_TOTAL)) {
             return true;
         }
         for (uint32_t l = 0; l < p->n_layers; l++) {
@@ -87,8 +87,7 @@ static bool has_left(const plan_node *n) {
 }
 
 /* Beginning anywhere, so that not the same few units move all the time. */
-static uint32_t find_unit(plan *p, uint32_t layer, uint32_t from,
-                          uint32_t to) {
+static uint32_t find_unit(plan *p, uint32_t layer, uint32_t from, uint32_t to) {
     uint32_t first = p->base[layer], n = p->base[layer + 1] - first;
     uint32_t start = (uint32_t)(plan_hash(from, to) % n), best = PLAN_NONE;
     int most = CANNOT, enough = APART;

@@ -55,12 +55,12 @@ typedef struct {
     plan_node *nodes;
     uint32_t *base;     /* [n_layers + 1]: a layer's first unit */
     uint16_t *layer_of; /* [n_units] */
-    uint32_t *order;    /* [n_units]: the layers' first units, their second .. */
+    uint32_t *order; /* [n_units]: the layers' first units, their second .. */
     plan_holders now, goal;
     int32_t *count; /* [n_layers * n_nodes]: units of the goal */
     double *weight; /* [n_layers]: a share of 1 is so many units */
     double weight_bytes;
-    uint32_t *mark; /* [n_nodes], for plan_mark() */
+    uint32_t *mark;        /* [n_nodes], for plan_mark() */
     bool *gave_up, *tried; /* [n_nodes], for plan_balance() */
 } plan;
 

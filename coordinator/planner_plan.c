@@ -345,9 +345,9 @@ double plan_unit_size(const plan *p, uint32_t layer) {
 }
 
 double plan_load(const plan *p, uint32_t layer, uint32_t node) {
-    return plan_layer_surplus(p, layer, node) +
-           PLAN_TOTAL_WEIGHT * plan_unit_size(p, layer) *
-               plan_total_surplus(p, node);
+    return plan_layer_surplus(p, layer, node) + PLAN_TOTAL_WEIGHT *
+                                                    plan_unit_size(p, layer) *
+                                                    plan_total_surplus(p, node);
 }
 
 /* ---- slices ---- */

@@ -178,6 +178,27 @@ void registry_close(registry *r, void (*on_closed)(void *ctx), void *ctx) {
 
 /* ---- what is published ---- */
 
+/* Readers refuse a document with a wrong member (a zone that is not ASCII,
+ * say), and would take it for another's: better not to publish it. */
+static int check_own(const registry *r, session_slot slot, const char *text) {
+    node_record node;
+    coordinator_record coordinator;
+    ready_record ready;
+    char why[REGISTRY_WHY] = "";
+    size_t len = strlen(text);
+    int rc;
+    if (slot == SLOT_READY) {
+        rc = ready_record_unpack(&ready, text, len, why, sizeof(why));
+    } else if (r->role == REGISTRY_NODE) {
+        rc = node_record_unpack(&node, text, len, why, sizeof(why));
+    } else {
+        rc = coordinator_record_unpack(&coordinator, text, len, why,
+                                       sizeof(why));
+    }
+    if (rc < 0) log_error("not registered in etcd: %s", why);
+    return rc;
+}
+
 /* Takes ownership of `text`. */
 static int publish(registry *r, session_slot slot, char *text) {
     own_key *own = &r->own[slot];
@@ -185,6 +206,11 @@ static int publish(registry *r, session_slot slot, char *text) {
     if (own->text != NULL && strcmp(own->text, text) == 0) {
         free(text);
         return 0;
+    }
+    int rc = check_own(r, slot, text);
+    if (rc < 0) {
+        free(text);
+        return rc;
     }
     free(own->text);
     own->text = text;
@@ -196,14 +222,16 @@ static int publish(registry *r, session_slot slot, char *text) {
 
 int registry_set_node(registry *r, const node_record *n) {
     assert(r->role == REGISTRY_NODE && n->boot == r->boot);
-    strcpy(r->place, n->control);
-    return publish(r, SLOT_RECORD, node_record_pack(n));
+    int rc = publish(r, SLOT_RECORD, node_record_pack(n));
+    if (rc == 0) strcpy(r->place, n->control);
+    return rc;
 }
 
 int registry_set_coordinator(registry *r, const coordinator_record *c) {
     assert(r->role == REGISTRY_COORDINATOR && c->boot == r->boot);
-    strcpy(r->place, c->client);
-    return publish(r, SLOT_RECORD, coordinator_record_pack(c));
+    int rc = publish(r, SLOT_RECORD, coordinator_record_pack(c));
+    if (rc == 0) strcpy(r->place, c->client);
+    return rc;
 }
 
 int registry_set_ready(registry *r, const ready_record *ready) {

@@ -34,7 +34,9 @@ int registry_open(registry **out, const registry_config *c, char *why,
  * on_closed, after which the registry is freed.  NULL is fine. */
 void registry_close(registry *r, void (*on_closed)(void *ctx), void *ctx);
 
-/* What to publish; copied.  The key's name is the registry's own. */
+/* What to publish; copied.  The key's name is the registry's own.  ERR_FORMAT
+ * if a member is such that readers would refuse the document (the log says
+ * which), -ENOMEM: what was published before stays. */
 int registry_set_node(registry *r, const node_record *n);
 int registry_set_coordinator(registry *r, const coordinator_record *c);
 int registry_set_ready(registry *r, const ready_record *ready);

@@ -12,6 +12,7 @@
 #include "expert_node/refusals.h"
 
 #define WHY_SIZE 512
+#define KNOWN_PEERS 16
 #define CONTROL_ARENA ((size_t)1 << 20) /* nothing large has a place here */
 
 struct control {
@@ -22,7 +23,9 @@ struct control {
     message_arena *arena;
     refusals refusals;
     uint64_t began_ms;
-    uint64_t welcomed_ms; /* when that was last logged */
+    uint64_t welcomed_ms;           /* when that was last logged */
+    uint64_t welcomed[KNOWN_PEERS]; /* boot ids, the last ones */
+    size_t n_welcomed;
 };
 
 int control_new(control **out, const control_config *c) {
@@ -110,6 +113,11 @@ static int put_answer(frames *f, const message *m) {
 
 /* ---- hello ---- */
 
+static bool same_model(const control *c, const message *m) {
+    return m->has_fingerprint && memcmp(m->fingerprint, c->self.fingerprint,
+                                        MESSAGE_FINGERPRINT) == 0;
+}
+
 /* Only coordinators that want the same bits of the same model are welcome;
  * clients may look at what is here. */
 static int check_hello(const control *c, const message *m, char *why) {
@@ -142,9 +150,20 @@ static int check_hello(const control *c, const message *m, char *why) {
                : 0;
 }
 
-/* At most once a second, however many say hello. */
+/* Is this boot id among the last that were welcomed?  From now on it is. */
+static bool known(control *c, uint64_t boot_id) {
+    for (size_t i = 0; i < ARRAY_LEN(c->welcomed); i++) {
+        if (c->welcomed[i] == boot_id) return true;
+    }
+    c->welcomed[c->n_welcomed++ % ARRAY_LEN(c->welcomed)] = boot_id;
+    return false;
+}
+
+/* Newcomers, at most one a second, however many say hello; coordinators greet
+ * again whenever the holdings change. */
 static void log_welcome(control *c, const message *asked) {
     uint64_t now = now_ms();
+    if (known(c, asked->boot_id)) return;
     if (c->welcomed_ms != 0 && now - c->welcomed_ms < 1000) return;
     c->welcomed_ms = now;
     log_info("welcomed %s '%s' (boot id %016llx)",
@@ -173,7 +192,7 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
     m.welcome.resident_bytes = resident_bytes(c);
     m.welcome.max_reply_bytes = config->max_reply_bytes;
     m.welcome.cpu = cpu_name(cpu_current());
-    m.welcome.threads = c->worker != NULL ? worker_threads(c->worker) : 0;
+    m.welcome.threads = config->threads;
     m.welcome.model = s->model.name;
     rc = put_answer(f, &m);
     if (rc == 0) log_welcome(c, asked);
@@ -182,10 +201,12 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
 
 /* ---- ping and status ---- */
 
-/* By its pings a coordinator says which placement it has switched to.  Whoever
- * does not name our boot id was never welcomed, and uses nothing of ours. */
+/* By its pings a coordinator says which placement it has switched to.  Pings
+ * of another model's coordinators mean nothing. */
 static int note_ping(control *c, const message *m) {
-    if (c->config.keeper == NULL || m->to_boot_id == 0) return 0;
+    if (c->config.keeper == NULL || c->shard == NULL || !same_model(c, m)) {
+        return 0;
+    }
     return keeper_ping(c->config.keeper, now_ms(), m->boot_id, m->epoch);
 }
 
@@ -230,8 +251,7 @@ static json_t *identity_json(const control *c) {
                      s != NULL ? s->model.name : "", "fingerprint", hex,
                      "uptime_ms", number(now_ms() - c->began_ms), "cpu",
                      cpu_name(cpu_current()), "threads",
-                     number(c->worker != NULL ? worker_threads(c->worker) : 0),
-                     "profile", profile_json(config));
+                     number(config->threads), "profile", profile_json(config));
 }
 
 static json_t *counts_json(const control *c) {

@@ -22,7 +22,8 @@ typedef struct {
     bool exact;
     uint64_t max_reply_bytes; /* outstanding, of one coordinator */
     uint16_t data_port;
-    keeper *keeper; /* is told of hellos and pings; NULL: a static list */
+    uint32_t threads; /* that compute, or will */
+    keeper *keeper;   /* is told of hellos and pings; NULL: a static list */
     /* Further members of the status, a new object, or NULL. */
     json_t *(*more_status)(void *ctx);
     void *ctx;

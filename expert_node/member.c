@@ -378,9 +378,7 @@ static void cut(member *m, uint32_t slices, uint64_t now_ms) {
     if (rc == 0) {
         for (uint32_t i = 0; i < s->model.n_layers; i++)
             bytes[i] = expert_store_unit_bytes(s->store, i);
-        log_info("experts are cut into %u slice%s; %u threads compute", slices,
-                 slices > 1 ? "s" : "",
-                 worker_threads(service_worker(m->config.service)));
+        if (slices > 1) log_info("experts are cut into %u slices", slices);
     } else {
         note_load_error(m, why[0] != '\0' ? why : err_text(rc), now_ms);
     }

@@ -16,6 +16,7 @@
 #include "engine/cpu.h"
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/pool.h"
 #include "engine/util.h"
 #include "expert_node/control.h"
 #include "expert_node/member.h"
@@ -247,6 +248,7 @@ static int make_control(server *v, char *why, size_t why_size) {
         .boot_id = v->boot_id,
         .exact = c->exact,
         .max_reply_bytes = worker_peer_bytes(c->max_queue),
+        .threads = c->threads != 0 ? c->threads : pool_cpus(),
         .keeper = v->member != NULL ? member_keeper(v->member) : NULL,
         .more_status = v->member != NULL ? more_status : NULL,
         .ctx = v,
@@ -293,8 +295,10 @@ int server_open(server **out, const node_config *c, shard *held, char *why,
         server_close(v);
         return rc;
     }
-    log_info("node '%s', cluster '%s': %s kernels, batches on %s", c->name,
-             c->cluster, cpu_name(cpu_current()), link_endpoint(v->data_link));
+    log_info("node '%s', cluster '%s': %s kernels, %u threads, batches on %s",
+             c->name, c->cluster, cpu_name(cpu_current()),
+             c->threads != 0 ? c->threads : pool_cpus(),
+             link_endpoint(v->data_link));
     *out = v;
     return 0;
 }

@@ -1,18 +1,22 @@
 """The same bits everywhere: the logits of real processes do not depend on nodes,
-replicas, placement, threads, chunks or CPU level, also on a model of real widths.
-The combinations are drawn by a fixed seed, each option's values about equally
-often.
+replicas, slices, placement, threads, chunks or CPU level, also on models of real
+widths.  The combinations are drawn by a fixed seed, each option's values about
+equally often.
 """
+import os
 import random
 import unittest
 
 import rack
 from rack import RackTest
 
+SOAK = bool(os.environ.get("ROSTER_SOAK"))
 SEED = 20250
 NODES = ((0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3))
 CHUNKS = (0, 1, 3, 7, 16, 33)
 THREADS = (1, 2, 3)
+SLICES = (1, 2, 4, 8)
+CUT_NODES = ((1, 1), (2, 1), (2, 2), (3, 1), (3, 2))
 
 
 def cpu_levels(wide):
@@ -93,6 +97,60 @@ class Bits(RackTest):
             vocab=300, context=256, type="q8_0", arch="qwen3moe")
         self.check(3 if rack.QUICK else 12, 2, experts, self.tokens(24, 300),
                    SEED + 2, wide=True)
+
+    def cuts(self, n, experts, seed, wide):
+        """Options of racks whose experts are cut; the first is the one that
+        deals the most pieces out unevenly: eight slices on three nodes."""
+        draw = random.Random(seed)
+        pairs = [(8, (3, 2))] + list(zip(cycles(draw, SLICES, n),
+                                         cycles(draw, CUT_NODES, n)))
+        for (slices, (nodes, replicas)), threads, level, listed in zip(
+                pairs[:n], cycles(draw, THREADS, n),
+                cycles(draw, cpu_levels(wide), n),
+                cycles(draw, (False, False, False, True), n)):
+            options = ["--nodes", nodes, "--slices", slices, "--threads",
+                       threads, "--no-local-experts"]
+            if listed:
+                for spec in random_placement(draw, 2, experts, nodes):
+                    options += ["--experts", spec]
+            else:
+                options += ["--replicas", replicas]
+            yield options, {"ROSTER_CPU": level} if level else {}
+
+    def check_cuts(self, kind, n, seed):
+        self.rack.model = rack.make_model(
+            self.rack.folder, "cut-%s.gguf" % kind, layers=2, width=256,
+            heads=4, kv_heads=2, head_dim=64, expert_width=2048, experts=8,
+            used=3, vocab=300, context=64, type=kind)
+        tokens = self.tokens(20, 300)
+        expected = self.rack.eval(tokens, "--nodes", 0, "--threads", 1,
+                                  routing=True)
+        for options, env in self.cuts(n, 8, seed, wide=True):
+            got = self.rack.eval(tokens, *options, routing=True, env=env)
+            self.assertTrue(got == expected, "other bits of %s with %s %s" %
+                            (kind, " ".join(map(str, options)), env))
+
+    def test_slices_of_every_number_on_every_number_of_nodes(self):
+        """Every slice count with every rack, of an expert of width 2,048."""
+        self.rack.model = rack.make_model(
+            self.rack.folder, layers=1, width=256, heads=4, kv_heads=2,
+            head_dim=64, expert_width=2048, experts=4, used=2, vocab=300,
+            context=64, type="q4_k")
+        tokens = self.tokens(12, 300)
+        expected = self.rack.eval(tokens, "--nodes", 0)
+        for slices in SLICES:
+            for nodes, replicas in ((1, 1), (2, 1), (3, 1), (3, 2)):
+                got = self.rack.eval(
+                    tokens, "--nodes", nodes, "--replicas", replicas,
+                    "--slices", slices, "--no-local-experts")
+                self.assertTrue(got == expected, "%d slices, %d nodes, x%d" %
+                                (slices, nodes, replicas))
+
+    def test_slices_of_every_format(self):
+        kinds = ("q4_k", "q6_k", "q4_0", "q8_0", "q5_k", "bf16")
+        for i, kind in enumerate(kinds if SOAK else kinds[:4]):
+            n = 20 if SOAK else 2 if rack.QUICK else 3
+            self.check_cuts(kind, n, SEED + 10 + i)
 
     def test_float_weights(self):
         for kind in ("f32", "bf16") if rack.QUICK else ("f32", "f16", "bf16"):

@@ -18,8 +18,7 @@ const place_kv *place_etcd_find(const place_etcd *e, const char *key) {
 static void remember(place_etcd *e, const place_kv *kv) {
     if (e->n_history == e->history_room) {
         e->history_room = e->history_room == 0 ? 256 : 2 * e->history_room;
-        e->history =
-            realloc(e->history, e->history_room * sizeof(*e->history));
+        e->history = realloc(e->history, e->history_room * sizeof(*e->history));
         if (e->history == NULL) abort(); /* a test without memory is none */
     }
     e->history[e->n_history++] = *kv;
@@ -40,7 +39,7 @@ static void put(place_etcd *e, const place_kv *kv) {
     remember(e, to);
 }
 
-static void delete(place_etcd *e, uint32_t at) {
+static void delete (place_etcd *e, uint32_t at) {
     place_kv gone = e->keys[at];
     e->keys[at] = e->keys[--e->n_keys];
     gone.value = NULL;
@@ -55,9 +54,8 @@ static void publish(place_sim *s) {
         if (!m->watching) continue;
         uint64_t at = s->now_ms + place_below(s, 20) + m->slow_ms;
         if (at > m->watch_ms) m->watch_ms = at;
-        place_event *e =
-            place_after(s, m->watch_ms - s->now_ms, PLACE_WATCHED, (int)i,
-                        (uint64_t)s->etcd.revision);
+        place_event *e = place_after(s, m->watch_ms - s->now_ms, PLACE_WATCHED,
+                                     (int)i, (uint64_t)s->etcd.revision);
         e->from = m->watch;
     }
 }
@@ -77,7 +75,7 @@ void place_etcd_delete(place_sim *s, const char *key) {
     const place_kv *kv = place_etcd_find(&s->etcd, key);
     if (kv == NULL) return;
     s->etcd.revision++;
-    delete(&s->etcd, (uint32_t)(kv - s->etcd.keys));
+    delete (&s->etcd, (uint32_t)(kv - s->etcd.keys));
     publish(s);
 }
 
@@ -109,7 +107,7 @@ void place_etcd_expire(place_sim *s) {
             if (!any) e->revision++;
             any = true;
             place_trace(s, "etcd: %s expires", e->keys[k].key);
-            delete(e, k);
+            delete (e, k);
         }
         if (any) publish(s);
     }
@@ -159,7 +157,7 @@ static void write_key(place_sim *s, place_request *r) {
 
 /* Nobody but the leader may have written this, and nobody before it. */
 static void check_step(place_sim *s, const place_request *r) {
-    const place_kv *leader = place_etcd_find(&s->etcd, "leader");
+    const place_kv *leads = place_etcd_find(&s->etcd, "leader");
     const place_kv *last = &r->puts[r->n_puts - 1];
     epoch_record head;
     if (epoch_record_unpack(&head, last->value, last->bytes, NULL, 0) < 0) {
@@ -167,7 +165,7 @@ static void check_step(place_sim *s, const place_request *r) {
         return;
     }
     uint64_t epoch = epoch_pack(head.incarnation, head.epoch);
-    if (leader == NULL || leader->create_revision != head.term) {
+    if (leads == NULL || leads->create_revision != head.term) {
         place_fail(s, "epoch %llu is written by a stale term",
                    (unsigned long long)head.epoch);
     }
@@ -182,8 +180,8 @@ static void check_step(place_sim *s, const place_request *r) {
 
 static void write_step(place_sim *s, place_request *r) {
     place_etcd *e = &s->etcd;
-    const place_kv *leader = place_etcd_find(e, "leader");
-    bool leads = leader != NULL && leader->create_revision == r->term;
+    const place_kv *key = place_etcd_find(e, "leader");
+    bool leads = key != NULL && key->create_revision == r->term;
     if (s->options.plant == PLACE_NO_FENCE) leads = true;
 
     r->outcome = SESSION_NOT;

@@ -93,7 +93,7 @@ static session_found read_own(const place_member *m, uint32_t member,
     node_record node;
     coordinator_record coordinator;
     ready_record ready;
-    leader_record leader;
+    leader_record leads;
     (void)m;
     if (kv == NULL || kv->value == NULL) return found;
 
@@ -101,8 +101,8 @@ static session_found read_own(const place_member *m, uint32_t member,
     found.mod_revision = kv->mod_revision;
     found.lease = kv->lease;
     if (slot == SLOT_LEADER) {
-        leader_record_unpack(&leader, kv->value, kv->bytes, NULL, 0);
-        found.boot = leader.boot;
+        leader_record_unpack(&leads, kv->value, kv->bytes, NULL, 0);
+        found.boot = leads.boot;
     } else if (slot == SLOT_READY) {
         ready_record_unpack(&ready, kv->value, kv->bytes, NULL, 0);
         found.boot = ready.boot;
@@ -139,9 +139,9 @@ static void feed(place_sim *s, uint32_t member, const place_kv *kv) {
         rack_view_delete(m->view, kv->key, strlen(kv->key));
         return;
     }
-    int rc = rack_view_put(m->view, kv->key, strlen(kv->key), kv->value,
-                           kv->bytes, kv->create_revision, kv->mod_revision,
-                           why, sizeof(why));
+    int rc =
+        rack_view_put(m->view, kv->key, strlen(kv->key), kv->value, kv->bytes,
+                      kv->create_revision, kv->mod_revision, why, sizeof(why));
     if (rc < 0) place_fail(s, "%s cannot be read: %s", kv->key, why);
 }
 

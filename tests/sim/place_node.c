@@ -17,15 +17,15 @@ void place_node_start(place_sim *s, uint32_t node) {
     n->busy = 0;
     memset(n->peers, 0, sizeof(n->peers));
 
-    node_record r = {.boot = m->boot,
-                     .memory_bytes = n->memory,
-                     .cpu = "avx2",
-                     .version = "1",
-                     .threads = 1,
-                     .protocol = 1,
-                     .has_model = true,
-                     .profile = {.version = 1, .activation = "a8",
-                                 .rows = "f32"}};
+    node_record r = {
+        .boot = m->boot,
+        .memory_bytes = n->memory,
+        .cpu = "avx2",
+        .version = "1",
+        .threads = 1,
+        .protocol = 1,
+        .has_model = true,
+        .profile = {.version = 1, .activation = "a8", .rows = "f32"}};
     snprintf(r.control, sizeof(r.control), "tcp://10.0.1.%u:1", node + 1);
     memcpy(r.model, s->model.model, RECORD_MODEL);
     place_member_want(s, member, SLOT_RECORD, node_record_pack(&r));
@@ -64,20 +64,32 @@ static void check_last(place_sim *s, uint32_t node, uint64_t bit) {
                (unsigned long long)bit);
 }
 
+/* By an older placement than the node's own.  (A newer one may give the unit
+ * back; the node will hear of it and load again.) */
+static bool still_uses(const place_sim *s, uint32_t coord, uint32_t node,
+                       uint64_t bit) {
+    const place_member *m = &s->members[place_node_member(node)];
+    const place_link *link = &s->coords[coord].links[node];
+    const rack_placement *used = s->coords[coord].used;
+    keeper_figures figures;
+    keeper_look(s->nodes[node].machine, &figures);
+    if (used == NULL || rack_placement_epoch(used) >= figures.epoch) {
+        return false;
+    }
+    return link->up && link->boot == m->boot && (link->holds & bit) != 0 &&
+           (place_assigned(used, m->name) & bit) != 0;
+}
+
 /* Nobody who is in touch may still send what needs it. */
 static void check_used(place_sim *s, uint32_t node, uint64_t bit) {
-    const place_member *m = &s->members[place_node_member(node)];
     for (uint32_t i = 0; i < s->n_coords; i++) {
         const place_peer *peer = &s->nodes[node].peers[i];
-        const place_link *link = &s->coords[i].links[node];
         bool in_touch = peer->boot == s->members[i].boot &&
                         s->members[i].alive && !peer->stale &&
                         s->now_ms < peer->heard_ms + PLACE_SILENT_MS;
-        bool uses = link->up && link->boot == m->boot &&
-                    (link->holds & bit) != 0 &&
-                    (place_assigned(s->coords[i].used, m->name) & bit) != 0;
-        if (!in_touch || !uses) continue;
-        place_fail(s, "%s unloads %llx, which %s still uses", m->name,
+        if (!in_touch || !still_uses(s, i, node, bit)) continue;
+        place_fail(s, "%s unloads %llx, which %s still uses",
+                   s->members[place_node_member(node)].name,
                    (unsigned long long)bit, s->members[i].name);
     }
 }
@@ -106,8 +118,7 @@ static void unload(place_sim *s, uint32_t node, const keeper_action *a) {
     uint64_t bit = place_bit(a->layer, a->unit);
     s->nodes[node].busy |= bit;
     s->result->unloads++;
-    place_trace(s, "%s: unloads %llx",
-                s->members[place_node_member(node)].name,
+    place_trace(s, "%s: unloads %llx", s->members[place_node_member(node)].name,
                 (unsigned long long)bit);
     check_used(s, node, bit);
     check_last(s, node, bit);
@@ -180,6 +191,9 @@ static void take_placement(place_sim *s, uint32_t node) {
     keeper_look(k, &before);
     if (keeper_placement(k, s->now_ms, p) < 0) abort();
     if (p == NULL || rack_placement_epoch(p) <= before.epoch) return;
+    if (place_bytes(s, place_assigned(p, m->name)) > s->nodes[node].memory) {
+        place_fail(s, "%s is given more than it offers", m->name);
+    }
     if (s->options.plant == PLACE_EARLY_READY) report_at_once(s, node, p);
 }
 

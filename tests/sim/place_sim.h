@@ -59,7 +59,7 @@ void place_sim_run(const place_options *options, place_result *result);
 /* ---- etcd ---- */
 
 typedef struct {
-    char key[64]; /* without the cluster's prefix */
+    char key[64];      /* without the cluster's prefix */
     const void *value; /* NULL: deleted */
     size_t bytes;
     int64_t create_revision, mod_revision, lease;
@@ -164,12 +164,17 @@ typedef struct {
 typedef struct {
     keeper *machine;
     uint64_t memory;
-    uint64_t busy; /* units that are being loaded or unloaded */
+    uint64_t busy;    /* units that are being loaded or unloaded */
     uint64_t lost_ms; /* when it last died */
     place_peer peers[PLACE_COORDS];
 } place_node;
 
-typedef enum { MESSAGE_HELLO, MESSAGE_WELCOME, MESSAGE_PING, MESSAGE_PONG } place_message_kind;
+typedef enum {
+    MESSAGE_HELLO,
+    MESSAGE_WELCOME,
+    MESSAGE_PING,
+    MESSAGE_PONG
+} place_message_kind;
 
 typedef struct {
     place_message_kind kind;
@@ -177,19 +182,19 @@ typedef struct {
 } place_message;
 
 typedef enum {
-    PLACE_WAKE,     /* a process looks what there is to do */
-    PLACE_REQUEST,  /* reaches etcd */
-    PLACE_ANSWER,   /* reaches the process */
-    PLACE_TIMEOUT,  /* it gives up waiting */
-    PLACE_WATCHED,  /* changes up to `number` reach it */
-    PLACE_CUT_OFF,  /* it notices that etcd is away */
+    PLACE_WAKE,    /* a process looks what there is to do */
+    PLACE_REQUEST, /* reaches etcd */
+    PLACE_ANSWER,  /* reaches the process */
+    PLACE_TIMEOUT, /* it gives up waiting */
+    PLACE_WATCHED, /* changes up to `number` reach it */
+    PLACE_CUT_OFF, /* it notices that etcd is away */
     PLACE_RELIST,
-    PLACE_PINGS,    /* a coordinator pings */
+    PLACE_PINGS, /* a coordinator pings */
     PLACE_MESSAGE,
-    PLACE_SWITCH,   /* a coordinator takes up its newest placement */
-    PLACE_LOADED,   /* a node's unit */
+    PLACE_SWITCH, /* a coordinator takes up its newest placement */
+    PLACE_LOADED, /* a node's unit */
     PLACE_UNLOADED,
-    PLACE_EXPIRE,   /* leases */
+    PLACE_EXPIRE, /* leases */
     PLACE_FAULT_BEGIN,
     PLACE_FAULT_END
 } place_event_kind;
@@ -271,7 +276,7 @@ struct place_sim {
     uint32_t n_memory, memory_room;
 
     uint32_t n_coords, n_nodes, boots;
-    bool kills;  /* may happen in this run */
+    bool kills;            /* may happen in this run */
     uint32_t lose_percent; /* answers of etcd */
     planner_model model;
     uint32_t slices[PLACE_LAYERS];

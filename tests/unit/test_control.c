@@ -8,30 +8,44 @@
 #include <string.h>
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/util.h"
 #include "expert_node/control.h"
 #include "expert_node/refusals.h"
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
+#include "tests/support/rack_feed.h"
 
 #define OUR_BOOT 77
 
 typedef struct {
-    model_config model;
-    expert_store *store;
-    holdings held;
+    shard *shard;
     struct link *client, *server;
     worker *worker; /* never runs: only its counters are asked for */
+    keeper *keeper;
     control *control;
     message_arena *arena;
     frames f;  /* the last answer */
     message m; /* opened */
 } rig;
 
+static void make_shard(rig *r) {
+    char why[256] = "";
+    model_shape shape = model_shape_small();
+    const char *path = fixture_path("control.gguf");
+    if (model_gen(&shape, path, why, sizeof(why)) != 0 ||
+        shard_open(&r->shard, path, why, sizeof(why)) != 0 ||
+        shard_cut(r->shard, 1, why, sizeof(why)) != 0 ||
+        expert_store_load(r->shard->store, 1, 2, why, sizeof(why)) != 0) {
+        fail_msg("%s", why);
+    }
+    holdings_add(&r->shard->held, 1, 2);
+}
+
 static void make_worker(rig *r) {
     const worker_config c = {
-        .store = r->store,
-        .width = r->model.n_embd,
-        .expert_dim = r->model.expert_dim,
+        .store = r->shard->store,
+        .width = r->shard->model.n_embd,
+        .expert_dim = r->shard->model.expert_dim,
         .cluster = "test",
         .threads = 1,
         .max_reply_bytes = 1 << 20,
@@ -40,67 +54,67 @@ static void make_worker(rig *r) {
     assert_int_equal(worker_new(&r->worker, &c, r->server), 0);
 }
 
-static void rig_open(rig *r) {
-    *r = (rig){0};
-    char why[256] = "";
-    gguf *g = NULL;
-    model_shape shape = model_shape_small();
-    const char *path = fixture_path("control.gguf");
-    if (model_gen(&shape, path, why, sizeof(why)) != 0 ||
-        gguf_open(&g, path, why, sizeof(why)) != 0 ||
-        model_read(&r->model, g, why, sizeof(why)) != 0) {
-        fail_msg("%s", why);
-    }
-    const expert_store_config store = {.g = g, .model = &r->model};
-    if (expert_store_new(&r->store, &store, why, sizeof(why)) != 0)
-        fail_msg("%s", why);
-    gguf_close(g);
-    make_worker(r);
-    assert_int_equal(holdings_init(&r->held, 2, 4), 0);
-    holdings_add(&r->held, 1, 2);
+static json_t *more_status(void *ctx) {
+    return json_pack("{s:s}", "epoch", (const char *)ctx);
+}
 
+/* Of a static list, or of a rack that organizes itself; nothing is served yet.
+ */
+static void rig_begin(rig *r, bool rack) {
+    *r = (rig){0};
+    make_shard(r);
+    make_worker(r);
+    const keeper_config k = {.name = "n1"};
+    if (rack) assert_int_equal(keeper_new(&r->keeper, &k), 0);
     const control_config c = {
         .name = "n1",
         .cluster = "test",
-        .model = "small",
-        .fingerprint = {1, 2, 3},
         .boot_id = OUR_BOOT,
-        .held = &r->held,
-        .resident_bytes = 12345,
         .max_reply_bytes = 4096,
         .data_port = 7102,
-        .worker = r->worker,
+        .threads = 3,
+        .keeper = r->keeper,
+        .more_status = rack ? more_status : NULL,
+        .ctx = "1.12",
     };
     assert_int_equal(control_new(&r->control, &c), 0);
     assert_int_equal(message_arena_new(&r->arena, MESSAGE_ARENA_MAX), 0);
     frames_init(&r->f);
 }
 
+static void rig_open(rig *r) {
+    rig_begin(r, false);
+    control_serve(r->control, r->shard, r->worker);
+}
+
 static void rig_close(rig *r) {
     frames_fini(&r->f);
     message_arena_free(r->arena);
     control_free(r->control);
+    keeper_free(r->keeper);
     link_close(r->client);
     link_close(r->server);
     worker_free(r->worker);
-    holdings_fini(&r->held);
-    expert_store_free(r->store);
+    shard_close(r->shard);
 }
 
-static message hello(void) {
-    message m = {
-        .kind = MESSAGE_HELLO,
-        .cluster = "test",
-        .fingerprint = {1, 2, 3},
-        .has_fingerprint = true,
-        .boot_id = 5,
-        .request_id = 9,
-    };
+static message hello(const rig *r) {
+    message m = message_from("test", r->shard->print.bytes, 5);
+    m.kind = MESSAGE_HELLO;
+    m.request_id = 9;
     m.hello.role = ROLE_COORDINATOR;
     m.hello.name = "c1";
     m.hello.has_profile = true;
     m.hello.profile =
         (profile){PROFILE_VERSION, "a8", "f32", "f16", "absorbed", "x"};
+    return m;
+}
+
+static message ping(const rig *r, uint64_t epoch) {
+    message m = message_from("test", r->shard->print.bytes, 5);
+    m.kind = MESSAGE_PING;
+    m.request_id = 10;
+    m.epoch = epoch;
     return m;
 }
 
@@ -134,7 +148,7 @@ static void welcomes_a_coordinator_with_what_it_holds(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    message m = hello();
+    message m = hello(&r);
     ask(&r, &m);
 
     assert_int_equal(r.m.kind, MESSAGE_WELCOME);
@@ -146,10 +160,12 @@ static void welcomes_a_coordinator_with_what_it_holds(void **state) {
     assert_int_equal(r.m.welcome.n_experts, 4);
     assert_int_equal(r.m.welcome.holdings_bytes, 1);
     assert_int_equal(r.m.welcome.holdings[0], 1 << (1 * 4 + 2));
-    assert_int_equal(r.m.welcome.resident_bytes, 12345);
+    assert_int_equal(r.m.welcome.slices, 1);
+    assert_int_equal(r.m.welcome.resident_bytes,
+                     expert_store_bytes(r.shard->store));
     assert_int_equal(r.m.welcome.max_reply_bytes, 4096);
-    assert_int_equal(r.m.welcome.threads, 1);
-    assert_int_equal(r.m.fingerprint[2], 3);
+    assert_int_equal(r.m.welcome.threads, 3);
+    assert_memory_equal(r.m.fingerprint, r.shard->print.bytes, 32);
     rig_close(&r);
 }
 
@@ -157,7 +173,7 @@ static void welcomes_who_greeted_the_process_before_it(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    message m = hello();
+    message m = hello(&r);
     m.to_boot_id = OUR_BOOT - 1;
     ask(&r, &m);
     assert_int_equal(r.m.kind, MESSAGE_WELCOME);
@@ -168,7 +184,7 @@ static void welcomes_a_client_without_model_or_profile(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    message m = hello();
+    message m = hello(&r);
     m.hello.role = ROLE_CLIENT;
     m.hello.has_profile = false;
     m.has_fingerprint = false;
@@ -181,36 +197,36 @@ static void refuses_who_would_get_other_bits(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    message m = hello();
+    message m = hello(&r);
     m.cluster = "other";
     expect_refusal(&r, &m, ERR_WRONG_CLUSTER);
 
-    m = hello();
+    m = hello(&r);
     m.fingerprint[0] ^= 1;
     expect_refusal(&r, &m, ERR_WRONG_MODEL);
 
-    m = hello();
+    m = hello(&r);
     m.has_fingerprint = false;
     expect_refusal(&r, &m, ERR_WRONG_MODEL);
 
-    m = hello();
+    m = hello(&r);
     m.hello.profile.activation = "f32";
     expect_refusal(&r, &m, ERR_WRONG_PROFILE);
     assert_non_null(strstr(r.m.error.text, "activation"));
 
-    m = hello();
+    m = hello(&r);
     m.hello.profile.version++;
     expect_refusal(&r, &m, ERR_WRONG_PROFILE);
 
-    m = hello();
+    m = hello(&r);
     m.hello.has_profile = false;
     expect_refusal(&r, &m, ERR_WRONG_PROFILE);
 
-    m = hello();
+    m = hello(&r);
     m.protocol = PROTOCOL_VERSION + 2;
     expect_refusal(&r, &m, ERR_WRONG_VERSION);
 
-    m = hello();
+    m = hello(&r);
     m.hello.role = ROLE_NODE;
     expect_refusal(&r, &m, ERR_MALFORMED);
     assert_int_equal(control_refused(r.control), 8);
@@ -221,7 +237,7 @@ static void talks_to_its_neighbour_version(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    message m = hello();
+    message m = hello(&r);
     m.protocol = PROTOCOL_VERSION + 1;
     ask(&r, &m);
     assert_int_equal(r.m.kind, MESSAGE_WELCOME);
@@ -232,14 +248,13 @@ static void answers_a_ping_with_its_counters(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    message m = {.kind = MESSAGE_PING,
-                 .cluster = "test",
-                 .boot_id = 5,
-                 .to_boot_id = OUR_BOOT,
-                 .request_id = 10};
+    message m = ping(&r, 77);
+    m.to_boot_id = OUR_BOOT;
     ask(&r, &m);
     assert_int_equal(r.m.kind, MESSAGE_PONG);
-    assert_int_equal(r.m.pong.resident_bytes, 12345);
+    assert_int_equal(r.m.pong.resident_bytes,
+                     expert_store_bytes(r.shard->store));
+    assert_int_equal(r.m.epoch, 77); /* it has none of its own */
     assert_int_equal(r.m.pong.queued_jobs, 0);
     rig_close(&r);
 }
@@ -272,6 +287,144 @@ static void tells_its_state_as_json(void **state) {
                             json_object_get(root, "profile"), "activation")),
                         "a8");
     json_decref(root);
+    rig_close(&r);
+}
+
+/* ---- in a rack that organizes itself ---- */
+
+static void says_that_it_does_not_know_its_model_yet(void **state) {
+    (void)state;
+    rig r;
+    rig_begin(&r, true);
+    message m = hello(&r);
+    expect_refusal(&r, &m, ERR_NOT_HERE);
+    assert_non_null(strstr(r.m.error.text, "learning"));
+    m = ping(&r, 1);
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_PONG);
+    m = (message){.kind = MESSAGE_STATUS_REQUEST, .cluster = "test"};
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_STATUS);
+    assert_non_null(strstr(r.m.status.json.data, "\"epoch\":\"1.12\""));
+    assert_false(r.m.has_fingerprint);
+
+    control_serve(r.control, r.shard, NULL); /* known; nothing computes yet */
+    m = hello(&r);
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_WELCOME);
+    assert_int_equal(r.m.welcome.threads, 3);
+    rig_close(&r);
+}
+
+static uint32_t peers_of(const rig *r) {
+    keeper_figures now;
+    keeper_look(r->keeper, &now);
+    return now.peers;
+}
+
+static void tells_the_keeper_who_is_connected(void **state) {
+    (void)state;
+    rig r;
+    rig_begin(&r, true);
+    control_serve(r.control, r.shard, r.worker);
+    message m = hello(&r);
+    m.fingerprint[0] ^= 1;
+    expect_refusal(&r, &m, ERR_WRONG_MODEL);
+    m = ping(&r, 3);
+    m.fingerprint[0] ^= 1;
+    ask(&r, &m);
+    m = hello(&r);
+    m.hello.role = ROLE_CLIENT;
+    ask(&r, &m);
+    assert_int_equal(peers_of(&r), 0);
+
+    m = hello(&r);
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_WELCOME);
+    assert_int_equal(r.m.welcome.holdings_version, keeper_version(r.keeper));
+    assert_int_equal(peers_of(&r), 1);
+    m = ping(&r, 3);
+    m.boot_id = 6;
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_PONG);
+    assert_int_equal(r.m.epoch, 0); /* our own */
+    assert_int_equal(r.m.pong.holdings_version, keeper_version(r.keeper));
+    assert_int_equal(peers_of(&r), 2);
+    rig_close(&r);
+}
+
+/* Units (0, 0) and (0, 1) on nodes n1 and other; later only on other. */
+static uint32_t on_both(uint32_t layer, uint32_t unit) {
+    return layer == 0 && unit < 2 ? 3 : 2;
+}
+static uint32_t on_other(uint32_t layer, uint32_t unit) {
+    (void)layer;
+    (void)unit;
+    return 2;
+}
+
+static void place(const rig *r, rack_feed *feed, uint64_t epoch,
+                  uint32_t (*on)(uint32_t, uint32_t), uint64_t now) {
+    const uint32_t cuts[] = {1, 1};
+    const char *const nodes[] = {"n1", "other"};
+    const rack_feed_plan p = {.epoch = epoch,
+                              .n_layers = 2,
+                              .n_experts = 4,
+                              .max_slices = 1,
+                              .slices = cuts,
+                              .nodes = nodes,
+                              .n_nodes = 2,
+                              .on = on};
+    rack_feed_placement(feed, &p);
+    rack_feed_settle(feed);
+    assert_int_equal(
+        keeper_placement(r->keeper, now, rack_view_placement(feed->view)), 0);
+}
+
+/* What the keeper asks for, done at once. */
+static void obey(const rig *r, uint64_t now) {
+    keeper_action a;
+    for (;;) {
+        keeper_next(r->keeper, now, &a);
+        if (a.kind == KEEPER_WAIT) return;
+        if (a.kind == KEEPER_CUT) keeper_cut(r->keeper, now, 0, NULL);
+        if (a.kind == KEEPER_LOAD)
+            keeper_loaded(r->keeper, now, a.layer, a.unit, 0);
+        if (a.kind == KEEPER_UNLOAD)
+            keeper_unloaded(r->keeper, now, a.layer, a.unit);
+    }
+}
+
+static void answers_a_laggard_that_it_is_stale(void **state) {
+    (void)state;
+    rig r;
+    rack_feed feed;
+    rig_begin(&r, true);
+    rack_feed_open(&feed);
+    control_serve(r.control, r.shard, r.worker);
+    place(&r, &feed, 1, on_both, 1000);
+    obey(&r, 1000);
+    message m = ping(&r, epoch_pack(1, 1));
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_PONG);
+    assert_true(r.m.epoch == epoch_pack(1, 1));
+    assert_true(r.m.pong.holdings_version > 1);
+
+    /* It was known long ago, and this one still pings with the old one. */
+    uint64_t now = now_ms();
+    place(&r, &feed, 2, on_other, now);
+    obey(&r, now);
+    m = ping(&r, epoch_pack(1, 1));
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_PONG);
+    assert_int_equal(keeper_ping(r.keeper, now + 10000, 5, epoch_pack(1, 1)),
+                     0);
+    obey(&r, now + 10000);
+    expect_refusal(&r, &m, ERR_STALE);
+    m = ping(&r, epoch_pack(1, 2));
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_PONG);
+    rack_feed_close(&feed);
     rig_close(&r);
 }
 
@@ -330,6 +483,9 @@ int main(void) {
         cmocka_unit_test(answers_a_ping_with_its_counters),
         cmocka_unit_test(refuses_a_ping_for_the_process_before_it),
         cmocka_unit_test(tells_its_state_as_json),
+        cmocka_unit_test(says_that_it_does_not_know_its_model_yet),
+        cmocka_unit_test(tells_the_keeper_who_is_connected),
+        cmocka_unit_test(answers_a_laggard_that_it_is_stale),
         cmocka_unit_test(refuses_what_has_no_place_here),
         cmocka_unit_test(answers_bytes_that_are_no_message),
         cmocka_unit_test(logs_a_few_refusals_and_counts_the_rest),

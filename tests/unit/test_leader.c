@@ -43,16 +43,16 @@ static void put_text(desk *d, const char *key, char *text) {
 }
 
 static node_record node_of(desk *d, const char *name) {
-    node_record r = {.boot = 1000,
-                     .control = "tcp://127.0.0.1:9000",
-                     .memory_bytes = 100000,
-                     .cpu = "avx2",
-                     .version = "1",
-                     .threads = 2,
-                     .protocol = 1,
-                     .has_model = true,
-                     .profile = {.version = 1, .activation = "a8",
-                                 .rows = "f32"}};
+    node_record r = {
+        .boot = 1000,
+        .control = "tcp://127.0.0.1:9000",
+        .memory_bytes = 100000,
+        .cpu = "avx2",
+        .version = "1",
+        .threads = 2,
+        .protocol = 1,
+        .has_model = true,
+        .profile = {.version = 1, .activation = "a8", .rows = "f32"}};
     snprintf(r.name, sizeof(r.name), "%s", name);
     memcpy(r.model, d->model.model, RECORD_MODEL);
     return r;
@@ -89,17 +89,18 @@ static void report(desk *d, const char *name, uint64_t boot, uint64_t digest) {
     const rack_placement *p = rack_view_placement(d->view);
     int32_t at = rack_placement_node(p, name);
     char key[RECORD_KEY];
-    ready_record r = {
-        .boot = boot,
-        .incarnation = rack_placement_head(p)->incarnation,
-        .epoch = rack_placement_head(p)->epoch,
-        .digest = digest ^ (at >= 0 ? rack_placement_digest(p, at) : 0)};
+    ready_record r = {.boot = boot,
+                      .incarnation = rack_placement_head(p)->incarnation,
+                      .epoch = rack_placement_head(p)->epoch,
+                      .digest = digest ^
+                                (at >= 0 ? rack_placement_digest(p, at) : 0)};
     snprintf(key, sizeof(key), "ready/%s", name);
     put_text(d, key, ready_record_pack(&r));
 }
 
 static void report_all(desk *d) {
-    const epoch_record *head = rack_placement_head(rack_view_placement(d->view));
+    const epoch_record *head =
+        rack_placement_head(rack_view_placement(d->view));
     char names[8][RECORD_NAME];
     uint32_t n = head->n_nodes;
     assert_in_range(n, 0, 8);
@@ -155,9 +156,10 @@ static void desk_init(desk *d, uint32_t min_replicas) {
                                .min_replicas = min_replicas};
     d->model.model[3] = 9;
     assert_int_equal(rack_view_new(&d->view), 0);
-    leader_config c = {.name = "first",
-                       .profile = {.version = 1, .activation = "a8",
-                                   .rows = "f32", .kv = "f16"}};
+    leader_config c = {
+        .name = "first",
+        .profile = {
+            .version = 1, .activation = "a8", .rows = "f32", .kv = "f16"}};
     assert_int_equal(leader_new(&d->machine, &c), 0);
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include "discovery/registry.h"
 #include "engine/err.h"
 #include "engine/failpoint.h"
@@ -139,6 +140,25 @@ static void ends_what_is_under_way_when_it_closes(void **state) {
     assert_int_not_equal(g.code, ETCD_OK);
 }
 
+static void publishes_nothing_that_readers_would_refuse(void **state) {
+    const char *endpoint = nobody();
+    node_record n = {.control = "tcp://127.0.0.1:7000",
+                     .zone = "Z\xc3\xbcrich",
+                     .protocol = 1,
+                     .profile = {1, "a8", "f32", "", "", ""}};
+    ready_record ready = {.incarnation = 1, .epoch = 1};
+    registry_rig g;
+    (void)state;
+    registry_rig_open(&g, &endpoint, 1, REGISTRY_NODE, "one", 2);
+    n.boot = ready.boot = g.boot;
+    assert_int_equal(registry_set_node(g.registry, &n), ERR_FORMAT);
+    strcpy(n.zone, "Bern");
+    assert_int_equal(registry_set_node(g.registry, &n), 0);
+    assert_int_equal(registry_set_node(g.registry, &n), 0); /* unchanged */
+    assert_int_equal(registry_set_ready(g.registry, &ready), 0);
+    registry_rig_close(&g);
+}
+
 /* The last test: what was armed stays so. */
 static void fails_to_write_where_a_test_wants_that(void **state) {
     const char *endpoint = nobody();
@@ -164,6 +184,7 @@ int main(void) {
         cmocka_unit_test(waits_and_says_why_while_nobody_answers),
         cmocka_unit_test(writes_no_placement_without_a_term),
         cmocka_unit_test(ends_what_is_under_way_when_it_closes),
+        cmocka_unit_test(publishes_nothing_that_readers_would_refuse),
         cmocka_unit_test(fails_to_write_where_a_test_wants_that),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
