@@ -82,7 +82,7 @@ void holdings_add(holdings *h, uint32_t layer, uint32_t unit) {
 void holdings_remove(holdings *h, uint32_t layer, uint32_t unit) {
     assert(layer < h->n_layers && unit < room(h));
     size_t bit = layer * room(h) + unit;
-    h->bits[bit / 8] &= (uint8_t)~(1u << bit % 8);
+    h->bits[bit / 8] &= (uint8_t) ~(1u << bit % 8);
 }
 
 bool holdings_has(const holdings *h, uint32_t layer, uint32_t unit) {

@@ -1,0 +1,48 @@
+/* weights_source.h - stands in for a coordinator's weights endpoint: a thread
+ * that serves a model's files, and can be told to misbehave. */
+#ifndef TESTS_SUPPORT_WEIGHTS_SOURCE_H
+#define TESTS_SUPPORT_WEIGHTS_SOURCE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "engine/fingerprint.h"
+#include "engine/gguf.h"
+#include "proto/endpoint.h"
+#include "proto/link.h"
+#include "proto/message.h"
+
+typedef enum {
+    SOURCE_SOUND,
+    SOURCE_SILENT,      /* reads and says nothing */
+    SOURCE_REFUSES,     /* ERR_WRONG_MODEL */
+    SOURCE_SHORT_PIECE, /* a byte less than was asked for */
+    SOURCE_OTHER_KIND,  /* a Done for everything */
+    SOURCE_BUSY,        /* every second request is ERR_OVERLOADED */
+    SOURCE_STOPS,       /* silent after `stop_after` answers */
+} source_manner;
+
+typedef struct {
+    char path[300]; /* of the model's first file */
+    char endpoint[ENDPOINT_MAX];
+    fingerprint print;
+    uint64_t boot_id;
+    atomic_int manner;
+    atomic_uint answers, stop_after;
+    /* Added to what the model is said to be, for the liars. */
+    uint64_t more_head, more_manifest;
+    const char *other_name; /* NULL: the true one */
+    void *zmq;
+    struct link *link;
+    gguf *g;
+    pthread_t thread;
+    atomic_bool stopping;
+} weights_source;
+
+/* Of the model in `path`, whose manifest is made.  Whatever goes wrong fails
+ * the cmocka test. */
+void weights_source_start(weights_source *s, const char *path);
+void weights_source_stop(weights_source *s);
+
+#endif
