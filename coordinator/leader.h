@@ -46,9 +46,8 @@ typedef struct leader leader;
 int leader_new(leader **out, const leader_config *c);
 void leader_free(leader *l); /* NULL is fine */
 
-/* What a coordinator sees.  The view is read during leader_look(), _next() and
- * _input() only, and must not be fed between a look and the next look's
- * replacement of it: look after every registry on_change. */
+/* What a coordinator sees.  The view is borrowed until the next look: whenever
+ * it has been fed, look before anything else is asked of the machine. */
 typedef struct {
     const rack_view *view;      /* registry_view(); NULL: nothing listed yet */
     int64_t term;               /* registry_term(); 0: not the leader */

@@ -66,37 +66,44 @@ static size_t lay_out(placement *p, const placement_shape *shape) {
     return n;
 }
 
-/* first[u] becomes the sum of holders of all units before u. */
-static void count_holders(placement *p, const holdings *const *nodes,
-                          uint32_t n_nodes) {
-    uint32_t sum = 0;
-    size_t u = 0;
-
-    for (uint32_t layer = 0; layer < p->n_layers; layer++) {
-        for (uint32_t unit = 0; unit < p->layers[layer].n_units; unit++) {
-            p->first[u++] = sum;
-            for (uint32_t i = 0; i < n_nodes; i++) {
-                if (nodes[i] == NULL) continue;
-                if (holdings_has(nodes[i], layer, unit)) sum++;
+/* Call `visit` for each (unit, node) that holds it, node by node: a node of a
+ * large rack holds few of the units, so its set is walked, not asked. */
+static void
+each_held(const placement *p, const holdings *const *nodes, uint32_t n_nodes,
+          void (*visit)(const placement *p, size_t unit, uint32_t node)) {
+    for (uint32_t i = 0; i < n_nodes; i++) {
+        if (nodes[i] == NULL) continue;
+        for (uint32_t layer = 0; layer < p->n_layers; layer++) {
+            const layer_units *l = &p->layers[layer];
+            uint32_t unit = holdings_next(nodes[i], layer, 0, l->n_units);
+            while (unit < l->n_units) {
+                visit(p, l->first + unit, i);
+                unit = holdings_next(nodes[i], layer, unit + 1, l->n_units);
             }
         }
     }
-    p->first[u] = sum;
 }
 
-static void fill_holders(placement *p, const holdings *const *nodes,
-                         uint32_t n_nodes) {
-    uint16_t *out = p->holders;
+static void count_one(const placement *p, size_t unit, uint32_t node) {
+    (void)node;
+    p->first[unit + 1]++;
+}
 
-    for (uint32_t layer = 0; layer < p->n_layers; layer++) {
-        for (uint32_t unit = 0; unit < p->layers[layer].n_units; unit++) {
-            for (uint32_t i = 0; i < n_nodes; i++) {
-                if (nodes[i] == NULL) continue;
-                if (!holdings_has(nodes[i], layer, unit)) continue;
-                *out++ = (uint16_t)i;
-            }
-        }
+/* Nodes come in ascending order, so each unit's holders do. */
+static void fill_one(const placement *p, size_t unit, uint32_t node) {
+    p->holders[p->first[unit + 1]++] = (uint16_t)node;
+}
+
+/* first[u + 1] counts unit u's holders; it becomes where they begin, and
+ * filling moves it to where they end, which is where the next one's begin. */
+static uint32_t begin_holders(placement *p, size_t n_units) {
+    uint32_t sum = 0;
+    for (size_t u = 1; u <= n_units; u++) {
+        uint32_t count = p->first[u];
+        p->first[u] = sum;
+        sum += count;
     }
+    return sum;
 }
 
 int placement_new(placement **out, const placement_shape *shape,
@@ -118,12 +125,13 @@ int placement_new(placement **out, const placement_shape *shape,
     size_t n_units = lay_out(p, shape);
     p->first = calloc(n_units + 1, sizeof(*p->first));
     if (p->first == NULL) goto fail;
-    count_holders(p, nodes, n_nodes);
+    each_held(p, nodes, n_nodes, count_one);
 
     /* One more, so that a placement of nothing is no special case. */
-    p->holders = calloc((size_t)p->first[n_units] + 1, sizeof(*p->holders));
+    size_t n_holders = begin_holders(p, n_units);
+    p->holders = calloc(n_holders + 1, sizeof(*p->holders));
     if (p->holders == NULL) goto fail;
-    fill_holders(p, nodes, n_nodes);
+    each_held(p, nodes, n_nodes, fill_one);
 
     *out = p;
     return 0;

@@ -91,6 +91,24 @@ bool holdings_has(const holdings *h, uint32_t layer, uint32_t unit) {
     return (h->bits[bit / 8] >> bit % 8 & 1) != 0;
 }
 
+/* By bytes: of a large rack each node holds little. */
+uint32_t holdings_next(const holdings *h, uint32_t layer, uint32_t unit,
+                       uint32_t end) {
+    if (layer >= h->n_layers) return end;
+    size_t base = layer * room(h), at = base + unit;
+    size_t stop = base + size_min(end, room(h));
+    while (at < stop) {
+        unsigned byte = h->bits[at / 8] >> at % 8;
+        if (byte == 0) {
+            at += 8 - at % 8;
+            continue;
+        }
+        at += (size_t)__builtin_ctz(byte);
+        return at < stop ? (uint32_t)(at - base) : end;
+    }
+    return end;
+}
+
 uint64_t holdings_count(const holdings *h) {
     uint64_t count = 0;
     for (size_t i = 0; i < holdings_bytes(h); i++) {

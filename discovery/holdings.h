@@ -40,6 +40,10 @@ size_t holdings_bytes(const holdings *h);
 void holdings_add(holdings *h, uint32_t layer, uint32_t unit);
 void holdings_remove(holdings *h, uint32_t layer, uint32_t unit);
 bool holdings_has(const holdings *h, uint32_t layer, uint32_t unit);
+/* The first unit of the layer from `unit` on that is held, below `end`; `end`
+ * if there is none. */
+uint32_t holdings_next(const holdings *h, uint32_t layer, uint32_t unit,
+                       uint32_t end);
 uint64_t holdings_count(const holdings *h);
 bool holdings_equal(const holdings *a, const holdings *b);
 

@@ -246,6 +246,32 @@ static void refuses_slices_that_no_expert_is_cut_into(void **state) {
     assert_null(h.bits);
 }
 
+static void finds_the_next_unit_that_is_held(void **state) {
+    enum { LAYERS = 3, EXPERTS = 37 };
+    holdings h;
+    (void)state;
+    assert_int_equal(holdings_init(&h, LAYERS, EXPERTS), 0);
+    uint32_t draw = 1;
+    for (uint32_t i = 0; i < LAYERS * EXPERTS; i++) {
+        draw = draw * 1664525 + 1013904223;
+        if (draw >> 30 == 0) holdings_add(&h, i / EXPERTS, i % EXPERTS);
+    }
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (uint32_t from = 0; from <= EXPERTS; from++) {
+            uint32_t want = from;
+            while (want < EXPERTS && !holdings_has(&h, l, want))
+                want++;
+            assert_int_equal(holdings_next(&h, l, from, EXPERTS), want);
+        }
+    }
+    /* neither beyond what is asked for nor beyond the layers */
+    assert_int_equal(holdings_next(&h, LAYERS, 0, EXPERTS), EXPERTS);
+    holdings_add(&h, 0, 20);
+    assert_int_equal(holdings_next(&h, 0, 20, 20), 20);
+    assert_int_equal(holdings_next(&h, 0, 20, 21), 20);
+    holdings_fini(&h);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(starts_empty_and_keeps_what_is_added),
@@ -258,6 +284,7 @@ int main(void) {
         cmocka_unit_test(reads_shares),
         cmocka_unit_test(refuses_shares_that_make_no_sense),
         cmocka_unit_test(holds_slices_of_experts),
+        cmocka_unit_test(finds_the_next_unit_that_is_held),
         cmocka_unit_test(shares_out_slices_like_experts),
         cmocka_unit_test(refuses_slices_that_no_expert_is_cut_into),
     };

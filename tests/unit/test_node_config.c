@@ -15,15 +15,25 @@
 static char why[256];
 
 /* The last option is NULL. */
-static int parse(node_config *c, const char *const *given) {
-    char *argv[MOST_ARGS + 1] = {"roster-expert-node", "model.gguf"};
-    int argc = 2;
+static int parse_all(node_config *c, const char *const *given) {
+    char *argv[MOST_ARGS + 1] = {"roster-expert-node"};
+    int argc = 1;
     for (; *given != NULL; given++) {
         assert_true(argc < MOST_ARGS);
         argv[argc++] = (char *)*given; /* which nobody writes to */
     }
     why[0] = '\0';
     return node_config_parse(c, argc, argv, why, sizeof(why));
+}
+
+/* With a model. */
+static int parse(node_config *c, const char *const *given) {
+    const char *all[MOST_ARGS + 1] = {"model.gguf"};
+    for (size_t i = 0; given[i] != NULL; i++) {
+        assert_true(i + 1 < MOST_ARGS);
+        all[i + 1] = given[i];
+    }
+    return parse_all(c, all);
 }
 
 static void refused(const char *name, const char *value, const char *part) {
@@ -98,12 +108,97 @@ static void refuses_what_cannot_work(void **state) {
     refused("--log-level", "loud", "loud");
 }
 
+#define ETCD "--etcd", "http://127.0.0.1:2379,http://127.0.0.1:22379"
+
+static void expect_whole(int code, const char *const *given, const char *part) {
+    node_config c;
+    int rc = parse_all(&c, given);
+    if (rc != code || strstr(why, part) == NULL)
+        fail_msg("%d, '%s', not %d and '%s'", rc, why, code, part);
+    node_config_fini(&c);
+}
+
+static void needs_no_model_in_a_rack_that_has_one(void **state) {
+    (void)state;
+    const char *const rack[] = {ETCD, "--memory", "2G", "--zone", "left", NULL};
+    node_config c;
+    assert_int_equal(parse_all(&c, rack), OPTIONS_RUN);
+    assert_null(c.model);
+    assert_int_equal(c.memory_bytes, (uint64_t)2 << 30);
+    assert_string_equal(c.zone, "left");
+    assert_true(etcd_options_given(&c.etcd));
+    assert_int_equal(c.etcd.n_endpoints, 2);
+    node_config_fini(&c);
+    assert_int_equal(parse(&c, rack), OPTIONS_RUN);
+    assert_string_equal(c.model, "model.gguf");
+    node_config_fini(&c);
+
+    const char *const from[] = {"--weights-from",
+                                "127.0.0.1:7103",
+                                "--share",
+                                "0/2",
+                                "--slices",
+                                "4",
+                                NULL};
+    assert_int_equal(parse_all(&c, from), OPTIONS_RUN);
+    assert_int_equal(c.slices, 4);
+    assert_false(etcd_options_given(&c.etcd));
+    node_config_fini(&c);
+}
+
+static void needs_a_model_otherwise_and_one_only(void **state) {
+    (void)state;
+    expect_whole(ERR_USAGE, (const char *[]){"--exact", NULL}, "MODEL");
+    expect_whole(ERR_USAGE, (const char *[]){"a", "b", NULL}, "one MODEL");
+    expect_whole(ERR_USAGE,
+                 (const char *[]){"a", "--weights-from", "127.0.0.1:1", NULL},
+                 "exclude");
+}
+
+static void keeps_a_static_list_and_a_rack_apart(void **state) {
+    (void)state;
+    const char *const list_only[4][2] = {{"--share", "0/2"},
+                                         {"--experts", "*:0"},
+                                         {"--slices", "2"},
+                                         {"--weights-from", "127.0.0.1:1"}};
+    for (size_t i = 0; i < 4; i++) {
+        const char *const both[] = {ETCD, list_only[i][0], list_only[i][1],
+                                    NULL};
+        expect_whole(ERR_USAGE, both, list_only[i][0]);
+    }
+    refused("--memory", "1G", "--etcd");
+    refused("--zone", "left", "--etcd");
+    refused("--etcd-user", "me", "--etcd");
+    refused("--slices", "3", "--slices");
+    refused("--slices", "16", "--slices");
+}
+
+static void names_what_others_have_to_find_in_etcd(void **state) {
+    (void)state;
+    const char *const name[] = {ETCD, "--name", "left/one", NULL};
+    const char *const cluster[] = {ETCD, "--cluster", "left/one", NULL};
+    const char *const zone[] = {ETCD, "--zone", "left/one", NULL};
+    const char *const any[] = {ETCD, "--listen", "tcp://*:7101", "--insecure",
+                               NULL};
+    expect_whole(ERR_USAGE, name, "--name");
+    expect_whole(ERR_USAGE, cluster, "--cluster");
+    expect_whole(ERR_USAGE, zone, "--zone");
+    expect_whole(ERR_USAGE, any, "address");
+    taken("--name", "left/one"); /* a static list has no keys */
+    const char *const away[] = {"--weights-from", "192.0.2.1:7103", NULL};
+    expect_whole(ERR_USAGE, away, "--insecure");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(takes_what_is_sound),
         cmocka_unit_test(refuses_endpoints_it_may_not_use),
         cmocka_unit_test(refuses_names_that_no_message_can_hold),
         cmocka_unit_test(refuses_what_cannot_work),
+        cmocka_unit_test(needs_no_model_in_a_rack_that_has_one),
+        cmocka_unit_test(needs_a_model_otherwise_and_one_only),
+        cmocka_unit_test(keeps_a_static_list_and_a_rack_apart),
+        cmocka_unit_test(names_what_others_have_to_find_in_etcd),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
