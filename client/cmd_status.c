@@ -52,7 +52,7 @@ int cmd_status(int argc, char **argv) {
     option table[OWN + RACK_OPTIONS] = {
         {"json", 0, OPTION_FLAG, &c.raw, NULL, "Print the state as JSON."},
         {"layers", 0, OPTION_FLAG, &c.layers, NULL,
-         "Show the placement layer by layer, too."},
+         "Show the placement layer by layer, too: who holds which experts."},
     };
     size_t n = OWN + rack_options(&c.session, table + OWN);
     const option_set set = {

@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <jansson.h>
+#include <stdlib.h>
 #include <string.h>
 #include "client/cli.h"
 #include "engine/err.h"
@@ -100,8 +101,10 @@ static void print_experts(FILE *out, const json_t *root) {
     char a[CELL], b[CELL], d[CELL];
 
     if (json_is_object(c)) {
+        const json_t *slices = json_object_get(root, "slices");
         fprintf(out, LABEL "%s, %s of them held by one node only, %s by none\n",
-                "experts", member(c, "experts", a), member(c, "single", b),
+                json_integer_value(slices) > 1 ? "slices" : "experts",
+                member(c, "experts", a), member(c, "single", b),
                 member(c, "unheld", d));
     }
     if (json_is_object(local)) {
@@ -192,6 +195,55 @@ static void print_coordinators(FILE *out, const json_t *list) {
     }
 }
 
+/* A unit: its expert and, where experts are cut, its slice. */
+static void print_unit(FILE *out, uint64_t unit, uint64_t slices) {
+    fprintf(out, "%" PRIu64, unit / slices);
+    if (slices > 1) fprintf(out, ".%" PRIu64, unit % slices);
+}
+
+/* Hex digits of four units each, as ranges. */
+static void print_held(FILE *out, const char *digits, uint64_t slices) {
+    uint64_t units = 4 * strlen(digits), from = 0;
+    bool before = false;
+    const char *separator = " ";
+
+    for (uint64_t u = 0; u <= units; u++) {
+        bool held = false;
+        if (u < units) {
+            const char digit[2] = {digits[u / 4], '\0'};
+            held = (strtoul(digit, NULL, 16) >> u % 4 & 1) != 0;
+        }
+        if (held && !before) from = u;
+        if (!held && before) {
+            fputs(separator, out);
+            print_unit(out, from, slices);
+            if (u - 1 > from) {
+                fputc('-', out);
+                print_unit(out, u - 1, slices);
+            }
+            separator = ",";
+        }
+        before = held;
+    }
+    fputc('\n', out);
+}
+
+static void print_holders(FILE *out, const json_t *layer) {
+    const char *name;
+    json_t *digits;
+    json_int_t slices = json_integer_value(json_object_get(layer, "slices"));
+
+    json_object_foreach(json_object_get(layer, "held"), name, digits) {
+        char text[CELL];
+        const char *held = json_string_value(digits);
+        if (held == NULL) continue;
+        snprintf(text, sizeof(text), "%s", name);
+        make_printable(text);
+        fprintf(out, "%8s%-12s", "", text);
+        print_held(out, held, slices > 0 ? (uint64_t)slices : 1);
+    }
+}
+
 static void print_layers(FILE *out, const json_t *list) {
     static const char row[] = "%6s %7s %7s %12s\n";
     size_t i;
@@ -206,6 +258,7 @@ static void print_layers(FILE *out, const json_t *list) {
                  member(l, "max_holders", e));
         fprintf(out, row, member(l, "layer", a), member(l, "slices", b),
                 member(l, "units", c), range);
+        print_holders(out, l);
     }
 }
 

@@ -38,6 +38,8 @@ struct coordinator {
     weight_server *shared;
     nodes *nodes;
     conductor *conductor; /* NULL: the nodes are a list */
+    /* Endpoints as others reach them, which the conductor borrows. */
+    char client_at[ENDPOINT_MAX + 32], weights_at[ENDPOINT_MAX + 32];
     bool ready, closing;
     bool waiting;            /* the start timer was started */
     bool declined;           /* the rack is not ours to serve */

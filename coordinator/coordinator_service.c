@@ -266,11 +266,11 @@ static int advertised(const coordinator *c, const char *bound,
 }
 
 static int open_conductor(coordinator *c, char *why, size_t why_size) {
-    char client[ENDPOINT_MAX + 32], shared[ENDPOINT_MAX + 32];
-    int rc = advertised(c, server_endpoint(c->server), client, why, why_size);
-    if (rc == 0) {
-        rc = advertised(c, weight_server_endpoint(c->shared), shared, why,
+    int rc = advertised(c, server_endpoint(c->server), c->client_at, why,
                         why_size);
+    if (rc == 0) {
+        rc = advertised(c, weight_server_endpoint(c->shared), c->weights_at,
+                        why, why_size);
     }
     if (rc < 0) return rc;
     conductor_config f = {
@@ -280,8 +280,8 @@ static int open_conductor(coordinator *c, char *why, size_t why_size) {
         .model = &c->model,
         .file = c->file,
         .etcd = &c->config.etcd,
-        .client = client,
-        .weights = shared,
+        .client = c->client_at,
+        .weights = c->weights_at,
         .slices = c->config.slices,
         .min_replicas = c->config.min_replicas,
         .replace_after_ms = c->config.replace_after_ms,

@@ -51,9 +51,9 @@ static json_t *link_json(const nodes *n, const node *p) {
         (json_int_t)(units / slices), "held", (json_int_t)units, "slices",
         (int)slices, "resident_bytes", (json_int_t)p->resident_bytes, "batches",
         (json_int_t)p->batches, "pairs", (json_int_t)p->pairs, "pairs_used",
-        (json_int_t)own_pairs(p, &d), "latency_us",
-        (json_int_t)d.latency_us, "threads", (int)p->threads, "cpu", p->cpu,
-        "queued", (int)p->queued, "suspect", d.suspect);
+        (json_int_t)own_pairs(p, &d), "latency_us", (json_int_t)d.latency_us,
+        "threads", (int)p->threads, "cpu", p->cpu, "queued", (int)p->queued,
+        "suspect", d.suspect);
 }
 
 /* Has it reported all that the placement gives it as resident? */
@@ -135,11 +135,49 @@ static json_t *list_json(const nodes *n, const rack_view *view) {
 
 /* ---- layers ---- */
 
-/* Layers with experts, and how many nodes hold a unit of each at least and at
- * most. */
+/* Who holds what is told as long as it takes no more than this. */
+#define HELD_DIGITS_MAX ((size_t)512 << 10)
+
+static bool tells_holders(const nodes *n) {
+    const model_config *m = n->config.model;
+    uint64_t slices = placement_max_slices(n->where);
+    uint64_t digits = (uint64_t)m->n_layers * m->n_experts * slices / 4;
+    return digits * (n->n_all + 1) <= HELD_DIGITS_MAX;
+}
+
+/* The units of a layer that a node holds, as hex digits: digit i stands for
+ * units 4i to 4i + 3, the first one being its lowest bit. */
+static json_t *held_digits(const holdings *h, uint32_t layer, uint32_t units) {
+    char digits[HOLDINGS_MAX_EXPERTS * HOLDINGS_MAX_SLICES / 4 + 2];
+    uint32_t n = (units + 3) / 4;
+    for (uint32_t i = 0; i < n; i++) {
+        unsigned bits = 0;
+        for (uint32_t b = 0; b < 4 && 4 * i + b < units; b++)
+            bits |= (unsigned)holdings_has(h, layer, 4 * i + b) << b;
+        digits[i] = "0123456789abcdef"[bits];
+    }
+    return json_stringn(digits, n);
+}
+
+/* By name, the nodes that can be used now and hold some of the layer. */
+static json_t *held_json(const nodes *n, uint32_t layer, uint32_t units) {
+    json_t *held = json_object();
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        const node *p = n->all[i];
+        if (p == NULL || membership_state(n->machine, i) != NODE_UP) continue;
+        if (holdings_next(&p->held, layer, 0, units) == units) continue;
+        json_object_set_new(held, nodes_name(n, i),
+                            held_digits(&p->held, layer, units));
+    }
+    return held;
+}
+
+/* Layers with experts, how many nodes hold a unit of each at least and at most,
+ * and who holds which. */
 static json_t *layers_json(const nodes *n) {
     const model_config *m = n->config.model;
     json_t *list = json_array();
+    bool holders = tells_holders(n);
     for (uint32_t l = 0; l < m->n_layers; l++) {
         if (!model_is_moe(m, l)) continue;
         uint32_t slices = placement_slices(n->where, l);
@@ -150,11 +188,14 @@ static json_t *layers_json(const nodes *n) {
             if (count < least) least = count;
             if (count > most) most = count;
         }
-        json_array_append_new(
-            list, json_pack("{s:i, s:i, s:i, s:i, s:i}", "layer", (int)l,
-                            "slices", (int)slices, "units", (int)units,
-                            "min_holders", (int)least, "max_holders",
-                            (int)most));
+        json_t *layer =
+            json_pack("{s:i, s:i, s:i, s:i, s:i}", "layer", (int)l, "slices",
+                      (int)slices, "units", (int)units, "min_holders",
+                      (int)least, "max_holders", (int)most);
+        if (holders && n->n_all > 0) {
+            json_object_set_new(layer, "held", held_json(n, l, units));
+        }
+        json_array_append_new(list, layer);
     }
     return list;
 }
@@ -181,8 +222,8 @@ int nodes_status(const nodes *n, const rack_view *view, json_t *into) {
     if (!n->config.registered) {
         json_t *epoch = json_integer((json_int_t)n->epoch);
         rc |= json_object_set_new(into, "epoch", epoch);
-        rc |= json_object_set_new(into, "slices",
-                                  json_integer(n->config.slices));
+        rc |=
+            json_object_set_new(into, "slices", json_integer(n->config.slices));
         if (n->n_all > 0) {
             rc |= json_object_set_new(into, "placement", health_json(&h));
         }

@@ -84,10 +84,8 @@ static int serve(const node_config *c, char *why, size_t why_size) {
         }
     }
     int rc = server_open(&v, c, held, why, why_size);
-    if (rc == 0) {
-        rc = server_run(v); /* returns on SIGTERM, its last batch answered */
-        if (rc < 0) err_why(why, why_size, rc, "stopped: %s", err_text(rc));
-    }
+    /* Returns on SIGTERM, its last batch answered. */
+    if (rc == 0) rc = server_run(v, why, why_size);
     server_close(v);
     return rc;
 }

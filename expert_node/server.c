@@ -24,6 +24,7 @@
 #include "proto/zmq_watch.h"
 
 #define CONTROL_PART_MAX ((size_t)1 << 20) /* of a message that comes in */
+#define WHY_SIZE 512
 #define QUEUE_MESSAGES 256 /* in ZeroMQ's hands, per peer and direction */
 
 struct server {
@@ -43,7 +44,8 @@ struct server {
     zmq_watch *watch;
 
     bool stopping, member_gone;
-    int rc; /* why it had to stop */
+    int rc; /* of why it had to stop */
+    char why[WHY_SIZE];
 };
 
 /* ---- sockets ---- */
@@ -118,8 +120,8 @@ static void on_signal(uv_signal_t *handle, int number) {
 
 static void on_failed(void *ctx, int rc, const char *why) {
     server *v = ctx;
-    log_error("%s", why[0] != '\0' ? why : err_text(rc));
-    v->rc = rc;
+    v->rc = err_why(v->why, sizeof(v->why), rc, "%s",
+                    why[0] != '\0' ? why : err_text(rc));
     stop(v);
 }
 
@@ -137,7 +139,8 @@ static void on_news(uv_async_t *handle) {
     if (v->member != NULL) member_step(v->member);
     if (service_worker(v->service) != NULL && service_ended(v->service, &rc) &&
         !v->stopping) {
-        v->rc = rc; /* the worker logged it */
+        v->rc = err_why(v->why, sizeof(v->why), rc, "the data link failed: %s",
+                        err_text(rc));
         stop(v);
     }
     end_if_done(v);
@@ -304,26 +307,22 @@ int server_open(server **out, const node_config *c, shard *held, char *why,
 }
 
 /* A static list's worker starts at once; otherwise the rack says when. */
-static int begin(server *v) {
-    char why[512];
+static int begin(server *v, char *why, size_t why_size) {
     if (v->member != NULL) return 0;
-    int rc = service_start(v->service, why, sizeof(why));
-    if (rc < 0) {
-        log_error("%s", why);
-    } else {
-        on_served(v);
-    }
+    int rc = service_start(v->service, why, why_size);
+    if (rc == 0) on_served(v);
     return rc;
 }
 
-int server_run(server *v) {
-    int rc = begin(v);
+int server_run(server *v, char *why, size_t why_size) {
+    int rc = begin(v, why, why_size);
     if (rc < 0) return rc;
     printf("ready %s\n", link_endpoint(v->control_link));
     if (fflush(stdout) != 0) log_warn("cannot say that it is ready on stdout");
     uv_run(&v->loop, UV_RUN_DEFAULT);
-    if (v->rc == 0) log_info("stopped");
-    return v->rc;
+    if (v->rc < 0) return err_why(why, why_size, v->rc, "%s", v->why);
+    log_info("stopped");
+    return 0;
 }
 
 void server_close(server *v) {

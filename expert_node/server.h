@@ -18,9 +18,9 @@ int server_open(server **out, const node_config *c, shard *held, char *why,
                 size_t why_size);
 
 /* Print "ready ENDPOINT" on stdout and serve until SIGTERM or SIGINT; the batch
- * being computed is finished and answered.  Call once.  Negative, and logged,
- * if it had to stop. */
-int server_run(server *v);
+ * being computed is finished and answered.  Call once.  Negative, with a
+ * sentence, if it had to stop. */
+int server_run(server *v, char *why, size_t why_size);
 
 void server_close(server *v);
 

@@ -333,7 +333,8 @@ static void a_status_tells_of_etcd_and_the_placement(void **state) {
         "\"nodes\":[{\"name\":\"two\",\"state\":\"up\",\"draining\":true,"
         "\"assigned\":4,\"held\":9,\"why\":\"\"}],"
         "\"layers\":[{\"layer\":3,\"slices\":2,\"units\":32,"
-        "\"min_holders\":1,\"max_holders\":2}]}",
+        "\"min_holders\":1,\"max_holders\":2,"
+        "\"held\":{\"one\":\"f1\",\"two\":7,\"three\":\"0c\"}}]}",
         0);
     assert_non_null(
         strstr(text, "http://e:2379, revision 77, the leader is c1"));
@@ -345,6 +346,8 @@ static void a_status_tells_of_etcd_and_the_placement(void **state) {
     assert_non_null(strstr(text, "leads"));
     assert_non_null(strstr(text, "draining, to hold 4\n"));
     assert_non_null(strstr(text, "1 to 2"));
+    assert_non_null(strstr(text, "one          0.0-2.0\n"));
+    assert_non_null(strstr(text, "three        3.0-3.1\n"));
     free(text);
 
     text = table("{\"etcd\":{\"connected\":false,\"why\":\"refused\","

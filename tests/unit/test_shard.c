@@ -242,7 +242,15 @@ static void says_where_it_cannot_write(void **state) {
     rig_close(&r);
 }
 
+/* ZeroMQ hands messages from thread to thread unseen by ThreadSanitizer. */
+extern void __tsan_init(void) __attribute__((weak));
+
 int main(void) {
+    if (__tsan_init != NULL) {
+        puts("skipped: a pulled model, since ThreadSanitizer cannot see into "
+             "ZeroMQ");
+        return 0;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(fills_itself_with_its_share_of_units),
         cmocka_unit_test(is_cut_anew_and_empty),
