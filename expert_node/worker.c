@@ -19,7 +19,6 @@
 #include <unistd.h>
 #include "engine/err.h"
 #include "engine/failpoint.h"
-#include "engine/log.h"
 #include "engine/util.h"
 #include "expert_node/batch.h"
 #include "expert_node/executor.h"
@@ -513,10 +512,7 @@ int worker_run(worker *w) {
         obey(w);
         if (!compute_next(w)) rc = wait_for_work(w);
     }
-    if (rc < 0) {
-        log_error("the data link failed: %s", err_text(rc));
-        return rc;
-    }
+    if (rc < 0) return rc;
     wind_up(w);
     return 0;
 }

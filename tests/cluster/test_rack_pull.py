@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import unittest
@@ -16,7 +15,6 @@ import rack
 from etcd import EtcdTest, free_ports
 from rack import RackTest
 
-SOAK = bool(os.environ.get("ROSTER_SOAK"))
 PROMPT = "Once upon a time"
 UNITS = rack.LAYERS * rack.EXPERTS
 EXPERT_BYTES = 3 * 256 * 256 * 34 // 32  # of the story model, as stored
@@ -135,11 +133,10 @@ class FixedList(RackTest):
 
 class Pulling(EtcdTest):
     def own_status(self, node):
+        """What the node says of itself."""
         result = self.rack.run("status", "--json", "--endpoint", node.endpoint)
-        return json.loads(result.out) if result.status == 0 else None
-
-    def start_nodes(self, *names, **how):
-        self.nodes = {n: self.start_rack_node(name=n, **how) for n in names}
+        self.assertEqual(0, result.status, result.err)
+        return json.loads(result.out)
 
     def serves(self, asked, story, *names):
         status = self.wait_placed(asked, names)
@@ -195,7 +192,7 @@ class Files(Pulling):
                 f.write(bytes([byte ^ 0x40]))
 
         flip()
-        (node,) = (self.start_rack_node(name="one"),)
+        node = self.start_rack_node(name="one")
         node.wait_log("blk.5.ffn_up_exps")
         line = next(l for l in node.err().splitlines()
                     if "blk.5.ffn_up_exps" in l)
@@ -268,12 +265,18 @@ class Large(Pulling):
         self.assertLessEqual(peak_bytes(node.pid),
                              1.1 * held * LARGE_EXPERT_BYTES + SPARE)
 
-    def loading(self, asked):
-        """Until a node has some of its units, but not all."""
-        def some(status):
-            return any(0 < n["held"] < n["assigned"] for n in status["nodes"])
+    def loading(self, node):
+        """The endpoint that it loads from, while it has not all."""
+        def source():
+            told = self.own_status(node)
+            if told["resident"] < told["assigned"]:
+                return told["source"]
+            return None
 
-        return self.rack.wait_status(asked, some, "units are being loaded")
+        return rack.wait_until(source, "units are being loaded")
+
+    def weights_of(self, asked):
+        return self.document("coordinators", asked.rack_name)["weights"]
 
     def test_memory_stays_bounded_while_experts_are_pulled(self):
         """It is the most that the node ever had that counts."""
@@ -293,22 +296,13 @@ class Large(Pulling):
             c.wait_log("registered in etcd")
         node = self.start_rack_node(name="one")
         node.wait_ready()
-        for _ in range(2):  # the one that it asks now
-            self.loading(asked[0])
-            source = (self.own_status(node) or {}).get("source", "")
-            if source:
-                break
-        used = [c for c in asked if self.weights_of(c) == source]
-        dying = used[0] if used else asked[0]
+        source = self.loading(node)
+        dying = next(c for c in asked if self.weights_of(c) == source)
         dying.kill()
         other = next(c for c in asked if c is not dying)
         other.wait_ready()
         self.serves(other, self.story, "one")
         self.check_memory(node, LARGE_UNITS)
-
-    def weights_of(self, asked):
-        record = self.document("coordinators", asked.rack_name)
-        return record and record["weights"]
 
     def test_a_node_waits_for_its_only_source(self):
         self.etcd.start()
