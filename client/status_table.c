@@ -146,6 +146,14 @@ static void print_etcd(FILE *out, const json_t *root) {
     }
 }
 
+/* Why the leader changes nothing, though it should. */
+static void print_frozen(FILE *out, const json_t *root) {
+    char text[256];
+    const json_t *why = json_object_get(root, "frozen");
+    if (!json_is_string(why) || json_string_length(why) == 0) return;
+    fprintf(out, LABEL "%s\n", "frozen", cell(why, text, sizeof(text)));
+}
+
 /* Would every expert have a holder without the one node that is worst to lose?
  */
 static void print_survival(FILE *out, const json_t *p) {
@@ -329,6 +337,7 @@ int status_table_print(FILE *out, const char *json, bool layers, char *why,
     print_requests(out, root);
     print_experts(out, root);
     print_etcd(out, root);
+    print_frozen(out, root);
     print_placement(out, root);
     print_coordinators(out, json_object_get(root, "coordinators"));
     print_nodes(out, json_object_get(root, "nodes"));

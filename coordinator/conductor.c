@@ -61,25 +61,23 @@ static void copy_profile(record_profile *to, const profile *p) {
     snprintf(to->blas, sizeof(to->blas), "%s", p->blas);
 }
 
-static int publish_self(conductor *c) {
+static void fill_record(conductor *c) {
     const conductor_config *f = &c->config;
-    coordinator_record r = {.boot = f->self->boot_id,
-                            .protocol = PROTOCOL_VERSION,
-                            .drained = c->empty,
-                            .has_model = true};
-    snprintf(r.name, sizeof(r.name), "%s", f->self->name);
-    snprintf(r.client, sizeof(r.client), "%s", f->client);
-    snprintf(r.weights, sizeof(r.weights), "%s", f->weights);
-    snprintf(r.version, sizeof(r.version), "%s", ROSTER_VERSION);
-    memcpy(r.model, f->self->model.bytes, sizeof(r.model));
-    copy_profile(&r.profile, f->profile);
-    return registry_set_coordinator(c->registry, &r);
+    coordinator_record *r = &c->own;
+    *r = (coordinator_record){.boot = f->self->boot_id,
+                              .protocol = PROTOCOL_VERSION,
+                              .has_model = true};
+    snprintf(r->name, sizeof(r->name), "%s", f->self->name);
+    snprintf(r->client, sizeof(r->client), "%s", f->client);
+    snprintf(r->weights, sizeof(r->weights), "%s", f->weights);
+    snprintf(r->version, sizeof(r->version), "%s", ROSTER_VERSION);
+    memcpy(r->model, f->self->model.bytes, sizeof(r->model));
+    copy_profile(&r->profile, f->profile);
 }
 
 /* ---- is the rack's placement ours? ---- */
 
-const rack_placement *conductor_placement(conductor *c,
-                                          const rack_view *view) {
+const rack_placement *conductor_placement(conductor *c, const rack_view *view) {
     const rack_placement *p = rack_view_placement(view);
     const model_config *m = c->config.model;
     c->conflict[0] = '\0';
@@ -125,9 +123,9 @@ static void tell_refusal(conductor *c) {
 /* Others learn from our record that we have nothing left to do. */
 static void see_idle(conductor *c) {
     bool empty = c->drained && c->config.is_idle(c->config.ctx);
-    if (empty == c->empty) return;
-    c->empty = empty;
-    int rc = publish_self(c);
+    if (empty == (c->own.drained != 0)) return;
+    c->own.drained = empty;
+    int rc = registry_set_coordinator(c->registry, &c->own);
     if (rc < 0) log_error("cannot change our record: %s", err_text(rc));
 }
 
@@ -417,7 +415,8 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
         rc = rack_model_new(&c->model, c, config->slices, why, why_size);
     }
     if (rc == 0) rc = open_registry(c, why, why_size);
-    if (rc == 0) rc = publish_self(c);
+    fill_record(c);
+    if (rc == 0) rc = registry_set_coordinator(c->registry, &c->own);
     return rc;
 }
 

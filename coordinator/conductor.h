@@ -15,7 +15,7 @@
 
 typedef struct {
     uv_loop_t *loop;
-    const identity *self; /* borrowed, like all of these */
+    const identity *self; /* borrowed, but for the endpoints */
     const profile *profile;
     const model_config *model;
     const gguf *file;
@@ -50,7 +50,7 @@ bool conductor_drained(const conductor *c);
 
 /* Record that a node or coordinator is to be emptied, or used again.  A
  * negative code with a sentence: ERR_NOT_LEADER while etcd is away, ERR_RANGE
- * for a name that nobody has, -ENOMEM, -EAGAIN; then `done` is not called.  Else
+ * for a name that nobody has, -ENOMEM, -EAGAIN; then `done` is not called. Else
  * it is, later, with such a code or 0. */
 typedef void (*conductor_done)(void *ctx, int code, const char *why);
 int conductor_drain(conductor *c, const char *name, bool undo,

@@ -18,17 +18,17 @@ struct conductor {
     conductor_config config;
     registry *registry;
     leader *leader;
-    rack_model *model; /* NULL until it is needed */
+    rack_model *model;            /* NULL until it is needed */
     uv_timer_t timer, idle_timer; /* the latter while drained */
     bool closing;
     bool listed;
     bool drained;
-    bool empty; /* drained and idle, and our record says so */
-    char conflict[400]; /* why the rack's placement is not for us; "" */
-    char told[400];     /* the refusal that the owner knows of */
+    coordinator_record own; /* as it is registered */
+    char conflict[400];     /* why the rack's placement is not for us; "" */
+    char told[400];         /* the refusal that the owner knows of */
     int told_code;
-    uint64_t epoch;   /* the last that was logged */
-    int64_t term;     /* likewise */
+    uint64_t epoch;    /* the last that was logged */
+    int64_t term;      /* likewise */
     char why_not[200]; /* the leader machine's reason, likewise */
 };
 

@@ -7,10 +7,9 @@
 #include "engine/util.h"
 
 static json_t *epoch_json(uint64_t packed) {
-    return json_sprintf("%llu.%llu",
-                        (unsigned long long)(packed >> EPOCH_BITS),
-                        (unsigned long long)(packed &
-                                             ((1ull << EPOCH_BITS) - 1)));
+    return json_sprintf(
+        "%llu.%llu", (unsigned long long)(packed >> EPOCH_BITS),
+        (unsigned long long)(packed & ((1ull << EPOCH_BITS) - 1)));
 }
 
 static const char *state_of(const rack_view *view,
@@ -35,8 +34,7 @@ static json_t *coordinators_json(const conductor *c, const rack_view *view) {
                             r->name, "client", r->client, "state",
                             state_of(view, r), "leader", leads, "us",
                             r->boot == c->config.self->boot_id, "same_model",
-                            r->has_model && same_model, "version",
-                            r->version));
+                            r->has_model && same_model, "version", r->version));
     }
     return list;
 }
@@ -46,12 +44,11 @@ static json_t *placement_json(conductor *c) {
     if (in == NULL) return json_null();
     planner_health h;
     planner_look(in, &h);
-    return json_pack("{s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "units",
-                     (json_int_t)h.units, "unplaced", (json_int_t)h.unplaced,
-                     "single", (json_int_t)h.single, "moving",
-                     (json_int_t)h.moving, "survives_largest",
-                     h.survives_largest, "weakest", h.weakest, "lost_units",
-                     (json_int_t)h.lost_units);
+    return json_pack(
+        "{s:I, s:I, s:I, s:I, s:b, s:s, s:I}", "units", (json_int_t)h.units,
+        "unplaced", (json_int_t)h.unplaced, "single", (json_int_t)h.single,
+        "moving", (json_int_t)h.moving, "survives_largest", h.survives_largest,
+        "weakest", h.weakest, "lost_units", (json_int_t)h.lost_units);
 }
 
 /* What keeps the rack, or us, from going on: a sentence or "". */
@@ -76,8 +73,8 @@ int conductor_status(conductor *c, json_t *into) {
     rc |= json_object_set_new(into, "leader",
                               json_string(l != NULL ? l->name : ""));
     rc |= json_object_set_new(into, "frozen", json_string(why_frozen(c)));
-    rc |= json_object_set_new(
-        into, "incarnation", json_integer((json_int_t)(packed >> EPOCH_BITS)));
+    rc |= json_object_set_new(into, "incarnation",
+                              json_integer((json_int_t)(packed >> EPOCH_BITS)));
     rc |= json_object_set_new(into, "epoch", epoch_json(packed));
     rc |= json_object_set_new(into, "slices", json_integer(slices));
     rc |= json_object_set_new(into, "min_replicas", json_integer(replicas));

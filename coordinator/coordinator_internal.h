@@ -62,7 +62,8 @@ int coordinator_open_loop(coordinator *c);
 int coordinator_open_service(coordinator *c, char *why, size_t why_size);
 /* Start closing all of it, but the handle that the step thread uses. */
 void coordinator_end(coordinator *c);
-/* After the step thread has ended: close, and run the loop until it is empty. */
+/* After the step thread has ended: close, and run the loop until it is empty.
+ */
 void coordinator_close_loop(coordinator *c);
 
 #endif

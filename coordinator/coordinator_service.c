@@ -4,7 +4,8 @@
  * The client port is bound first.  Requests that come before the experts are
  * held somewhere wait in the scheduler under their own deadlines; the `ready`
  * line comes when they need not: every listed node has answered, or (with etcd)
- * it was listed and every expert is held by a live node, or it took too long. */
+ * it was listed and every expert is held by a live node, or it took too long.
+ */
 #include <assert.h>
 #include <signal.h>
 #include <stdio.h>
@@ -266,8 +267,8 @@ static int advertised(const coordinator *c, const char *bound,
 }
 
 static int open_conductor(coordinator *c, char *why, size_t why_size) {
-    int rc = advertised(c, server_endpoint(c->server), c->client_at, why,
-                        why_size);
+    int rc =
+        advertised(c, server_endpoint(c->server), c->client_at, why, why_size);
     if (rc == 0) {
         rc = advertised(c, weight_server_endpoint(c->shared), c->weights_at,
                         why, why_size);

@@ -12,8 +12,8 @@
 #include "engine/model.h"
 
 typedef struct {
-    uint32_t max_slices;  /* that were asked for: 1, 2, 4, 8 */
-    uint32_t *slices;     /* [n_layers], as many as the layer allows; 0: dense */
+    uint32_t max_slices; /* that were asked for: 1, 2, 4, 8 */
+    uint32_t *slices;    /* [n_layers], as many as the layer allows; 0: dense */
     uint64_t *unit_bytes; /* [n_layers], packed */
 } model_cut;
 

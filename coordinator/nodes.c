@@ -152,7 +152,6 @@ static int check_slices(const nodes *n, node *p, const message *m,
                    m->welcome.slices, ours);
 }
 
-
 static int accept_welcome(nodes *n, node *p, const message *m) {
     endpoint data;
     holdings held = {0};
@@ -198,8 +197,8 @@ static void on_welcome(nodes *n, node *p, const message *m) {
         membership_refused(n->machine, now_ms(), p->index, rc);
         return;
     }
-    bool refresh = node_is_up(n, p) &&
-                   membership_boot(n->machine, p->index) == m->boot_id;
+    bool refresh =
+        node_is_up(n, p) && membership_boot(n->machine, p->index) == m->boot_id;
     membership_welcome(n->machine, now_ms(), p->index, m->boot_id);
     if (refresh) nodes_publish(n);
 }

@@ -78,7 +78,8 @@ typedef struct {
 void nodes_look(const nodes *n, nodes_health *out);
 
 /* The members "nodes", "coverage" and "layers" of the status object, and with a
- * list "epoch", "slices" and "placement".  `view` (NULL with a list) adds what etcd says of each. */
+ * list "epoch", "slices" and "placement".  `view` (NULL with a list) adds what
+ * etcd says of each. */
 int nodes_status(const nodes *n, const rack_view *view, json_t *into);
 
 #endif

@@ -9,8 +9,8 @@
 
 typedef struct {
     struct nodes *owner;
-    uint32_t index;  /* its place */
-    uint64_t serial; /* of this stay in the place; never 0 */
+    uint32_t index;        /* its place */
+    uint64_t serial;       /* of this stay in the place; never 0 */
     uint64_t pairs_before; /* counted for who had the place earlier */
     char control[ENDPOINT_MAX];
     struct link *link; /* NULL: the endpoint cannot be connected to */
@@ -46,13 +46,13 @@ struct nodes {
     uint64_t last_serial;
     uv_timer_t timer;
     bool closing, settled;
-    bool unpublished;           /* the last rack could not be made */
-    uint64_t epoch;             /* of the newest rack */
-    /* With registered nodes: the placement in use, and one that is to be.  NULL:
+    bool unpublished; /* the last rack could not be made */
+    uint64_t epoch;   /* of the newest rack */
+    /* With registered nodes: the placement in use, and one that is to be. NULL:
      * there is none. */
     rack_placement *assignment, *next;
     uint64_t switch_until_ms; /* then `next` is used in any case */
-    placement *where;           /* the newest: live, assigned and held */
+    placement *where;         /* the newest: live, assigned and held */
 };
 
 static inline bool node_is_up(const nodes *n, const node *p) {

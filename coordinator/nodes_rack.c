@@ -66,7 +66,8 @@ static uint64_t next_epoch(const nodes *n) {
     return n->assignment != NULL ? rack_placement_epoch(n->assignment) : 0;
 }
 
-/* Who may be asked for what; nobody for anything before there is a placement. */
+/* Who may be asked for what; nobody for anything before there is a placement.
+ */
 static int make_placement(const nodes *n, placement **out) {
     const model_config *m = n->config.model;
     const holdings **held = calloc(n->n_all + 1, sizeof(*held));

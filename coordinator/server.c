@@ -73,8 +73,7 @@ void server_send_error(server *s, client *to, const message *asked, int code,
     frames_fini(&f);
 }
 
-message server_reply(const server *s, const message *asked,
-                     message_kind kind) {
+message server_reply(const server *s, const message *asked, message_kind kind) {
     message m = identity_message(s->config.self, kind);
     m.to_boot_id = asked->boot_id;
     m.request_id = asked->request_id;
@@ -228,7 +227,8 @@ static void start(server *s, client *from, const message *m, step_request *q) {
     int rc = r == NULL ? ERR_MALFORMED : answers_begin(s, r, m);
     if (rc < 0) {
         server_send_error(s, from, m, rc,
-                   r == NULL ? "this request id is in use" : err_text(rc));
+                          r == NULL ? "this request id is in use"
+                                    : err_text(rc));
         if (r != NULL) clients_drop_request(s->clients, r);
         free(q->tokens);
         return;
@@ -369,7 +369,8 @@ static void on_message(void *ctx, frames *f) {
         return;
     }
     if (m.to_boot_id != 0 && m.to_boot_id != s->config.self->boot_id) {
-        server_send_error(s, from, &m, ERR_WRONG_BOOT, err_text(ERR_WRONG_BOOT));
+        server_send_error(s, from, &m, ERR_WRONG_BOOT,
+                          err_text(ERR_WRONG_BOOT));
         return;
     }
     if (m.kind == MESSAGE_DRAIN) {

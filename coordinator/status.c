@@ -54,8 +54,7 @@ static json_t *weights_json(const weight_server *w) {
     return json_pack("{s:s, s:I, s:I, s:I, s:i}", "endpoint",
                      weight_server_endpoint(w), "pieces", (json_int_t)t.pieces,
                      "bytes", (json_int_t)t.bytes, "refusals",
-                     (json_int_t)t.refusals, "outstanding",
-                     (int)t.outstanding);
+                     (json_int_t)t.refusals, "outstanding", (int)t.outstanding);
 }
 
 /* The nodes, and what is known of the rack by etcd. */

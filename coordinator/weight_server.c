@@ -99,8 +99,7 @@ static void on_model(weight_server *w, frames *f, const message *asked) {
             .head_bytes = head_bytes,
         };
     }
-    message m =
-        reply_to(w, asked->request_id, asked->boot_id, MESSAGE_MODEL);
+    message m = reply_to(w, asked->request_id, asked->boot_id, MESSAGE_MODEL);
     m.model.files = files;
     m.model.n_files = w->n_files;
     m.model.manifest_bytes = w->manifest_bytes;
@@ -224,9 +223,9 @@ static int begin(weight_server *w, const frames *f, const message *m) {
     if (frames_add(&j->reply, 0) != NULL) {
         j->out = frames_add(&j->reply, (size_t)j->bytes * j->count);
     }
-    int rc = j->out == NULL ? -ENOMEM
-                            : uv_queue_work(w->config.loop, &j->work, on_work,
-                                            on_read);
+    int rc = j->out == NULL
+                 ? -ENOMEM
+                 : uv_queue_work(w->config.loop, &j->work, on_work, on_read);
     if (rc < 0) {
         frames_fini(&j->reply);
         free(j);
@@ -277,8 +276,7 @@ static void on_message(void *ctx, frames *f) {
     char why[200] = "";
     int rc = message_open(f, w->arena, &m, why, sizeof(why));
     if (rc == 0) rc = check_sender(w, &m, why, sizeof(why));
-    if (rc == 0 && m.kind != MESSAGE_MODEL_REQUEST &&
-        m.kind != MESSAGE_FETCH) {
+    if (rc == 0 && m.kind != MESSAGE_MODEL_REQUEST && m.kind != MESSAGE_FETCH) {
         rc = err_why(why, sizeof(why), ERR_MALFORMED,
                      "weights are served here; a %s is not taken",
                      message_kind_name(m.kind));

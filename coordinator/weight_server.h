@@ -15,8 +15,8 @@
 #include "engine/manifest.h"
 #include "proto/link.h"
 
-#define WEIGHT_SERVER_MOST 64    /* pieces read at once */
-#define WEIGHT_SERVER_OF_PEER 8  /* of these for one peer */
+#define WEIGHT_SERVER_MOST 64   /* pieces read at once */
+#define WEIGHT_SERVER_OF_PEER 8 /* of these for one peer */
 
 typedef struct {
     uv_loop_t *loop;

@@ -3,229 +3,29 @@
  * Whatever happens ends in step(): take results in, ask the keeper what to do,
  * do it, until it has to wait.  The keeper decides, this carries out.
  *
- * The model comes first.  A node with a file of its own reads it; one without
- * waits until a coordinator is registered, and takes the model of the placement
- * or, if there is none yet, of the first coordinator.  Only then it registers,
- * since what it registers says which model it can work for. */
+ * The model comes first (member_model.c). */
 #include "expert_node/member.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <malloc.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "discovery/registry.h"
-#include "engine/cpu.h"
+#include <unistd.h>
 #include "engine/err.h"
 #include "engine/log.h"
-#include "engine/pool.h"
 #include "engine/util.h"
-#include "expert_node/loader.h"
+#include "expert_node/member_internal.h"
 #include "expert_node/memory.h"
 
 #define WHY_SIZE 512
 #define MEMORY_LEAST ((uint64_t)1 << 20)
-#define MAX_LOADS 2 /* one is loaded, one is ready to be */
-#define PULL_RETRY_MS 500
-#define PULL_RETRY_MOST_MS 10000
+#define MAX_LOADS 2       /* one is loaded, one is ready to be */
 #define LOG_EVERY_MS 1000 /* failures of loads */
 
-typedef enum { JOB_MODEL, JOB_LOAD } job_kind;
-
-struct member {
-    member_config config;
-    uint64_t memory_bytes;
-    registry *registry;
-    keeper *keeper;
-    loader *loader;
-    fetch *fetch; /* NULL: the model is in a file of our own */
-    uv_timer_t timer;
-    bool closing, failed;
-
-    shard *learned; /* by the loader, not yet adopted */
-    bool learning, known;
-    uint64_t pull_at_ms, pull_wait_ms;
-    fingerprint wanted; /* the model that coordinators serve */
-    bool has_wanted;
-    bool said_waiting, said_other;
-
-    /* Orders to drop that the worker has, oldest first. */
-    drop_order drops[ORDERS_MAX_DROPS];
-    uint64_t drops_given, drops_done;
-
-    char load_error[LOADER_WHY]; /* the last one; "" since all was well */
-    uint64_t load_error_ms;
-
-    void (*on_closed)(void *ctx);
-    void *closed_ctx;
-    int open_handles; /* until on_closed */
-};
-
-static const char *own_path(const member *m) {
-    return m->config.config->model;
-}
-
-static const rack_view *view_of(const member *m) {
-    return m->registry != NULL ? registry_view(m->registry) : NULL;
-}
-
-/* ---- the model ---- */
-
-static int learn_model(void *ctx, uint32_t layer, uint32_t unit, char *why,
-                       size_t why_size) {
-    member *m = ctx;
-    (void)layer;
-    (void)unit;
-    const char *path = own_path(m);
-    return path != NULL ? shard_open(&m->learned, path, why, why_size)
-                        : shard_pull(&m->learned, m->fetch, why, why_size);
-}
-
-static void start_learning(member *m) {
-    const loader_job j = {.run = learn_model, .ctx = m, .kind = JOB_MODEL};
-    m->learning = loader_push(m->loader, &j) == 0;
-}
-
-/* A node without a file: as soon as somebody has the model. */
-static void learn_if_due(member *m, uint64_t now_ms) {
-    if (m->known || m->learning || m->closing || m->fetch == NULL) return;
-    if (!m->has_wanted) {
-        if (view_of(m) != NULL && !m->said_waiting) {
-            log_info("waiting for a coordinator to fetch the model from");
-            m->said_waiting = true;
-        }
-        return;
-    }
-    if (now_ms >= m->pull_at_ms) start_learning(m);
-}
-
-static node_record own_record(const member *m) {
-    const node_config *c = m->config.config;
-    const shard *s = service_shard(m->config.service);
-    const profile p = profile_of_node(c->exact);
-    node_record r = {
-        .boot = m->config.boot_id,
-        .memory_bytes = m->memory_bytes,
-        .threads = c->threads != 0 ? c->threads : pool_cpus(),
-        .protocol = PROTOCOL_VERSION,
-        .has_model = true,
-        .profile = {.version = p.version},
-    };
-    snprintf(r.name, sizeof(r.name), "%s", c->name);
-    snprintf(r.control, sizeof(r.control), "%s", m->config.control_endpoint);
-    snprintf(r.zone, sizeof(r.zone), "%s", c->zone);
-    snprintf(r.cpu, sizeof(r.cpu), "%s", cpu_name(cpu_current()));
-    snprintf(r.version, sizeof(r.version), "%s", ROSTER_VERSION);
-    snprintf(r.profile.activation, sizeof(r.profile.activation), "%s",
-             p.activation);
-    snprintf(r.profile.rows, sizeof(r.profile.rows), "%s", p.rows);
-    memcpy(r.model, s->print.bytes, sizeof(r.model));
-    return r;
-}
-
-/* The loader has learned the model: from now on the node can work. */
-static int adopt(member *m, char *why, size_t why_size) {
-    shard *s = m->learned;
-    int rc = shard_cut(s, 1, why, why_size);
-    if (rc < 0) return rc;
-    m->learned = NULL;
-    m->known = true;
-    service_adopt(m->config.service, s);
-    if (m->fetch != NULL) fetch_expect(m->fetch, &s->print);
-    char hex[FINGERPRINT_HEX_SIZE];
-    log_info("the model is %s, fingerprint %.16s; %" PRIu64
-             " MiB are offered for experts",
-             s->model.name, fingerprint_hex(&s->print, hex),
-             m->memory_bytes >> 20);
-    m->config.on_served(m->config.ctx);
-
-    const node_record r = own_record(m);
-    rc = registry_set_node(m->registry, &r);
-    return rc < 0
-               ? err_why(why, why_size, rc, "cannot register: %s", err_text(rc))
-               : 0;
-}
-
-static void follow_view(member *m);
-
-static void on_learned(member *m, const loader_result *r) {
-    char why[WHY_SIZE];
-    int rc = r->rc;
-    m->learning = false;
-    snprintf(why, sizeof(why), "%s", r->why);
-    if (m->closing) return;
-    if (rc == 0) rc = adopt(m, why, sizeof(why));
-    if (rc == 0) {
-        follow_view(m);
-        return;
-    }
-    if (m->fetch == NULL || m->known) {
-        m->failed = true;
-        m->config.on_failed(m->config.ctx, rc, why);
-        return;
-    }
-    shard_close(m->learned);
-    m->learned = NULL;
-    m->pull_wait_ms = size_min(size_max(2 * m->pull_wait_ms, PULL_RETRY_MS),
-                               PULL_RETRY_MOST_MS);
-    m->pull_at_ms = now_ms() + m->pull_wait_ms;
-    log_warn("cannot fetch the model: %s; trying again in %" PRIu64 " ms", why,
-             m->pull_wait_ms);
-}
-
 /* ---- what etcd says ---- */
-
-/* The model that this rack works with, as far as can be told. */
-static bool choose_model(const rack_view *view, fingerprint *out) {
-    const rack_placement *p = rack_view_placement(view);
-    if (p != NULL) {
-        memcpy(out->bytes, rack_placement_head(p)->model, sizeof(out->bytes));
-        return true;
-    }
-    size_t n;
-    const coordinator_record *c = rack_view_coordinators(view, &n);
-    for (size_t i = 0; i < n; i++) {
-        if (!c[i].has_model || c[i].weights[0] == '\0') continue;
-        memcpy(out->bytes, c[i].model, sizeof(out->bytes));
-        return true;
-    }
-    return false;
-}
-
-/* Coordinators that serve the model, for the fetch. */
-static size_t list_sources(const rack_view *view, const fingerprint *model,
-                           const char *out[FETCH_MAX_SOURCES]) {
-    size_t n, count = 0;
-    const coordinator_record *c = rack_view_coordinators(view, &n);
-    for (size_t i = 0; i < n && count < FETCH_MAX_SOURCES; i++) {
-        if (!c[i].has_model || c[i].weights[0] == '\0' ||
-            memcmp(c[i].model, model->bytes, sizeof(model->bytes)) != 0) {
-            continue;
-        }
-        out[count++] = c[i].weights;
-    }
-    return count;
-}
-
-static void follow_sources(member *m, const rack_view *view) {
-    const shard *s = service_shard(m->config.service);
-    fingerprint model;
-    if (m->fetch == NULL) return;
-    if (s != NULL) {
-        model = s->print;
-    } else if (!choose_model(view, &model)) {
-        m->has_wanted = false;
-        fetch_set_sources(m->fetch, NULL, 0);
-        return;
-    }
-    const char *sources[FETCH_MAX_SOURCES];
-    size_t n = list_sources(view, &model, sources);
-    fetch_expect(m->fetch, &model);
-    fetch_set_sources(m->fetch, sources, n);
-    m->wanted = model;
-    m->has_wanted = n > 0;
-}
 
 static void say_other_model(member *m, const rack_placement *p) {
     if (m->said_other) return;
@@ -267,9 +67,9 @@ static void follow_placement(member *m, const rack_view *view,
 
 /* Take up what etcd says, as far as it is known. */
 static void follow_view(member *m) {
-    const rack_view *view = view_of(m);
+    const rack_view *view = member_view(m);
     if (view == NULL) return;
-    follow_sources(m, view);
+    member_follow_sources(m, view);
     follow_placement(m, view, now_ms());
 }
 
@@ -284,7 +84,7 @@ static int load_unit(void *ctx, uint32_t layer, uint32_t unit, char *why,
 static int check_layer(const member *m, uint32_t layer, char *why,
                        size_t why_size) {
     const shard *s = service_shard(m->config.service);
-    const rack_placement *p = rack_view_placement(view_of(m));
+    const rack_placement *p = rack_view_placement(member_view(m));
     const layer_map *map = p != NULL ? rack_placement_layer(p, layer) : NULL;
     if (map == NULL) return 0; /* a newer one comes with the next revision */
     uint32_t units = expert_store_units(s->store, layer);
@@ -332,7 +132,7 @@ static void take_results(member *m, uint64_t now_ms) {
     loader_result r;
     while (loader_take(m->loader, &r)) {
         if (r.job.kind == JOB_MODEL) {
-            on_learned(m, &r);
+            if (member_learned(m, &r) == 0) follow_view(m);
         } else {
             on_loaded(m, &r, now_ms);
         }
@@ -368,24 +168,32 @@ static void take_drops(member *m, uint64_t now_ms) {
 
 /* ---- the keeper's other actions ---- */
 
-static void cut(member *m, uint32_t slices, uint64_t now_ms) {
+/* Another store and another worker, whose counters begin at 0. */
+static int cut_store(member *m, uint32_t slices, uint64_t *unit_bytes,
+                     char *why, size_t why_size) {
     shard *s = service_shard(m->config.service);
-    char why[WHY_SIZE] = "";
-    uint64_t *bytes = calloc(s->model.n_layers + 1, sizeof(*bytes));
-    int rc = bytes != NULL
-                 ? service_cut(m->config.service, slices, why, sizeof(why))
-                 : -ENOMEM;
-    if (rc == 0) {
-        for (uint32_t i = 0; i < s->model.n_layers; i++)
-            bytes[i] = expert_store_unit_bytes(s->store, i);
-        if (slices > 1) log_info("experts are cut into %u slices", slices);
-    } else {
-        note_load_error(m, why[0] != '\0' ? why : err_text(rc), now_ms);
-    }
+    int rc = service_cut(m->config.service, slices, why, why_size);
     m->drops_given = m->drops_done = 0;
     m->config.on_served(m->config.ctx);
-    keeper_cut(m->keeper, now_ms, rc, rc == 0 ? bytes : NULL);
-    free(bytes);
+    for (uint32_t i = 0; i < s->model.n_layers && rc == 0; i++)
+        unit_bytes[i] = expert_store_unit_bytes(s->store, i);
+    return rc;
+}
+
+static void order_cut(member *m, uint32_t slices, uint64_t now_ms) {
+    const shard *s = service_shard(m->config.service);
+    char why[WHY_SIZE] = "";
+    uint64_t *unit_bytes = calloc(s->model.n_layers + 1, sizeof(*unit_bytes));
+    int rc = unit_bytes != NULL
+                 ? cut_store(m, slices, unit_bytes, why, sizeof(why))
+                 : -ENOMEM;
+    if (rc < 0) {
+        note_load_error(m, why[0] != '\0' ? why : err_text(rc), now_ms);
+    } else if (slices > 1) {
+        log_info("experts are cut into %u slices", slices);
+    }
+    keeper_cut(m->keeper, now_ms, rc, unit_bytes);
+    free(unit_bytes);
 }
 
 static void report(member *m, const keeper_action *a) {
@@ -430,7 +238,7 @@ static uint64_t follow_keeper(member *m, uint64_t now_ms) {
         keeper_next(m->keeper, now_ms, &a);
         switch (a.kind) {
         case KEEPER_CUT:
-            cut(m, a.slices, now_ms);
+            order_cut(m, a.slices, now_ms);
             break;
         case KEEPER_LOAD:
             order_load(m, &a, now_ms);
@@ -473,10 +281,10 @@ void member_step(member *m) {
     take_results(m, now);
     take_drops(m, now);
     if (m->closing) return;
-    learn_if_due(m, now);
+    member_learn_if_due(m, now);
     if (m->known) {
         wake = follow_keeper(m, now);
-    } else if (m->has_wanted && !m->learning) {
+    } else if (m->has_source && !m->learning) {
         wake = m->pull_at_ms;
     }
     wake_at(m, now, wake);
@@ -528,6 +336,15 @@ static int open_parts(member *m) {
     return rc;
 }
 
+/* Reading it all comes later, and a wrong name should not be found then. */
+static int check_file(const member *m, char *why, size_t why_size) {
+    const char *path = member_path(m);
+    if (path == NULL || access(path, R_OK) == 0) return 0;
+    int rc = -errno;
+    return err_why(why, why_size, rc, "%s: cannot open: %s", path,
+                   err_text(rc));
+}
+
 static int choose_memory(member *m, char *why, size_t why_size) {
     m->memory_bytes = m->config.config->memory_bytes;
     if (m->memory_bytes == 0) m->memory_bytes = memory_offer("");
@@ -544,7 +361,8 @@ int member_open(member **out, const member_config *c, char *why,
     member *m = calloc(1, sizeof(*m));
     if (m == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
     m->config = *c;
-    int rc = choose_memory(m, why, why_size);
+    int rc = check_file(m, why, why_size);
+    if (rc == 0) rc = choose_memory(m, why, why_size);
     if (rc == 0) {
         rc = open_parts(m);
         if (rc < 0) err_why(why, why_size, rc, "%s", err_text(rc));
@@ -557,7 +375,7 @@ int member_open(member **out, const member_config *c, char *why,
     rc = uv_timer_init(c->loop, &m->timer);
     assert(rc == 0); /* it only fills the handle in */
     m->timer.data = m;
-    if (m->fetch == NULL) start_learning(m);
+    if (m->fetch == NULL) member_learn(m);
     *out = m;
     return 0;
 }
@@ -584,7 +402,7 @@ json_t *member_status(const member *m) {
              k.epoch >> EPOCH_BITS,
              k.epoch & (((uint64_t)1 << EPOCH_BITS) - 1));
     if (m->fetch != NULL) fetch_source(m->fetch, source);
-    const char *from = own_path(m) != NULL ? own_path(m) : source;
+    const char *from = member_path(m) != NULL ? member_path(m) : source;
     return json_pack(
         "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:s, s:I,"
         " s:o?}",

@@ -149,8 +149,9 @@ static void on_news(uv_async_t *handle) {
 /* Another store or worker. */
 static void on_served(void *ctx) {
     server *v = ctx;
-    control_serve(v->control, service_shard(v->service),
-                  service_worker(v->service));
+    const shard *s = service_shard(v->service);
+    bool cut = s != NULL && s->store != NULL;
+    control_serve(v->control, cut ? s : NULL, service_worker(v->service));
 }
 
 static void on_control(void *ctx, frames *f) {

@@ -115,6 +115,7 @@ void service_stop(service *s) {
 }
 
 bool service_ended(service *s, int *rc) {
-    *rc = s->worker_rc;
-    return !s->has_thread || atomic_load(&s->ended);
+    bool over = !s->has_thread || atomic_load(&s->ended);
+    *rc = over ? s->worker_rc : 0;
+    return over;
 }

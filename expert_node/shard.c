@@ -263,7 +263,10 @@ int shard_cut(shard *s, uint32_t slices, char *why, size_t why_size) {
     int rc = expert_store_new(&s->store, &c, why, why_size);
     if (rc < 0) return rc;
     rc = empty_holdings(s, &s->held);
-    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+    if (rc == 0) return 0;
+    expert_store_free(s->store);
+    s->store = NULL;
+    return err_why(why, why_size, rc, "%s", err_text(rc));
 }
 
 void shard_close(shard *s) {

@@ -40,7 +40,7 @@ int shard_pull(shard **out, fetch *f, char *why, size_t why_size);
 void shard_close(shard *s); /* NULL is fine */
 
 /* An empty store whose experts are cut into `slices`, in the place of the one
- * there was, which nobody may be using. */
+ * there was, which nobody may be using.  On failure there is none. */
 int shard_cut(shard *s, uint32_t slices, char *why, size_t why_size);
 
 /* What to hold on a static list: a share ("I/N[xR]"), or specs, or, with

@@ -321,6 +321,25 @@ static void refuses_the_write_of_a_leader_whose_term_is_over(void **state) {
     etcd_sync_close(&s);
 }
 
+/* In a store that was wiped, revisions come again: a term is not enough. */
+static void refuses_the_write_of_another_with_the_leaders_term(void **state) {
+    registry_rig a, b;
+    registry_rig *both[] = {&a, &b};
+    (void)state;
+    start();
+    open_leader(&a, "a", 7101);
+    int64_t term = registry_term(a.registry);
+    open_at(&b, REGISTRY_COORDINATOR, "b", TTL_S);
+    registry_rig_publish(&b, 7102);
+    registry_rig_until(both, 2, registry_rig_registered, &b);
+    assert_int_equal(write_epoch(&b, 1, term, 0), 0);
+    registry_rig_until(both, 2, registry_rig_done, &b);
+    assert_int_equal(b.code, ETCD_FALSE);
+    assert_int_equal(written(&a, 1, term, 0), ETCD_OK);
+    registry_rig_close(&a);
+    registry_rig_close(&b);
+}
+
 static void goes_on_when_etcd_was_restarted(void **state) {
     registry_rig a;
     (void)state;
@@ -487,6 +506,7 @@ int main(void) {
         TEST(leaves_the_lead_to_others_when_it_resigned),
         TEST(writes_placements_only_as_leader_and_over_what_it_read),
         TEST(refuses_the_write_of_a_leader_whose_term_is_over),
+        TEST(refuses_the_write_of_another_with_the_leaders_term),
         TEST(goes_on_when_etcd_was_restarted),
         TEST(keeps_the_placement_and_registers_in_a_wiped_etcd),
         TEST(lists_anew_what_was_compacted_while_it_was_away),

@@ -48,6 +48,10 @@ def _after_prefix(prefix):
 
 
 class Member:
+    options = ()  # of its command line, beside our own
+    context = None  # of TLS, for what the test itself asks
+    headers = {}  # likewise
+
     def __init__(self, cluster, index, client, peer):
         self.cluster, self.index = cluster, index
         self.name = "m%d" % index
@@ -70,7 +74,7 @@ class Member:
                 "--initial-cluster-state", "new",
                 "--initial-cluster-token", self.cluster.token,
                 "--heartbeat-interval", "50", "--election-timeout", "500",
-                "--log-level", "error"])
+                "--log-level", "error", *self.options])
 
     def kill(self):
         self.program.kill()
@@ -86,7 +90,8 @@ class Member:
 
     def healthy(self):
         try:
-            with urllib.request.urlopen(self.url + "/health", timeout=1) as a:
+            with urllib.request.urlopen(self.url + "/health", timeout=1,
+                                        context=self.context) as a:
                 return json.load(a).get("health") == "true"
         except (OSError, ValueError):
             return False
@@ -94,8 +99,9 @@ class Member:
     def ask(self, path, body):
         request = urllib.request.Request(
             self.url + "/v3/" + path, json.dumps(body).encode(),
-            {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            {"Content-Type": "application/json", **self.headers})
+        with urllib.request.urlopen(request, timeout=ANSWER_S,
+                                    context=self.context) as answer:
             return json.load(answer)
 
 

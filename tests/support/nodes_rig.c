@@ -36,9 +36,9 @@ static void open_model(nodes_rig *r, uint32_t slices) {
     assert_int_equal(model_gen(&shape, path, why, sizeof(why)), 0);
     r->model = memory_model_open(path);
     const model_config *m = &r->model->config;
-    assert_int_equal(model_cut_init(&r->cut, r->model->file, m, slices, why,
-                                    sizeof(why)),
-                     0);
+    assert_int_equal(
+        model_cut_init(&r->cut, r->model->file, m, slices, why, sizeof(why)),
+        0);
     assert_int_equal(tokenizer_new(&r->words, r->model->file, why, sizeof(why)),
                      0);
     assert_int_equal(
@@ -78,9 +78,8 @@ static void open_parts(nodes_rig *r, uint32_t slices) {
 static void open_scripted(const nodes_rig *r, scripted_node *n,
                           const char *listen) {
     char why[256] = "";
-    assert_int_equal(link_bind(&n->link, &r->config.links, listen, why,
-                               sizeof(why)),
-                     0);
+    assert_int_equal(
+        link_bind(&n->link, &r->config.links, listen, why, sizeof(why)), 0);
     assert_int_equal(message_arena_new(&n->arena, 1 << 20), 0);
     frames_init(&n->in);
 }

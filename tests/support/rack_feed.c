@@ -20,8 +20,8 @@ void rack_feed_close(rack_feed *f) {
 
 static void make_key(const char *folder, const char *name,
                      char key[2 * RECORD_NAME]) {
-    snprintf(key, 2 * RECORD_NAME, "%s%s%s", folder,
-             name[0] != '\0' ? "/" : "", name);
+    snprintf(key, 2 * RECORD_NAME, "%s%s%s", folder, name[0] != '\0' ? "/" : "",
+             name);
 }
 
 static void put(rack_feed *f, const char *folder, const char *name,

@@ -351,11 +351,12 @@ static void a_status_tells_of_etcd_and_the_placement(void **state) {
     free(text);
 
     text = table("{\"etcd\":{\"connected\":false,\"why\":\"refused\","
-                 "\"rolled_back\":true},"
+                 "\"rolled_back\":true},\"frozen\":\"of another model\","
                  "\"placement\":{\"survives_largest\":true}}",
                  0);
     assert_non_null(strstr(text, "away; the last placement stays: refused"));
     assert_non_null(strstr(text, "nothing is changed"));
+    assert_non_null(strstr(text, "frozen       of another model\n"));
     assert_non_null(strstr(text, "any one may be lost"));
     free(text);
 }

@@ -152,6 +152,8 @@ static rig *open_rig(void) {
     snprintf(a->r->self.name, sizeof(a->r->self.name), "c1");
     etcd_options_init(&a->options);
     rack_feed_open(&a->feed);
+    char client[] = "tcp://127.0.0.1:7100";
+    char shared[] = "tcp://127.0.0.1:7200";
     conductor_config c = {
         .loop = &a->r->loop,
         .self = &a->r->self,
@@ -159,8 +161,8 @@ static rig *open_rig(void) {
         .model = &a->r->model->config,
         .file = a->r->model->file,
         .etcd = &a->options,
-        .client = "tcp://127.0.0.1:7100",
-        .weights = "tcp://127.0.0.1:7200",
+        .client = client,
+        .weights = shared,
         .slices = 1,
         .min_replicas = 2,
         .replace_after_ms = 15000,
@@ -171,6 +173,7 @@ static rig *open_rig(void) {
         .ctx = a,
     };
     assert_int_equal(conductor_open(&a->conductor, &c, why, sizeof(why)), 0);
+    client[0] = shared[0] = '?'; /* ours alone */
     played.feed = &a->feed;
     return a;
 }
@@ -290,8 +293,8 @@ static void the_leader_places_a_new_rack(void **state) {
     uint32_t units = 2 * a->r->model->config.n_experts;
     for (int i = 0; i < 2; i++) {
         const char *name = rack_placement_head(p)->nodes[i];
-        assert_int_equal(
-            rack_placement_units(p, rack_placement_node(p, name)), units);
+        assert_int_equal(rack_placement_units(p, rack_placement_node(p, name)),
+                         units);
     }
     assert_string_equal(rack_placement_head(p)->writer, "c1");
     assert_int_equal(rack_placement_head(p)->term, 5);
@@ -376,6 +379,7 @@ static void its_record_says_when_it_is_empty(void **state) {
         assert_true(now_ms() < until);
         uv_run(&a->r->loop, UV_RUN_ONCE);
     }
+    assert_string_equal(played.own.client, "tcp://127.0.0.1:7100");
     rack_feed_drain_gone(&a->feed, "c1");
     tell(a);
     assert_int_equal(played.own.drained, 0);

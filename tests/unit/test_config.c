@@ -121,11 +121,16 @@ static void refuses_numbers_that_cannot_work(void **state) {
 
 static void takes_an_etcd_in_the_place_of_nodes(void **state) {
     (void)state;
-    const char *const given[] = {"--etcd",         "http://a:1,https://b:2",
-                                 "--slices",       "4",
-                                 "--min-replicas", "3",
-                                 "--replace-after", "20s",
-                                 "--advertise",    "rack-1.example",
+    const char *const given[] = {"--etcd",
+                                 "http://a:1,https://b:2",
+                                 "--slices",
+                                 "4",
+                                 "--min-replicas",
+                                 "3",
+                                 "--replace-after",
+                                 "20s",
+                                 "--advertise",
+                                 "rack-1.example",
                                  NULL};
     config c;
     assert_int_equal(parse(&c, given), OPTIONS_RUN);

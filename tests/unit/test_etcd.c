@@ -41,7 +41,6 @@ static void names_what_is_wrong_with_its_configuration(void **state) {
                                       "http://a b:2379",
                                       "http://127.0.0.1:99999",
                                       "http://127.0.0.1:2379/v3",
-                                      "http://u:p@127.0.0.1:2379",
                                       "http://127.0.0.1:2379?x=1",
                                       "unix:///tmp/etcd",
                                       ""};
@@ -76,6 +75,24 @@ static void names_what_is_wrong_with_its_configuration(void **state) {
     assert_int_equal(uv_loop_close(&loop), 0);
     etcd_close(NULL, NULL, NULL);
     etcd_watch_close(NULL);
+}
+
+static void names_no_password_that_stands_in_an_endpoint(void **state) {
+    static const char *const bad[] = {"http://root:secret@127.0.0.1:2379",
+                                      "https://secret@a b",
+                                      "root:secret@127.0.0.1:2379"};
+    uv_loop_t loop;
+    (void)state;
+    assert_int_equal(uv_loop_init(&loop), 0);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        etcd *e;
+        char why[256] = "";
+        etcd_config c = {.loop = &loop, .endpoints = &bad[i], .n_endpoints = 1};
+        assert_int_equal(etcd_open(&e, &c, why, sizeof(why)), -EINVAL);
+        assert_string_not_equal(why, "");
+        assert_null(strstr(why, "secret"));
+    }
+    assert_int_equal(uv_loop_close(&loop), 0);
 }
 
 static void refuses_calls_that_make_no_sense(void **state) {
@@ -194,6 +211,26 @@ static void does_not_repeat_a_read_that_was_refused(void **state) {
     assert_non_null(strstr(f.sync.why, "permission denied"));
     assert_int_equal(etcd_script_asked(f.server[1], RANGE), 0);
     etcd_pair_close(&f);
+}
+
+/* What a server says goes into logs and status documents. */
+static void says_why_in_printable_characters(void **state) {
+    static const char *const said[] = {
+        "{\"error\":\"etcdserver: \u00e9\xc3\xa9\\u0007\",\"code\":3}",
+        "\xc3\xa9\xff",
+        "\x1b[31m",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
+        etcd_pair f;
+        etcd_pair_open(&f, &of_one);
+        etcd_script_say(f.server[0], RANGE, i == 0 ? 400 : 200, said[i]);
+        etcd_sync_get(&f.sync, "k", false);
+        assert_string_not_equal(f.sync.why, "");
+        for (const char *c = f.sync.why; *c != '\0'; c++)
+            assert_in_range(*c, ' ', '~');
+        etcd_pair_close(&f);
+    }
 }
 
 static void reads_answers_that_come_byte_by_byte(void **state) {
@@ -410,11 +447,13 @@ int main(void) {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_what_is_wrong_with_its_configuration),
+        cmocka_unit_test(names_no_password_that_stands_in_an_endpoint),
         cmocka_unit_test(refuses_calls_that_make_no_sense),
         cmocka_unit_test(asks_the_next_endpoint_and_stays_there),
         cmocka_unit_test(repeats_a_read_elsewhere_whatever_went_wrong),
         cmocka_unit_test(says_away_or_nonsense_when_nobody_helps),
         cmocka_unit_test(does_not_repeat_a_read_that_was_refused),
+        cmocka_unit_test(says_why_in_printable_characters),
         cmocka_unit_test(reads_answers_that_come_byte_by_byte),
         cmocka_unit_test(checks_that_it_got_what_it_asked_for),
         cmocka_unit_test(bounds_what_an_answer_may_weigh),

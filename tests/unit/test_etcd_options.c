@@ -104,6 +104,21 @@ static void refuses_what_is_no_endpoint(void **state) {
     expect_refusal(many, "at most");
 }
 
+/* A log is no place for it, and neither is a command line. */
+static void
+refuses_a_password_in_an_endpoint_without_repeating_it(void **state) {
+    static const char *const urls[] = {"http://me:secret@a:1", "me:secret@a:1"};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        rig r;
+        const char *const given[] = {"--etcd", urls[i], NULL};
+        assert_int_equal(parse(&r, given), ERR_USAGE);
+        assert_non_null(strstr(r.why, "--etcd-password-file"));
+        assert_null(strstr(r.why, "secret"));
+        finish(&r);
+    }
+}
+
 static void refuses_halves_of_pairs(void **state) {
     (void)state;
 #define E "--etcd", "http://a:1"
@@ -174,6 +189,8 @@ int main(void) {
         cmocka_unit_test(knows_of_no_etcd_unless_told),
         cmocka_unit_test(takes_several_endpoints_with_commas_or_repeated),
         cmocka_unit_test(refuses_what_is_no_endpoint),
+        cmocka_unit_test(
+            refuses_a_password_in_an_endpoint_without_repeating_it),
         cmocka_unit_test(refuses_halves_of_pairs),
         cmocka_unit_test(reads_the_password_from_the_first_line_of_a_file),
     };

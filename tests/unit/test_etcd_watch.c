@@ -212,9 +212,25 @@ static void bounds_the_length_of_a_line(void **state) {
     etcd_sync_watch(&f.sync, "/w/", 6, 7);
     etcd_sync_until_more(&f.sync, &f.sync.n_live, 0);
     etcd_script_more(f.server[0], line);
-    until_away(&f, "larger");
+    /* It would come again and again: what is now must be read instead. */
+    until_lost(&f, "larger");
+    etcd_sync_for(&f.sync, 300);
+    assert_int_equal(etcd_script_asked(f.server[0], WATCH), 1);
     etcd_pair_close(&f);
     free(line);
+}
+
+static void does_not_hurry_to_a_stream_that_ends_at_once(void **state) {
+    etcd_pair f;
+    (void)state;
+    open_one(&f);
+    etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
+    etcd_script_cut_after(f.server[0], WATCH,
+                          "HTTP/1.1 200 OK\r\n\r\n" CREATED(5));
+    etcd_sync_watch(&f.sync, "/w/", 6, 7);
+    etcd_sync_for(&f.sync, 2500);
+    assert_in_range(etcd_script_asked(f.server[0], WATCH), 1, 8);
+    etcd_pair_close(&f);
 }
 
 static void notices_a_stream_that_does_not_begin(void **state) {
@@ -413,6 +429,7 @@ int main(void) {
         cmocka_unit_test(is_away_until_an_endpoint_answers),
         cmocka_unit_test(breaks_off_at_what_it_cannot_use),
         cmocka_unit_test(bounds_the_length_of_a_line),
+        cmocka_unit_test(does_not_hurry_to_a_stream_that_ends_at_once),
         cmocka_unit_test(notices_a_stream_that_does_not_begin),
         cmocka_unit_test(notices_a_stalled_stream_of_a_healthy_member),
         cmocka_unit_test(notices_a_member_that_stops_answering),

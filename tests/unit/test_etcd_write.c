@@ -260,6 +260,45 @@ static void sends_nothing_when_it_cannot_log_in(void **state) {
     etcd_pair_close(&f);
 }
 
+typedef struct {
+    etcd *e;
+    unsigned n_back;
+    etcd_code codes[2];
+} again;
+
+static void on_again(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
+                     size_t n, bool more) {
+    const etcd_range r = {.key = "k", .key_len = 1};
+    again *g = ctx;
+    (void)kvs;
+    (void)n;
+    (void)more;
+    g->codes[g->n_back++] = a->code;
+    if (g->n_back == 1)
+        assert_int_equal(etcd_get(g->e, &r, on_again, g), 0);
+}
+
+/* What begins when a login has failed waits for the next one. */
+static void logs_in_anew_for_what_begins_after_a_failed_login(void **state) {
+    const etcd_range r = {.key = "k", .key_len = 1};
+    etcd_pair f;
+    (void)state;
+    etcd_pair_open(&f, &with_password);
+    etcd_script_say(f.server[0], LOGIN, 400,
+                    "{\"error\":\"etcdserver: authentication failed, invalid "
+                    "user ID or password\",\"code\":3}");
+    etcd_script_say(f.server[0], LOGIN, 200,
+                    "{" HEADER(5) ",\"token\":\"abc.1\"}");
+    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    again g = {.e = f.sync.etcd};
+    assert_int_equal(etcd_get(g.e, &r, on_again, &g), 0);
+    etcd_sync_until_more(&f.sync, &g.n_back, 1);
+    assert_int_equal(g.codes[0], ETCD_REFUSED);
+    assert_int_equal(g.codes[1], ETCD_OK);
+    assert_int_equal(etcd_script_asked(f.server[0], LOGIN), 2);
+    etcd_pair_close(&f);
+}
+
 int main(void) {
     signal(SIGPIPE, SIG_IGN);
     const struct CMUnitTest tests[] = {
@@ -271,6 +310,7 @@ int main(void) {
         cmocka_unit_test(logs_in_once_for_all_calls),
         cmocka_unit_test(logs_in_anew_once_when_its_token_is_refused),
         cmocka_unit_test(sends_nothing_when_it_cannot_log_in),
+        cmocka_unit_test(logs_in_anew_for_what_begins_after_a_failed_login),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,9 +30,9 @@ static void close_rack(rack_rig *a) {
 
 static void take_up(rack_rig *a) {
     rack_feed_settle(&a->feed);
-    assert_int_equal(nodes_set(a->r->nodes, a->feed.view,
-                               rack_view_placement(a->feed.view)),
-                     0);
+    assert_int_equal(
+        nodes_set(a->r->nodes, a->feed.view, rack_view_placement(a->feed.view)),
+        0);
 }
 
 static void feed_one(rack_rig *a, const char *name, const scripted_node *n) {
@@ -136,8 +136,8 @@ static void a_place_is_taken_again_and_counted_anew(void **state) {
     close_rack(&a);
 }
 
-static void greets_a_node_anew_whose_record_names_another_process(
-    void **state) {
+static void
+greets_a_node_anew_whose_record_names_another_process(void **state) {
     (void)state;
     rack_rig a;
     open_rack(&a, 1);

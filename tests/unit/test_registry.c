@@ -12,6 +12,8 @@
 #include "discovery/registry.h"
 #include "engine/err.h"
 #include "engine/failpoint.h"
+#include "engine/util.h"
+#include "tests/support/etcd_script.h"
 #include "tests/support/etcd_sync.h"
 #include "tests/support/registry_rig.h"
 
@@ -159,6 +161,108 @@ static void publishes_nothing_that_readers_would_refuse(void **state) {
     registry_rig_close(&g);
 }
 
+/* ---- an etcd that misbehaves ---- */
+
+#define RANGE "/v3/kv/range"
+#define TXN "/v3/kv/txn"
+#define WATCH "/v3/watch"
+#define HEADER(cluster)                                                        \
+    "\"header\":{\"cluster_id\":\"" cluster                                    \
+    "\",\"member_id\":\"8\",\"revision\":\"5\"}"
+
+/* A node and the etcd that it is told of, each on a loop of its own. */
+typedef struct {
+    uv_loop_t loop;
+    etcd_script *server;
+    registry_rig rig;
+    unsigned wanted;
+    uint64_t end;
+} scripted;
+
+static void scripted_open(scripted *t) {
+    memset(t, 0, sizeof(*t));
+    assert_int_equal(uv_loop_init(&t->loop), 0);
+    etcd_script_open(&t->server, &t->loop);
+}
+
+static void scripted_begin(scripted *t) {
+    const char *url = etcd_script_url(t->server);
+    registry_rig_open(&t->rig, &url, 1, REGISTRY_NODE, "one", 5);
+    registry_rig_publish(&t->rig, 7000);
+}
+
+static void scripted_close(scripted *t) {
+    registry_rig_close(&t->rig);
+    etcd_script_close(t->server);
+    assert_int_equal(uv_loop_close(&t->loop), 0);
+}
+
+static void turn(scripted *t, bool (*holds)(void *ctx)) {
+    registry_rig *rig = &t->rig;
+    registry_rig_until(&rig, 1, holds, t);
+}
+
+/* Conditions turn the server's loop as well. */
+static bool asked_to_write(void *ctx) {
+    scripted *t = ctx;
+    uv_run(&t->loop, UV_RUN_NOWAIT);
+    return etcd_script_asked(t->server, TXN) >= t->wanted;
+}
+
+static bool refused_all_along(void *ctx) {
+    scripted *t = ctx;
+    assert_true(told_why(&t->rig));
+    return asked_to_write(t);
+}
+
+/* Out of space: what is read in between makes it no better, and a log would
+ * fill up with what is said once. */
+static void says_once_that_its_writes_are_refused(void **state) {
+    scripted t;
+    (void)state;
+    scripted_open(&t);
+    etcd_script_say(t.server, RANGE, 200, "{" HEADER("7") "}");
+    etcd_script_stream(t.server, WATCH,
+                       "{\"result\":{" HEADER("7") ",\"created\":true}}\n");
+    etcd_script_say(t.server, "/v3/lease/grant", 200,
+                    "{" HEADER("7") ",\"ID\":\"77\",\"TTL\":\"5\"}");
+    etcd_script_say(
+        t.server, "/v3/lease/keepalive", 200,
+        "{\"result\":{" HEADER("7") ",\"ID\":\"77\",\"TTL\":\"5\"}}");
+    etcd_script_say(t.server, TXN, 429,
+                    "{\"error\":\"etcdserver: mvcc: database space "
+                    "exceeded\",\"code\":8}");
+    scripted_begin(&t);
+    t.wanted = 2;
+    turn(&t, asked_to_write);
+    t.wanted = 5;
+    turn(&t, refused_all_along);
+    scripted_close(&t);
+}
+
+static bool is_over(void *ctx) {
+    scripted *t = ctx;
+    uv_run(&t->loop, UV_RUN_NOWAIT);
+    return now_ms() >= t->end;
+}
+
+/* Behind the endpoint are two clusters in turn. */
+static void does_not_hurry_to_list_what_is_lost_at_once(void **state) {
+    scripted t;
+    (void)state;
+    scripted_open(&t);
+    for (int i = 0; i < 500; i++) {
+        etcd_script_say(t.server, RANGE, 200, "{" HEADER("7") "}");
+        etcd_script_say(t.server, RANGE, 200, "{" HEADER("9") "}");
+    }
+    const char *url = etcd_script_url(t.server);
+    registry_rig_open(&t.rig, &url, 1, REGISTRY_NODE, "one", 5);
+    t.end = now_ms() + 2500;
+    turn(&t, is_over);
+    assert_in_range(etcd_script_asked(t.server, RANGE), 2, 16);
+    scripted_close(&t);
+}
+
 /* The last test: what was armed stays so. */
 static void fails_to_write_where_a_test_wants_that(void **state) {
     const char *endpoint = nobody();
@@ -185,6 +289,8 @@ int main(void) {
         cmocka_unit_test(writes_no_placement_without_a_term),
         cmocka_unit_test(ends_what_is_under_way_when_it_closes),
         cmocka_unit_test(publishes_nothing_that_readers_would_refuse),
+        cmocka_unit_test(says_once_that_its_writes_are_refused),
+        cmocka_unit_test(does_not_hurry_to_list_what_is_lost_at_once),
         cmocka_unit_test(fails_to_write_where_a_test_wants_that),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

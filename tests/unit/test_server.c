@@ -551,8 +551,8 @@ static void expect_state(rig *r, const char *state) {
     message m = {.kind = MESSAGE_STATUS_REQUEST};
     ask(r, &m);
     assert_int_equal(hear(r), MESSAGE_STATUS);
-    json_t *root = json_loadb(r->m.status.json.data, r->m.status.json.len, 0,
-                              NULL);
+    json_t *root =
+        json_loadb(r->m.status.json.data, r->m.status.json.len, 0, NULL);
     assert_non_null(root);
     assert_string_equal(json_string_value(json_object_get(root, "state")),
                         state);

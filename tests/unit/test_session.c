@@ -35,6 +35,22 @@ static session_action expect_slot(session *s, uint64_t now, session_kind kind,
     return a;
 }
 
+/* From `now` to `then` it asks for nothing but that its lease is kept. */
+static void wait_until(session *s, uint64_t now, uint64_t then) {
+    while (now < then) {
+        session_action a;
+        session_next(s, now, &a);
+        if (a.kind == SESSION_KEEP) {
+            session_kept(s, now, SESSION_DONE);
+            continue;
+        }
+        assert_int_equal(a.kind, SESSION_WAIT);
+        assert_true(a.wake_ms > now);
+        now = a.wake_ms;
+    }
+    assert_true(now == then);
+}
+
 static const session_found nothing = {.mod_revision = 1};
 
 /* With lease 5, granted at `now`, and the record written at revision 10. */
@@ -100,6 +116,51 @@ static void backs_off_while_nobody_answers(void **state) {
     expect(s, now, SESSION_GRANT);
     session_granted(s, now, SESSION_DONE, 5, TTL);
     expect(s, now, SESSION_READ);
+    session_free(s);
+}
+
+/* etcd is out of space, say: it reads well, and refuses every write. */
+static void backs_off_while_its_writes_are_refused(void **state) {
+    static const uint32_t waits[] = {1, 2, 4, 8, 8, 8};
+    session *s = registered(0, false);
+    const session_found gone = {.mod_revision = 30};
+    uint64_t now = 0;
+    (void)state;
+    session_seen(s, SLOT_RECORD, &gone);
+    expect_slot(s, now, SESSION_WRITE, SLOT_RECORD);
+    for (int i = 0; i < 6; i++) {
+        session_wrote(s, now, SLOT_RECORD, SESSION_NOT, 0);
+        uint64_t next = now + (uint64_t)waits[i] * RETRY;
+        wait_until(s, now, next);
+        now = next;
+        expect_slot(s, now, SESSION_READ, SLOT_RECORD);
+        session_read(s, now, SLOT_RECORD, SESSION_DONE, &gone);
+        expect_slot(s, now, SESSION_WRITE, SLOT_RECORD);
+    }
+    session_wrote(s, now, SLOT_RECORD, SESSION_DONE, 31);
+    session_want(s, SLOT_RECORD);
+    expect_slot(s, now, SESSION_WRITE, SLOT_RECORD);
+    session_wrote(s, now, SLOT_RECORD, SESSION_NOT, 0);
+    assert_true(expect(s, now, SESSION_WAIT).wake_ms == now + RETRY);
+    session_free(s);
+}
+
+/* Two that live at one place, by mistake, must not write as fast as etcd can:
+ * the lease of a dead one would have ended by then. */
+static void takes_its_record_back_once_in_a_lease_at_most(void **state) {
+    session *s = registered(0, false);
+    session_found twin = {
+        .boot = 9, .mod_revision = 20, .lease = 2, .same_place = true};
+    (void)state;
+    session_seen(s, SLOT_RECORD, &twin);
+    session_action a = expect_slot(s, 1000, SESSION_WRITE, SLOT_RECORD);
+    assert_int_equal(a.mod_revision, 20);
+    session_wrote(s, 1000, SLOT_RECORD, SESSION_DONE, 21);
+    twin.mod_revision = 22;
+    session_seen(s, SLOT_RECORD, &twin);
+    assert_false(session_registered(s));
+    wait_until(s, 1000, 1000 + TTL);
+    expect_slot(s, 1000 + TTL, SESSION_WRITE, SLOT_RECORD);
     session_free(s);
 }
 
@@ -418,6 +479,8 @@ int main(void) {
         cmocka_unit_test(asks_for_nothing_before_there_is_something_to_say),
         cmocka_unit_test(registers_and_keeps_the_lease_alive),
         cmocka_unit_test(backs_off_while_nobody_answers),
+        cmocka_unit_test(backs_off_while_its_writes_are_refused),
+        cmocka_unit_test(takes_its_record_back_once_in_a_lease_at_most),
         cmocka_unit_test(takes_no_lease_whose_time_is_over),
         cmocka_unit_test(leaves_anothers_record_alone_and_says_so),
         cmocka_unit_test(goes_over_a_dead_predecessor_with_its_endpoint),

@@ -44,8 +44,8 @@ static void open_model(rig *r) {
     r->path = fixture_path("weights.gguf");
     assert_int_equal(model_gen(&shape, r->path, why, sizeof(why)), 0);
     assert_int_equal(gguf_open(&r->file, r->path, why, sizeof(why)), 0);
-    assert_int_equal(manifest_open(&r->checks, r->file, false, why, sizeof(why)),
-                     0);
+    assert_int_equal(
+        manifest_open(&r->checks, r->file, false, why, sizeof(why)), 0);
     r->bytes = fixture_read(r->path, &r->n_bytes);
 }
 
@@ -73,7 +73,8 @@ static rig *open_rig(void) {
     assert_int_equal(
         weight_server_open(&r->server, &r->config, why, sizeof(why)), 0);
     assert_int_equal(
-        link_connect(&r->node, &r->config.links, ENDPOINT, why, sizeof(why)), 0);
+        link_connect(&r->node, &r->config.links, ENDPOINT, why, sizeof(why)),
+        0);
     assert_int_equal(
         link_connect(&r->other, &r->config.links, ENDPOINT, why, sizeof(why)),
         0);
@@ -232,12 +233,9 @@ static void refuses_bytes_that_are_not_there(void **state) {
         uint32_t bytes;
         uint64_t stride;
         uint32_t count;
-    } bad[] = {{2, 0, 1, 0, 1},
-               {4000, 0, 1, 0, 1},
-               {0, r->n_bytes, 1, 0, 1},
-               {0, r->n_bytes - 1, 2, 0, 1},
-               {0, 0, 1, r->n_bytes, 2},
-               {0, 1, 1, r->n_bytes / 2, 3}};
+    } bad[] = {{2, 0, 1, 0, 1},          {4000, 0, 1, 0, 1},
+               {0, r->n_bytes, 1, 0, 1}, {0, r->n_bytes - 1, 2, 0, 1},
+               {0, 0, 1, r->n_bytes, 2}, {0, 1, 1, r->n_bytes / 2, 3}};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         message m = fetch(i, bad[i].file, bad[i].offset, bad[i].bytes,
                           bad[i].stride, bad[i].count);
@@ -313,8 +311,8 @@ static void reads_a_bounded_number_of_pieces_at_once(void **state) {
     for (int i = 0; i < 3 * WEIGHT_SERVER_OF_PEER; i++) {
         hear(r);
         pieces += r->m.kind == MESSAGE_PIECE;
-        refused += r->m.kind == MESSAGE_ERROR &&
-                   r->m.error.code == ERR_OVERLOADED;
+        refused +=
+            r->m.kind == MESSAGE_ERROR && r->m.error.code == ERR_OVERLOADED;
         assert_true(weight_server_look(r->server).outstanding <=
                     WEIGHT_SERVER_OF_PEER);
     }

@@ -1,0 +1,62 @@
+/* member_internal.h - what member's files share: member.c follows the rack,
+ * member_model.c learns which model it works with. */
+#ifndef EXPERT_NODE_MEMBER_INTERNAL_H
+#define EXPERT_NODE_MEMBER_INTERNAL_H
+
+#include "discovery/registry.h"
+#include "expert_node/loader.h"
+#include "expert_node/member.h"
+
+typedef enum { JOB_MODEL, JOB_LOAD } job_kind;
+
+struct member {
+    member_config config;
+    uint64_t memory_bytes;
+    registry *registry;
+    keeper *keeper;
+    loader *loader;
+    fetch *fetch; /* NULL: the model is in a file of our own */
+    uv_timer_t timer;
+    bool closing, failed;
+
+    shard *learned; /* by the loader, not yet adopted */
+    bool learning, known;
+    uint64_t pull_at_ms, pull_wait_ms;
+    bool has_source; /* a coordinator that has the model is registered */
+    bool said_waiting, said_other;
+
+    /* Orders to drop that the worker has, oldest first. */
+    drop_order drops[ORDERS_MAX_DROPS];
+    uint64_t drops_given, drops_done;
+
+    char load_error[LOADER_WHY]; /* the last one; "" since all was well */
+    uint64_t load_error_ms;
+
+    void (*on_closed)(void *ctx);
+    void *closed_ctx;
+    int open_handles; /* until on_closed */
+};
+
+/* NULL: the model is fetched. */
+static inline const char *member_path(const member *m) {
+    return m->config.config->model;
+}
+
+/* NULL: etcd has not been listed yet. */
+static inline const rack_view *member_view(const member *m) {
+    return m->registry != NULL ? registry_view(m->registry) : NULL;
+}
+
+/* Begin to read the file, or to pull what a source has. */
+void member_learn(member *m);
+/* A node without a file: as soon as somebody has the model, and after a failure
+ * when its time has come. */
+void member_learn_if_due(member *m, uint64_t now_ms);
+/* The loader has come back: serve the model and register.  0 if there is one
+ * now; failures that can be tried again are, others end the node. */
+int member_learned(member *m, const loader_result *r);
+
+/* Who has the model that this rack works with, for the fetch. */
+void member_follow_sources(member *m, const rack_view *view);
+
+#endif
