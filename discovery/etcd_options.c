@@ -62,6 +62,11 @@ static bool begins_with(const char *text, const char *prefix) {
 
 static int add_endpoint(etcd_options *o, const char *url, char *why,
                         size_t why_size) {
+    if (strchr(url, '@') != NULL) { /* not to be repeated in a log */
+        return err_why(why, why_size, ERR_USAGE,
+                       "--etcd: an endpoint has no user or password in it; "
+                       "see --etcd-user and --etcd-password-file");
+    }
     if (!begins_with(url, "http://") && !begins_with(url, "https://")) {
         return err_why(why, why_size, ERR_USAGE,
                        "--etcd '%.80s': expected http://HOST:PORT or "

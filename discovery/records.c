@@ -28,7 +28,7 @@ typedef enum {
     MEMBER_NAME,     /* record_is_name() */
     MEMBER_TEXT,     /* printable ASCII */
     MEMBER_ENDPOINT, /* tcp://HOST:PORT */
-    MEMBER_HEX,      /* uint64_t as 16 hex digits */
+    MEMBER_HEX,      /* uint64_t as 16 hex digits, `low` or more */
     MEMBER_U32,
     MEMBER_U64, /* at most INT64_MAX, the largest of our JSON library */
     MEMBER_I64,
@@ -60,9 +60,10 @@ typedef struct {
     {"profile", "mla", MEMBER_TEXT, MAY_LACK, AT(type, profile.mla), 0, 0, 0}, \
     {"profile", "blas", MEMBER_TEXT, MAY_LACK, AT(type, profile.blas), 0, 0, 0}
 
+/* A process that runs has a boot id; 0 is what a reader takes for none. */
 #define NODE(field) AT(node_record, field)
 static const member node_members[] = {
-    {NULL, "boot", MEMBER_HEX, NEEDED, NODE(boot), 0, 0, 0},
+    {NULL, "boot", MEMBER_HEX, NEEDED, NODE(boot), 1, 0, 0},
     {NULL, "control", MEMBER_ENDPOINT, NEEDED, NODE(control), 0, 0, 0},
     {NULL, "memory", MEMBER_U64, NEEDED, NODE(memory_bytes), 0, INT64_MAX, 0},
     {NULL, "zone", MEMBER_TEXT, MAY_LACK, NODE(zone), 0, 0, 0},
@@ -77,7 +78,7 @@ static const member node_members[] = {
 
 #define COORD(field) AT(coordinator_record, field)
 static const member coordinator_members[] = {
-    {NULL, "boot", MEMBER_HEX, NEEDED, COORD(boot), 0, 0, 0},
+    {NULL, "boot", MEMBER_HEX, NEEDED, COORD(boot), 1, 0, 0},
     {NULL, "client", MEMBER_ENDPOINT, NEEDED, COORD(client), 0, 0, 0},
     {NULL, "weights", MEMBER_ENDPOINT, MAY_LACK, COORD(weights), 0, 0, 0},
     {NULL, "http", MEMBER_TEXT, MAY_LACK, COORD(http), 0, 0, 0},
@@ -92,7 +93,7 @@ static const member coordinator_members[] = {
 #define LEADER(field) AT(leader_record, field)
 static const member leader_members[] = {
     {NULL, "name", MEMBER_NAME, NEEDED, LEADER(name), 0, 0, 0},
-    {NULL, "boot", MEMBER_HEX, NEEDED, LEADER(boot), 0, 0, 0},
+    {NULL, "boot", MEMBER_HEX, NEEDED, LEADER(boot), 1, 0, 0},
 };
 
 #define EPOCH(field) AT(epoch_record, field)
@@ -115,7 +116,7 @@ static const member epoch_members[] = {
 
 #define READY(field) AT(ready_record, field)
 static const member ready_members[] = {
-    {NULL, "boot", MEMBER_HEX, NEEDED, READY(boot), 0, 0, 0},
+    {NULL, "boot", MEMBER_HEX, NEEDED, READY(boot), 1, 0, 0},
     {NULL, "incarnation", MEMBER_U64, NEEDED, READY(incarnation),
      0, INCARNATION_MOST, 0},
     {NULL, "epoch", MEMBER_U64, NEEDED, READY(epoch), 0, EPOCH_MOST, 0},
@@ -305,7 +306,7 @@ static bool unpack_text(const member *m, const char *text, void *record) {
             number = number << 8 | bytes[i];
         }
         memcpy(at, &number, sizeof(number));
-        return true;
+        return number >= (uint64_t)m->low;
     }
     case MEMBER_MODEL:
         if (empty) return true; /* and the flag says so: it is false */
@@ -401,14 +402,6 @@ static int unpack(const document *d, void *record, const void *data,
     return rc;
 }
 
-/* A process that runs has a boot id; 0 is what a reader takes for none. */
-static int need_boot(const document *d, uint64_t boot, char *why,
-                     size_t why_size) {
-    if (boot != 0) return 0;
-    return err_why(why, why_size, ERR_FORMAT,
-                   "%s record: member 'boot' is not what it may be", d->what);
-}
-
 /* ---- the documents ---- */
 
 char *node_record_pack(const node_record *r) {
@@ -417,8 +410,7 @@ char *node_record_pack(const node_record *r) {
 
 int node_record_unpack(node_record *r, const void *data, size_t bytes,
                        char *why, size_t why_size) {
-    int rc = unpack(&node_document, r, data, bytes, why, why_size);
-    return rc < 0 ? rc : need_boot(&node_document, r->boot, why, why_size);
+    return unpack(&node_document, r, data, bytes, why, why_size);
 }
 
 char *coordinator_record_pack(const coordinator_record *r) {
@@ -427,9 +419,7 @@ char *coordinator_record_pack(const coordinator_record *r) {
 
 int coordinator_record_unpack(coordinator_record *r, const void *data,
                               size_t bytes, char *why, size_t why_size) {
-    int rc = unpack(&coordinator_document, r, data, bytes, why, why_size);
-    if (rc < 0) return rc;
-    return need_boot(&coordinator_document, r->boot, why, why_size);
+    return unpack(&coordinator_document, r, data, bytes, why, why_size);
 }
 
 char *leader_record_pack(const leader_record *r) {
@@ -438,8 +428,7 @@ char *leader_record_pack(const leader_record *r) {
 
 int leader_record_unpack(leader_record *r, const void *data, size_t bytes,
                          char *why, size_t why_size) {
-    int rc = unpack(&leader_document, r, data, bytes, why, why_size);
-    return rc < 0 ? rc : need_boot(&leader_document, r->boot, why, why_size);
+    return unpack(&leader_document, r, data, bytes, why, why_size);
 }
 
 char *ready_record_pack(const ready_record *r) {
@@ -448,8 +437,7 @@ char *ready_record_pack(const ready_record *r) {
 
 int ready_record_unpack(ready_record *r, const void *data, size_t bytes,
                         char *why, size_t why_size) {
-    int rc = unpack(&ready_document, r, data, bytes, why, why_size);
-    return rc < 0 ? rc : need_boot(&ready_document, r->boot, why, why_size);
+    return unpack(&ready_document, r, data, bytes, why, why_size);
 }
 
 char *drain_record_pack(const drain_record *r) {

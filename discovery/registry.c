@@ -256,7 +256,7 @@ const rack_view *registry_view(const registry *r) {
 }
 
 int64_t registry_term(const registry *r) {
-    return session_term(r->session, now_ms());
+    return session_term(r->session, registry_now_ms());
 }
 
 uint64_t registry_live_since(const registry *r) {
@@ -265,12 +265,13 @@ uint64_t registry_live_since(const registry *r) {
 
 json_t *registry_status(const registry *r) {
     bool back = rack_view_rolled_back(r->view);
+    const char *why = r->why[0] != '\0' ? r->why : r->refusal;
     return json_pack(
         "{s:b, s:s, s:I, s:b, s:b, s:b, s:b, s:s}", "connected",
         r->live_since != 0, "endpoint", etcd_endpoint(r->etcd), "revision",
         (json_int_t)r->revision, "registered", session_registered(r->session),
         "leading", registry_term(r) != 0, "name_taken",
-        session_name_taken(r->session), "rolled_back", back, "why", r->why);
+        session_name_taken(r->session), "rolled_back", back, "why", why);
 }
 
 /* ---- writing ---- */
@@ -370,12 +371,21 @@ int registry_write_placement(registry *r, const placement_write *w,
 
     char epoch_key[RECORD_KEY];
     record_key(r->cluster, RECORD_EPOCH, NULL, 0, epoch_key);
+    const own_key *leader = &r->own[SLOT_LEADER];
+    /* The term, and that it is ours: in a store that was wiped or restored
+     * since, another's key may have that revision. */
     const etcd_compare compares[] = {
-        {.key = r->own[SLOT_LEADER].key,
-         .key_len = r->own[SLOT_LEADER].key_len,
+        {.key = leader->key,
+         .key_len = leader->key_len,
          .target = ETCD_CREATE_REVISION,
          .relation = ETCD_EQUAL,
          .number = w->term},
+        {.key = leader->key,
+         .key_len = leader->key_len,
+         .target = ETCD_VALUE,
+         .relation = ETCD_EQUAL,
+         .value = leader->text,
+         .value_len = strlen(leader->text)},
         {.key = epoch_key,
          .key_len = strlen(epoch_key),
          .target = ETCD_MOD_REVISION,

@@ -58,8 +58,8 @@ void registry_campaign(registry *r);
 typedef void (*registry_done)(void *ctx, etcd_code code, const char *why,
                               int64_t revision);
 
-/* One step of the leader: these layers and the epoch, if the leader key's
- * create_revision is `term` and placement/epoch's mod_revision is
+/* One step of the leader: these layers and the epoch, if the leader key is
+ * ours, its create_revision is `term` and placement/epoch's mod_revision is
  * `expected_revision` (0: there is none). */
 typedef struct {
     const epoch_record *head;

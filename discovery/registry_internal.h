@@ -62,7 +62,8 @@ struct registry {
     uint64_t away_since;
     bool waiting_told; /* that it is not there, at the start */
     bool told_rolled_back;
-    char why[REGISTRY_WHY]; /* what is wrong now, or "" */
+    char why[REGISTRY_WHY];     /* what is wrong now, or "" */
+    char refusal[REGISTRY_WHY]; /* of the last write; "": it was not refused */
 
     /* what was reported last */
     bool registered, name_taken;
@@ -76,6 +77,9 @@ struct registry {
 void registry_notify(registry *r);
 
 /* ---- registry_session.c ---- */
+
+/* The session's time; for nothing else. */
+uint64_t registry_now_ms(void);
 
 /* Do what the session asks for, and look again when it wants that. */
 void registry_drive(registry *r);

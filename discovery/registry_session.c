@@ -5,12 +5,19 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include "engine/log.h"
-#include "engine/util.h"
 
 /* A boot id that no process has, for a document that cannot be read: somebody
  * else's, then. */
 #define BOOT_UNREADABLE UINT64_MAX
+
+/* A lease goes on while the machine sleeps, so this clock does too. */
+uint64_t registry_now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
 
 /* ---- what happened, in the session's words ---- */
 
@@ -36,10 +43,15 @@ static session_outcome outcome_of(etcd_code code) {
 /* Refusals last until somebody does something: they are said, but not again
  * and again.  That etcd is away is registry_watch.c's to say. */
 static void tell_refusal(registry *r, const etcd_answer *a) {
-    if (a->code == ETCD_OK && r->live_since != 0) r->why[0] = '\0';
-    if (a->code != ETCD_REFUSED || strcmp(a->why, r->why) == 0) return;
-    snprintf(r->why, sizeof(r->why), "%s", a->why);
-    log_warn("etcd refuses: %s", r->why);
+    if (a->code != ETCD_REFUSED || strcmp(a->why, r->refusal) == 0) return;
+    snprintf(r->refusal, sizeof(r->refusal), "%s", a->why);
+    log_warn("etcd refuses: %s", r->refusal);
+}
+
+/* Only a write that works says that writes are refused no more. */
+static void tell_write(registry *r, const etcd_answer *a) {
+    if (a->code == ETCD_OK) r->refusal[0] = '\0';
+    tell_refusal(r, a);
 }
 
 /* Whose document it is, and whether it names our own endpoint. */
@@ -94,8 +106,9 @@ static void on_granted(void *ctx, const etcd_answer *a, int64_t lease,
     registry *r = ctx;
     int64_t most = UINT32_MAX / 1000;
     uint32_t ttl_ms = (uint32_t)(ttl_s < most ? ttl_s : most) * 1000;
-    tell_refusal(r, a);
-    session_granted(r->session, now_ms(), outcome_of(a->code), lease, ttl_ms);
+    tell_write(r, a);
+    session_granted(r->session, registry_now_ms(), outcome_of(a->code), lease,
+                    ttl_ms);
     registry_drive(r);
 }
 
@@ -104,7 +117,7 @@ static void on_kept(void *ctx, const etcd_answer *a, int64_t lease,
     registry *r = ctx;
     (void)lease;
     (void)ttl_s;
-    session_kept(r->session, now_ms(), outcome_of(a->code));
+    session_kept(r->session, registry_now_ms(), outcome_of(a->code));
     registry_drive(r);
 }
 
@@ -128,7 +141,7 @@ static void on_read(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
     session_found found =
         found_of(r, own->slot, n > 0 ? &kvs[0] : NULL, a->revision);
     tell_refusal(r, a);
-    session_read(r->session, now_ms(), own->slot, o, &found);
+    session_read(r->session, registry_now_ms(), own->slot, o, &found);
     registry_drive(r);
 }
 
@@ -138,8 +151,8 @@ static void on_wrote(void *ctx, const etcd_answer *a, const etcd_kv *reads,
     registry *r = own->registry;
     (void)reads;
     (void)n_reads;
-    tell_refusal(r, a);
-    session_wrote(r->session, now_ms(), own->slot, outcome_of(a->code),
+    tell_write(r, a);
+    session_wrote(r->session, registry_now_ms(), own->slot, outcome_of(a->code),
                   a->revision);
     registry_drive(r);
 }
@@ -176,11 +189,12 @@ static void carry_out(registry *r, const session_action *a) {
     switch (a->kind) {
     case SESSION_GRANT:
         rc = etcd_grant(r->etcd, r->ttl_s, on_granted, r);
-        if (rc < 0) session_granted(r->session, now_ms(), SESSION_NOT, 0, 0);
+        if (rc < 0)
+            session_granted(r->session, registry_now_ms(), SESSION_NOT, 0, 0);
         break;
     case SESSION_KEEP:
         rc = etcd_keep_alive(r->etcd, a->lease, on_kept, r);
-        if (rc < 0) session_kept(r->session, now_ms(), SESSION_NOT);
+        if (rc < 0) session_kept(r->session, registry_now_ms(), SESSION_NOT);
         break;
     case SESSION_REVOKE:
         rc = etcd_revoke(r->etcd, a->lease, on_revoked, r);
@@ -190,14 +204,16 @@ static void carry_out(registry *r, const session_action *a) {
         rc = begin_read(r, own);
         if (rc < 0) {
             const session_found none = {0};
-            session_read(r->session, now_ms(), own->slot, SESSION_NOT, &none);
+            session_read(r->session, registry_now_ms(), own->slot, SESSION_NOT,
+                         &none);
         }
         break;
     case SESSION_WRITE:
         assert(own->text != NULL);
         rc = begin_write(r, own, a);
         if (rc < 0) {
-            session_wrote(r->session, now_ms(), own->slot, SESSION_NOT, 0);
+            session_wrote(r->session, registry_now_ms(), own->slot, SESSION_NOT,
+                          0);
         }
         break;
     case SESSION_WAIT:
@@ -223,7 +239,7 @@ static void tell_name(registry *r, bool was_registered) {
 static void look_at_session(registry *r) {
     bool registered = session_registered(r->session);
     bool taken = session_name_taken(r->session);
-    int64_t term = session_term(r->session, now_ms());
+    int64_t term = session_term(r->session, registry_now_ms());
     bool was_registered = r->registered;
     bool renamed = registered != r->registered || taken != r->name_taken;
     if (!renamed && term == r->term) return;
@@ -241,14 +257,14 @@ static void on_session_timer(uv_timer_t *timer) {
 
 void registry_drive(registry *r) {
     session_action a;
-    uint64_t now = now_ms();
+    uint64_t now = registry_now_ms();
 
     if (r->phase == REGISTRY_CLOSING) return;
     for (session_next(r->session, now, &a); a.kind != SESSION_WAIT;
          session_next(r->session, now, &a)) {
         carry_out(r, &a);
         if (r->phase == REGISTRY_CLOSING) return;
-        now = now_ms();
+        now = registry_now_ms();
     }
     look_at_session(r);
     if (a.wake_ms == UINT64_MAX) {

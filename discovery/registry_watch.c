@@ -134,6 +134,16 @@ static void list_later(registry *r) {
     uv_timer_start(&r->list_timer, registry_on_list_timer, wait, 0);
 }
 
+/* At once, or later if that did not help just now. */
+static void list_again(registry *r) {
+    if (r->list_retry_ms > REGISTRY_RETRY_MS) {
+        list_later(r);
+        return;
+    }
+    r->list_retry_ms = 2 * REGISTRY_RETRY_MS;
+    registry_list(r);
+}
+
 /* Own keys that a listing lacks are sighted too: as absent. */
 static void sight_listing(registry *r, const etcd_kv *kvs, size_t n,
                           int64_t revision) {
@@ -185,7 +195,6 @@ static void on_listed(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
         list_later(r);
         return;
     }
-    r->list_retry_ms = REGISTRY_RETRY_MS;
     registry_notify(r);
     registry_drive(r);
 }
@@ -245,6 +254,8 @@ static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
         break;
     case ETCD_WATCH_LIVE:
         if (a->revision > r->revision) r->revision = a->revision;
+        /* The second time: what was listed has held for a while. */
+        if (r->live_since != 0) r->list_retry_ms = REGISTRY_RETRY_MS;
         tell_here(r);
         break;
     case ETCD_WATCH_AWAY:
@@ -255,7 +266,8 @@ static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
                  "anew",
                  a->why);
         r->listing_anew = true;
-        registry_list(r);
+        r->live_since = 0;
+        list_again(r);
         registry_notify(r);
         break;
     }

@@ -35,6 +35,7 @@ typedef struct {
     uint64_t sent_version;    /* of the write under way */
     uint64_t written_version; /* as it stands in etcd */
     bool sent_over_nothing;   /* the write under way makes the key */
+    bool sent_over_another;   /* it goes over another process's */
     bool known;
     session_found found;
     int64_t newest; /* revision of the newest that was seen or written */
@@ -51,6 +52,7 @@ struct session {
     uint64_t counted_ms; /* when the last answered one was sent */
 
     slot_state slots[SESSION_SLOTS];
+    uint64_t take_over_ms; /* not before: going over another's record */
 };
 
 int session_new(session **out, const session_config *c) {
@@ -208,6 +210,20 @@ static verdict judge(const session *s, session_slot which) {
     return which == SLOT_READY ? WRITE_IT : ANOTHERS;
 }
 
+static bool is_anothers(const session *s, const slot_state *slot) {
+    return slot->known && slot->found.boot != 0 &&
+           slot->found.boot != s->config.boot;
+}
+
+/* When the slot's next request may be sent. */
+static uint64_t due_at(const session *s, session_slot which, verdict v) {
+    const slot_state *slot = &s->slots[which];
+    uint64_t due = slot->line.not_before;
+    bool takes_over =
+        which == SLOT_RECORD && v == WRITE_IT && is_anothers(s, slot);
+    return takes_over && due < s->take_over_ms ? s->take_over_ms : due;
+}
+
 static void begin_write(session *s, session_slot which, session_action *out) {
     slot_state *slot = &s->slots[which];
     bool nothing = slot->found.boot == 0;
@@ -215,6 +231,7 @@ static void begin_write(session *s, session_slot which, session_action *out) {
     begin(&slot->line, WRITING);
     slot->sent_version = slot->version;
     slot->sent_over_nothing = nothing;
+    slot->sent_over_another = is_anothers(s, slot);
     out->kind = SESSION_WRITE;
     out->slot = which;
     out->lease = s->lease;
@@ -228,8 +245,9 @@ static bool next_for_slot(session *s, session_slot which, uint64_t now_ms,
 
     verdict v = slot->known ? judge(s, which) : WRITE_IT;
     if (v == SATISFIED) return false;
-    if (now_ms < slot->line.not_before) {
-        if (slot->line.not_before < *wake) *wake = slot->line.not_before;
+    uint64_t due = due_at(s, which, v);
+    if (now_ms < due) {
+        if (due < *wake) *wake = due;
         return false;
     }
     if (slot->known && v == WRITE_IT) {
@@ -265,10 +283,15 @@ void session_read(session *s, uint64_t now_ms, session_slot which,
     /* Something newer may have been seen meanwhile: then that is known.  If
      * nothing is, revisions went back, and session_forget() is to come. */
     look(slot, found);
-    worked(&slot->line);
     if (!slot->known || judge(s, which) == ANOTHERS) {
         slot->line.failures = BACKOFF_DOUBLINGS;
         failed(s, &slot->line, now_ms);
+    } else if (judge(s, which) == SATISFIED) {
+        worked(&slot->line);
+    } else {
+        /* The write comes at once, but that failures are over is for it to
+         * show: an etcd without space reads well. */
+        slot->line.not_before = 0;
     }
 }
 
@@ -298,6 +321,9 @@ void session_wrote(session *s, uint64_t now_ms, session_slot which,
     }
     worked(&slot->line);
     slot->written_version = slot->sent_version;
+    /* If that one lives after all, it takes its record back: two of one place
+     * must not write as fast as etcd can. */
+    if (slot->sent_over_another) s->take_over_ms = now_ms + s->ttl_ms;
     if (revision < slot->newest) return; /* what followed was seen already */
     session_found ours = {.boot = s->config.boot,
                           .create_revision = slot->found.create_revision,
@@ -358,8 +384,7 @@ bool session_registered(const session *s) {
 
 bool session_name_taken(const session *s) {
     const slot_state *slot = &s->slots[SLOT_RECORD];
-    return slot->known && slot->found.boot != 0 &&
-           slot->found.boot != s->config.boot && !slot->found.same_place;
+    return is_anothers(s, slot) && !slot->found.same_place;
 }
 
 bool session_leased(const session *s) {

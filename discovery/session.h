@@ -10,7 +10,8 @@
  * Rules it keeps (each has a test):
  *   - the record is put only where there is none, or over one's own (equal boot
  *     id), or over a dead predecessor's (equal control endpoint, which only one
- *     living process can have bound); else it is refused, and tried again;
+ *     living process can have bound; should that be untrue, once in a lease's
+ *     time at most); else it is refused, and tried again;
  *   - after an unknown outcome it reads before it writes again;
  *   - a lease is lost when etcd says so, or when its time has passed since the
  *     last answered request was sent; then everything is registered anew;

@@ -34,4 +34,38 @@ typedef struct {
 void weight_block_mul_a8(const weight_blocks *f, WEIGHT_MUL_ARGS);
 void weight_block_mul_f32(const weight_blocks *f, WEIGHT_MUL_ARGS);
 
+/* The end of a format's file: its scalar products and its row of the table,
+ * with the file's dequantize(), pack() and open_block().  A stored block is
+ * n_len values in n_bytes bytes. */
+#define WEIGHT_BLOCK_FORMAT(id, n_len, n_bytes, minimum)                       \
+    static const weight_blocks blocks = {                                      \
+        .len = n_len,                                                          \
+        .has_min = minimum,                                                    \
+        .group_bytes = id##_group_bytes,                                       \
+        .open = open_block,                                                    \
+    };                                                                         \
+    static void mul_a8(WEIGHT_MUL_ARGS) {                                      \
+        weight_block_mul_a8(&blocks, packed, cols, group0, group1, col0, col1, \
+                            x, n_x, y);                                        \
+    }                                                                          \
+    static void mul_f32(WEIGHT_MUL_ARGS) {                                     \
+        weight_block_mul_f32(&blocks, packed, cols, group0, group1, col0,      \
+                             col1, x, n_x, y);                                 \
+    }                                                                          \
+    const weight_format weight_##id = {                                        \
+        .name = #id,                                                           \
+        .block_len = n_len,                                                    \
+        .block_bytes = n_bytes,                                                \
+        .act = ACT_A8,                                                         \
+        .dequantize = dequantize,                                              \
+        .group_bytes = id##_group_bytes,                                       \
+        .pack = pack,                                                          \
+        .mul[ACT_F32] = {[CPU_SCALAR] = mul_f32,                               \
+                         [CPU_AVX2] = weight_##id##_mul_f32_avx2,              \
+                         [CPU_AVX512] = weight_##id##_mul_f32_avx512},         \
+        .mul[ACT_A8] = {[CPU_SCALAR] = mul_a8,                                 \
+                        [CPU_AVX2] = weight_##id##_mul_a8_avx2,                \
+                        [CPU_AVX512] = weight_##id##_mul_a8_avx512},           \
+    }
+
 #endif

@@ -6,8 +6,8 @@
 #include "engine/weight_q4_0.h"
 #include "engine/weight_tile_avx2.h"
 
-#define PANEL (TILE_BLOCKS * Q4_0_LEN)
-#define HALF_CHUNK (Q4_0_CHUNK / 2)
+#define PANEL (TILE_BLOCKS * Q0_LEN)
+#define HALF_CHUNK (Q0_CHUNK / 2)
 
 /* The low or the high nibbles of 8 rows x 4 columns. */
 TILE_INLINE __m256i nibbles(const uint8_t *at, bool high) {
@@ -28,7 +28,7 @@ TILE_INLINE void block_products(size_t n_x, const uint8_t *values,
     }
     TILE_UNROLL for (size_t c = 0; c < 2 * Q4_0_CHUNKS; c++) {
         __m256i w =
-            nibbles(values + c % Q4_0_CHUNKS * Q4_0_CHUNK, c >= Q4_0_CHUNKS);
+            nibbles(values + c % Q4_0_CHUNKS * Q0_CHUNK, c >= Q4_0_CHUNKS);
         TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
             __m256i four = tile_broadcast_4(x[i] + x_at + c * 4);
             sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, four));
@@ -40,22 +40,19 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256 acc[2][TILE_ROWS];
     const int8_t *x[TILE_ROWS];
-    const size_t block0 = t->col0 / Q4_0_LEN;
-    const size_t n_blocks = (t->col1 - t->col0) / Q4_0_LEN;
-    const uint8_t *scales = t->weights + block0 * Q4_0_PACKED_SCALES;
-    const uint8_t *values =
-        t->weights + q4_0_values_offset(t->cols) + block0 * Q4_0_PACKED_VALUES;
+    const size_t n_blocks = (t->col1 - t->col0) / Q0_LEN;
+    q0_block block = q0_block_at(t->cols, t->weights, t->col0, Q4_0_CHUNKS);
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]) + t->col0;
-    }
+    tile_rows_a8(n_x, t, t->col0, x);
 
     for (size_t b = 0; b < n_blocks; b++) {
+        tile_prefetch(n_x, block.values, Q4_0_CHUNKS);
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             __m256i sum[TILE_ROWS];
-            block_products(n_x, values + h * HALF_CHUNK, x, b * Q4_0_LEN, sum);
-            __m256 w_scale = tile_f16(scales + h * 16);
+            block_products(n_x, block.values + h * HALF_CHUNK, x, b * Q0_LEN,
+                           sum);
+            __m256 w_scale = tile_f16(block.scales + h * 16);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 const tile_prep *prep = &t->prep[i][b];
                 __m256 scale =
@@ -67,8 +64,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
                                             acc[h][i]);
             }
         }
-        scales += Q4_0_PACKED_SCALES;
-        values += Q4_0_PACKED_VALUES;
+        q0_block_next(&block, Q4_0_CHUNKS);
     }
     tile_store_sums(n_x, t, acc);
 }
@@ -93,70 +89,31 @@ TILE_INLINE void add_columns(size_t n_x, __m256i half, __m256 scale,
                              const float *const *x, size_t x_at, __m256 *acc) {
     TILE_UNROLL for (int j = 0; j < 4; j++) {
         __m256 w = column_of(half, j, scale);
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            __m256 value = _mm256_set1_ps(x[i][x_at + (size_t)j]);
-            acc[i] = _mm256_fmadd_ps(w, value, acc[i]);
-        }
+        tile_add_column(n_x, w, x, x_at + (size_t)j, acc);
     }
 }
 
 TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     __m256 acc[2][TILE_ROWS];
     const float *x[TILE_ROWS];
-    const uint8_t *values = t->weights + q4_0_values_offset(t->cols);
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
 
-    for (size_t b = t->col0 / Q4_0_LEN; b < t->col1 / Q4_0_LEN; b++) {
+    for (size_t b = t->col0 / Q0_LEN; b < t->col1 / Q0_LEN; b++) {
+        const q0_block block =
+            q0_block_at(t->cols, t->weights, b * Q0_LEN, Q4_0_CHUNKS);
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
-            const uint8_t *at =
-                values + b * Q4_0_PACKED_VALUES + h * HALF_CHUNK;
-            __m256 scale =
-                tile_f16(t->weights + b * Q4_0_PACKED_SCALES + h * 16);
+            const uint8_t *at = block.values + h * HALF_CHUNK;
+            __m256 scale = tile_f16(block.scales + h * 16);
             for (size_t c = 0; c < 2 * Q4_0_CHUNKS; c++) {
-                __m256i half = nibbles(at + c % Q4_0_CHUNKS * Q4_0_CHUNK,
-                                       c >= Q4_0_CHUNKS);
-                add_columns(n_x, half, scale, x, b * Q4_0_LEN + c * 4, acc[h]);
+                __m256i half =
+                    nibbles(at + c % Q4_0_CHUNKS * Q0_CHUNK, c >= Q4_0_CHUNKS);
+                add_columns(n_x, half, scale, x, b * Q0_LEN + c * 4, acc[h]);
             }
         }
     }
     tile_store_sums(n_x, t, acc);
 }
 
-/* ---- tiles: one group, 1 to 4 rows ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-
-void weight_q4_0_mul_a8_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
-        .panel = PANEL,
-        .prepare = prepare,
-    };
-    tile_run(&set, q4_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q4_0_mul_f32_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
-        .panel = PANEL,
-    };
-    tile_run(&set, q4_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX2(q4_0, PANEL, prepare)

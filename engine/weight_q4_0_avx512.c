@@ -5,73 +5,42 @@
 #include "engine/weight_q4_0.h"
 #include "engine/weight_tile_avx512.h"
 
-#define PANEL (TILE_BLOCKS * Q4_0_LEN)
+#define PANEL (TILE_BLOCKS * Q0_LEN)
 
 /* ---- A8 ---- */
-
-/* sum += 4 columns of each group times 4 activations of each row; x_at is the
- * first column's place in the rows. */
-TILE_INLINE void add_products(size_t n_groups, size_t n_x,
-                              const __m512i w[TILE_GROUPS],
-                              const int8_t *const *x, size_t x_at,
-                              __m512i sum[TILE_GROUPS][TILE_ROWS]) {
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        __m512i four = tile_broadcast_4(x[i] + x_at);
-        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            sum[g][i] = _mm512_dpbusd_epi32(sum[g][i], w[g], four);
-        }
-    }
-}
 
 TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     const __m512i low = _mm512_set1_epi8(15);
     __m512 acc[TILE_GROUPS][TILE_ROWS];
     const int8_t *x[TILE_ROWS];
     const size_t group_bytes = t->group_bytes;
-    const size_t block0 = t->col0 / Q4_0_LEN;
-    const size_t n_blocks = (t->col1 - t->col0) / Q4_0_LEN;
-    const uint8_t *scales = t->weights + block0 * Q4_0_PACKED_SCALES;
-    const uint8_t *values =
-        t->weights + q4_0_values_offset(t->cols) + block0 * Q4_0_PACKED_VALUES;
+    const size_t n_blocks = (t->col1 - t->col0) / Q0_LEN;
+    q0_block block = q0_block_at(t->cols, t->weights, t->col0, Q4_0_CHUNKS);
 
     tile_load_sums(n_groups, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]) + t->col0;
-    }
+    tile_rows_a8(n_x, t, t->col0, x);
 
     for (size_t b = 0; b < n_blocks; b++) {
         __m512i sum[TILE_GROUPS][TILE_ROWS];
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                sum[g][i] = _mm512_set1_epi32(t->prep[i][b].bias);
-            }
-        }
+        tile_start_block(n_groups, n_x, t, b, sum);
         TILE_UNROLL for (size_t c = 0; c < Q4_0_CHUNKS; c++) {
             __m512i chunk[TILE_GROUPS], w[TILE_GROUPS];
-            size_t x_at = b * Q4_0_LEN + c * 4;
+            size_t x_at = b * Q0_LEN + c * 4;
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                const uint8_t *from = values + g * group_bytes + c * Q4_0_CHUNK;
-                tile_prefetch(n_x, from);
+                const uint8_t *from =
+                    block.values + g * group_bytes + c * Q0_CHUNK;
+                tile_prefetch(n_x, from, 1);
                 chunk[g] = _mm512_loadu_si512(from);
                 w[g] = _mm512_and_si512(chunk[g], low);
             }
-            add_products(n_groups, n_x, w, x, x_at, sum);
+            tile_add_products(n_groups, n_x, w, x, x_at, sum);
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
                 w[g] = _mm512_and_si512(_mm512_srli_epi16(chunk[g], 4), low);
             }
-            add_products(n_groups, n_x, w, x, x_at + Q4_0_HIGH, sum);
+            tile_add_products(n_groups, n_x, w, x, x_at + Q4_0_HIGH, sum);
         }
-        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            __m512 w_scale = tile_f16(scales + g * group_bytes);
-            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                __m512 x_scale = _mm512_set1_ps(t->prep[i][b].scale);
-                acc[g][i] =
-                    _mm512_fmadd_ps(_mm512_mul_ps(w_scale, x_scale),
-                                    _mm512_cvtepi32_ps(sum[g][i]), acc[g][i]);
-            }
-        }
-        scales += Q4_0_PACKED_SCALES;
-        values += Q4_0_PACKED_VALUES;
+        tile_end_block(n_groups, n_x, t, b, block.scales, sum, acc);
+        q0_block_next(&block, Q4_0_CHUNKS);
     }
     tile_store_sums(n_groups, n_x, t, acc);
 }
@@ -102,12 +71,7 @@ TILE_INLINE void add_columns(size_t n_groups, size_t n_x,
             w[g] =
                 _mm512_mul_ps(scale[g], _mm512_permutexvar_ps(nibble, values));
         }
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            __m512 value = _mm512_set1_ps(x[i][at + j]);
-            TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                acc[g][i] = _mm512_fmadd_ps(w[g], value, acc[g][i]);
-            }
-        }
+        tile_add_column(n_groups, n_x, w, x, at + j, acc);
     }
 }
 
@@ -115,84 +79,30 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     __m512 acc[TILE_GROUPS][TILE_ROWS];
     const float *x[TILE_ROWS];
     const size_t group_bytes = t->group_bytes;
-    const uint8_t *values = t->weights + q4_0_values_offset(t->cols);
 
     tile_load_sums(n_groups, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
 
-    for (size_t b = t->col0 / Q4_0_LEN; b < t->col1 / Q4_0_LEN; b++) {
-        const uint8_t *block = values + b * Q4_0_PACKED_VALUES;
+    for (size_t b = t->col0 / Q0_LEN; b < t->col1 / Q0_LEN; b++) {
+        const q0_block block =
+            q0_block_at(t->cols, t->weights, b * Q0_LEN, Q4_0_CHUNKS);
         __m512 scale[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            scale[g] =
-                tile_f16(t->weights + g * group_bytes + b * Q4_0_PACKED_SCALES);
+            scale[g] = tile_f16(block.scales + g * group_bytes);
         }
         /* the columns of all low nibbles come before those of the high ones */
         for (size_t c = 0; c < 2 * Q4_0_CHUNKS; c++) {
             unsigned shift = c < Q4_0_CHUNKS ? 0 : 4;
             __m512i chunk[TILE_GROUPS];
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                chunk[g] = _mm512_loadu_si512(block + g * group_bytes +
-                                              c % Q4_0_CHUNKS * Q4_0_CHUNK);
+                chunk[g] = _mm512_loadu_si512(block.values + g * group_bytes +
+                                              c % Q4_0_CHUNKS * Q0_CHUNK);
             }
             add_columns(n_groups, n_x, chunk, shift, scale, x,
-                        b * Q4_0_LEN + c * 4, acc);
+                        b * Q0_LEN + c * 4, acc);
         }
     }
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
-/* ---- tiles ---- */
-
-#define TILE(form, g, n)                                                       \
-    static void form##_##g##x##n(const tile *t) {                              \
-        mul_tile_##form(g, n, t);                                              \
-    }
-
-TILE(a8, 1, 1)
-TILE(a8, 1, 2)
-TILE(a8, 1, 4)
-TILE(a8, 1, 6)
-TILE(a8, 2, 1)
-TILE(a8, 2, 2)
-TILE(a8, 2, 4)
-TILE(a8, 2, 6)
-TILE(a8, 4, 1)
-TILE(a8, 4, 2)
-TILE(f32, 1, 1)
-TILE(f32, 1, 2)
-TILE(f32, 1, 4)
-TILE(f32, 1, 8)
-TILE(f32, 2, 1)
-TILE(f32, 2, 2)
-TILE(f32, 2, 4)
-TILE(f32, 2, 8)
-TILE(f32, 4, 1)
-TILE(f32, 4, 2)
-
-void weight_q4_0_mul_a8_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 6},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x6},
-                {a8_2x1, a8_2x2, a8_2x4, a8_2x6},
-                {a8_4x1, a8_4x2, NULL, NULL}},
-        .panel = PANEL,
-        .prepare = prepare,
-    };
-    tile_run(&set, q4_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q4_0_mul_f32_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8},
-                {f32_2x1, f32_2x2, f32_2x4, f32_2x8},
-                {f32_4x1, f32_4x2, NULL, NULL}},
-        .panel = PANEL,
-    };
-    tile_run(&set, q4_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX512(q4_0, PANEL, prepare)

@@ -76,35 +76,4 @@ static void open_block(size_t cols, const uint8_t *group, size_t at,
     }
 }
 
-static const weight_blocks blocks = {
-    .len = K_LEN,
-    .has_min = true,
-    .group_bytes = q4_k_group_bytes,
-    .open = open_block,
-};
-
-static void mul_a8(WEIGHT_MUL_ARGS) {
-    weight_block_mul_a8(&blocks, packed, cols, group0, group1, col0, col1, x,
-                        n_x, y);
-}
-
-static void mul_f32(WEIGHT_MUL_ARGS) {
-    weight_block_mul_f32(&blocks, packed, cols, group0, group1, col0, col1, x,
-                         n_x, y);
-}
-
-const weight_format weight_q4_k = {
-    .name = "q4_k",
-    .block_len = K_LEN,
-    .block_bytes = Q4_K_BYTES,
-    .act = ACT_A8,
-    .dequantize = dequantize,
-    .group_bytes = q4_k_group_bytes,
-    .pack = pack,
-    .mul[ACT_F32] = {[CPU_SCALAR] = mul_f32,
-                     [CPU_AVX2] = weight_q4_k_mul_f32_avx2,
-                     [CPU_AVX512] = weight_q4_k_mul_f32_avx512},
-    .mul[ACT_A8] = {[CPU_SCALAR] = mul_a8,
-                    [CPU_AVX2] = weight_q4_k_mul_a8_avx2,
-                    [CPU_AVX512] = weight_q4_k_mul_a8_avx512},
-};
+WEIGHT_BLOCK_FORMAT(q4_k, K_LEN, Q4_K_BYTES, true);

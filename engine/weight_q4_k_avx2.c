@@ -49,12 +49,11 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     const int8_t *x[TILE_ROWS];
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]);
-    }
+    tile_rows_a8(n_x, t, 0, x);
     for (size_t at = t->col0; at < t->col1; at += 2 * ACT_BLOCK) {
         const q4_k_packed *block = block_of(t, at / K_LEN);
         size_t j = at % K_LEN / ACT_BLOCK;
+        tile_prefetch(n_x, block->values[j / 2][0], Q4_K_CHUNKS);
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             add_part(n_x, t, block, j, false, h, at, x, acc[h]);
             add_part(n_x, t, block, j + 1, true, h, at + ACT_BLOCK, x, acc[h]);
@@ -74,10 +73,7 @@ TILE_INLINE void add_columns(size_t n_x, __m256i half, __m256 scale, __m256 min,
         __m256i nibble = _mm256_and_si256(_mm256_srli_epi32(half, 8 * (int)k),
                                           _mm256_set1_epi32(15));
         __m256 w = _mm256_fmsub_ps(scale, _mm256_cvtepi32_ps(nibble), min);
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            __m256 value = _mm256_set1_ps(x[i][x_at + k]);
-            acc[i] = _mm256_fmadd_ps(w, value, acc[i]);
-        }
+        tile_add_column(n_x, w, x, x_at + k, acc);
     }
 }
 
@@ -86,9 +82,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     const float *x[TILE_ROWS];
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
     for (size_t at = t->col0; at < t->col1; at += ACT_BLOCK) {
         const q4_k_packed *block = block_of(t, at / K_LEN);
         size_t j = at % K_LEN / ACT_BLOCK;
@@ -108,37 +102,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(n_x, t, acc);
 }
 
-/* ---- tiles: one group, 1 to 4 rows ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-
-void weight_q4_k_mul_a8_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
-        .panel = K_PANEL,
-        .prepare = k_prepare,
-    };
-    tile_run(&set, q4_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q4_k_mul_f32_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
-        .panel = K_PANEL,
-    };
-    tile_run(&set, q4_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX2(q4_k, K_PANEL, k_prepare)

@@ -32,15 +32,10 @@ TILE_INLINE void add_part(size_t n_groups, size_t n_x, const tile *t, size_t b,
         __m512i w[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
             const uint8_t *chunk = block->values[j / 2][c] + g * t->group_bytes;
-            if (!high) tile_prefetch(n_x, chunk);
+            if (!high) tile_prefetch(n_x, chunk, 1);
             w[g] = _mm512_and_si512(_mm512_loadu_si512(chunk), mask);
         }
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            __m512i four = tile_broadcast_4(x[i] + at + c * 4);
-            TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                sum[g][i] = _mm512_dpbusd_epi32(sum[g][i], w[g], four);
-            }
-        }
+        tile_add_products(n_groups, n_x, w, x, at + c * 4, sum);
     }
     k_add_block(n_groups, n_x, t, &block->head, j, (at - t->col0) / ACT_BLOCK,
                 high ? 0.0625f : 1.0f, sum, acc);
@@ -51,9 +46,7 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     const int8_t *x[TILE_ROWS];
 
     tile_load_sums(n_groups, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]);
-    }
+    tile_rows_a8(n_x, t, 0, x);
     for (size_t b = t->col0 / K_LEN; b < t->col1 / K_LEN; b++) {
         for (size_t j = 0; j < K_ACT_BLOCKS; j += 2) {
             add_part(n_groups, n_x, t, b, j, false, x, acc);
@@ -97,13 +90,8 @@ TILE_INLINE void add_columns(size_t n_groups, size_t n_x, const tile *t,
                 w[g] = _mm512_fmsub_ps(
                     scale[g], _mm512_permutexvar_ps(nibble, values), min[g]);
             }
-            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                size_t at = b * K_LEN + j * ACT_BLOCK + i4 + k;
-                __m512 value = _mm512_set1_ps(x[i][at]);
-                TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                    acc[g][i] = _mm512_fmadd_ps(w[g], value, acc[g][i]);
-                }
-            }
+            tile_add_column(n_groups, n_x, w, x,
+                            b * K_LEN + j * ACT_BLOCK + i4 + k, acc);
         }
     }
 }
@@ -113,9 +101,7 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     const float *x[TILE_ROWS];
 
     tile_load_sums(n_groups, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
     for (size_t b = t->col0 / K_LEN; b < t->col1 / K_LEN; b++) {
         for (size_t j = 0; j < K_ACT_BLOCKS; j++) {
             add_columns(n_groups, n_x, t, b, j, x, acc);
@@ -124,55 +110,4 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
-/* ---- tiles ---- */
-
-#define TILE(form, g, n)                                                       \
-    static void form##_##g##x##n(const tile *t) {                              \
-        mul_tile_##form(g, n, t);                                              \
-    }
-
-TILE(a8, 1, 1)
-TILE(a8, 1, 2)
-TILE(a8, 1, 4)
-TILE(a8, 1, 6)
-TILE(a8, 2, 1)
-TILE(a8, 2, 2)
-TILE(a8, 2, 4)
-TILE(a8, 2, 6)
-TILE(a8, 4, 1)
-TILE(a8, 4, 2)
-TILE(f32, 1, 1)
-TILE(f32, 1, 2)
-TILE(f32, 1, 4)
-TILE(f32, 1, 8)
-TILE(f32, 2, 1)
-TILE(f32, 2, 2)
-TILE(f32, 2, 4)
-TILE(f32, 2, 8)
-TILE(f32, 4, 1)
-TILE(f32, 4, 2)
-
-void weight_q4_k_mul_a8_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 6},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x6},
-                {a8_2x1, a8_2x2, a8_2x4, a8_2x6},
-                {a8_4x1, a8_4x2, NULL, NULL}},
-        .panel = K_PANEL,
-        .prepare = k_prepare,
-    };
-    tile_run(&set, q4_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q4_k_mul_f32_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8},
-                {f32_2x1, f32_2x2, f32_2x4, f32_2x8},
-                {f32_4x1, f32_4x2, NULL, NULL}},
-        .panel = K_PANEL,
-    };
-    tile_run(&set, q4_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX512(q4_k, K_PANEL, k_prepare)

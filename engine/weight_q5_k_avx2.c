@@ -54,6 +54,7 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t at, size_t h,
     const size_t b = (at - t->col0) / ACT_BLOCK;
     __m256i w[CHUNKS];
 
+    if (h == 0) tile_prefetch(n_x, block->values[j][0], Q5_K_CHUNKS);
     open_chunks(block->values[j], h, w);
     k_half head = k_load_half(&block->head, j, h);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
@@ -71,9 +72,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     const int8_t *x[TILE_ROWS];
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]);
-    }
+    tile_rows_a8(n_x, t, 0, x);
     for (size_t at = t->col0; at < t->col1; at += ACT_BLOCK) {
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             add_part(n_x, t, at, h, x, acc[h]);
@@ -103,10 +102,7 @@ TILE_INLINE void add_columns(size_t n_x, const tile *t, size_t at, size_t h,
             __m256i top = _mm256_slli_epi32(w[c], 24 - 8 * (int)k);
             __m256 value = _mm256_cvtepi32_ps(_mm256_srli_epi32(top, 24));
             __m256 column = _mm256_fmsub_ps(scale, value, min);
-            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                __m256 four = _mm256_set1_ps(x[i][at + c * 4 + k]);
-                acc[i] = _mm256_fmadd_ps(column, four, acc[i]);
-            }
+            tile_add_column(n_x, column, x, at + c * 4 + k, acc);
         }
     }
 }
@@ -116,9 +112,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     const float *x[TILE_ROWS];
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
     for (size_t at = t->col0; at < t->col1; at += ACT_BLOCK) {
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             add_columns(n_x, t, at, h, x, acc[h]);
@@ -127,37 +121,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(n_x, t, acc);
 }
 
-/* ---- tiles: one group, 1 to 4 rows ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-
-void weight_q5_k_mul_a8_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
-        .panel = K_PANEL,
-        .prepare = k_prepare,
-    };
-    tile_run(&set, q5_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q5_k_mul_f32_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
-        .panel = K_PANEL,
-    };
-    tile_run(&set, q5_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX2(q5_k, K_PANEL, k_prepare)

@@ -43,9 +43,7 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t b, size_t j,
     const size_t at = b * K_LEN + j * ACT_BLOCK;
     __m512i w[CHUNKS], sum[TILE_GROUPS][TILE_ROWS];
 
-    TILE_UNROLL for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
-        tile_prefetch(n_x, block->values[j][c]);
-    }
+    tile_prefetch(n_x, block->values[j][0], Q5_K_CHUNKS);
     open_chunks(block->values[j], w);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         sum[0][i] = _mm512_setzero_si512();
@@ -63,9 +61,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     const int8_t *x[TILE_ROWS];
 
     tile_load_sums(1, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]);
-    }
+    tile_rows_a8(n_x, t, 0, x);
     for (size_t b = t->col0 / K_LEN; b < t->col1 / K_LEN; b++) {
         for (size_t j = 0; j < K_ACT_BLOCKS; j++) {
             add_part(n_x, t, b, j, x, acc);
@@ -108,9 +104,7 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     const float *x[TILE_ROWS];
 
     tile_load_sums(1, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
     for (size_t b = t->col0 / K_LEN; b < t->col1 / K_LEN; b++) {
         for (size_t j = 0; j < K_ACT_BLOCKS; j++) {
             add_columns(n_x, t, b, j, x, acc[0]);
@@ -119,39 +113,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(1, n_x, t, acc);
 }
 
-/* ---- tiles ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(a8, 8)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-TILE(f32, 8)
-
-void weight_q5_k_mul_a8_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x8}},
-        .panel = K_PANEL,
-        .prepare = k_prepare,
-    };
-    tile_run(&set, q5_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q5_k_mul_f32_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8}},
-        .panel = K_PANEL,
-    };
-    tile_run(&set, q5_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX512_ONE(q5_k, K_PANEL, k_prepare)

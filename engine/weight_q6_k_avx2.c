@@ -88,6 +88,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     tile_load_sums(n_x, t, acc);
     for (size_t b = 0; b < n_blocks; b++, w++) {
         for (size_t j = 0; j < K_ACT_BLOCKS; j++) {
+            tile_prefetch(n_x, w->values[2 * j][0], 2 * Q6_K_SUB_CHUNKS);
             TILE_UNROLL for (size_t half = 0; half < 2; half++) {
                 add_half(n_x, t, w, j, b * K_ACT_BLOCKS + j, half, acc[half]);
             }
@@ -165,37 +166,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(n_x, t, acc);
 }
 
-/* ---- tiles: one group, 1 to 4 rows ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-
-void weight_q6_k_mul_a8_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
-        .panel = K_PANEL,
-        .prepare = prepare,
-    };
-    tile_run(&set, q6_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q6_k_mul_f32_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
-        .panel = K_PANEL,
-    };
-    tile_run(&set, q6_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX2(q6_k, K_PANEL, prepare)

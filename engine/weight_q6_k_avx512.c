@@ -51,10 +51,7 @@ TILE_INLINE void add_block(size_t n_x, const tile *t, const q6_k_packed *w,
                            size_t j, size_t at, __m512 acc[TILE_ROWS]) {
     __m512i low[CHUNKS], high[CHUNKS];
 
-    TILE_UNROLL for (size_t c = 0; c < Q6_K_SUB_CHUNKS; c++) {
-        tile_prefetch(n_x, w->values[2 * j][c]);
-        tile_prefetch(n_x, w->values[2 * j + 1][c]);
-    }
+    tile_prefetch(n_x, w->values[2 * j][0], 2 * Q6_K_SUB_CHUNKS);
     open_sub(w->values[2 * j], low);
     open_sub(w->values[2 * j + 1], high);
     __m512 scale = tile_f16(w->scales);
@@ -143,39 +140,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(1, n_x, t, acc);
 }
 
-/* ---- tiles ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(a8, 8)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-TILE(f32, 8)
-
-void weight_q6_k_mul_a8_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x8}},
-        .panel = K_PANEL,
-        .prepare = prepare,
-    };
-    tile_run(&set, q6_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q6_k_mul_f32_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8}},
-        .panel = K_PANEL,
-    };
-    tile_run(&set, q6_k_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX512_ONE(q6_k, K_PANEL, prepare)

@@ -4,11 +4,11 @@
  * to 16 bits, so it gets |w| and x with w's sign: the largest pair is 2 * 128 *
  * 127 = 32512, and nothing saturates.  (x is never -128: act.h.)  A group is
  * two vectors of 8 rows. */
+#include "engine/weight_q8_0.h"
 #include "engine/weight_tile_avx2.h"
 
-#define CHUNKS (Q8_0_LEN / 4)
-#define PANEL (TILE_BLOCKS * Q8_0_LEN)
-#define HALF_CHUNK (Q8_0_CHUNK / 2)
+#define PANEL (TILE_BLOCKS * Q0_LEN)
+#define HALF_CHUNK (Q0_CHUNK / 2)
 
 /* Half a chunk: 8 rows x 4 columns, as signed bytes. */
 TILE_INLINE __m256i load_half(const uint8_t *at) {
@@ -36,29 +36,26 @@ TILE_INLINE void add_products(size_t n_x, __m256i w, const int8_t *const *x,
 TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     __m256 acc[2][TILE_ROWS];
     const int8_t *x[TILE_ROWS];
-    const size_t block0 = t->col0 / Q8_0_LEN;
-    const size_t block1 = t->col1 / Q8_0_LEN;
-    const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
+    const size_t block0 = t->col0 / Q0_LEN;
+    const size_t block1 = t->col1 / Q0_LEN;
+    q0_block block = q0_block_at(t->cols, t->weights, t->col0, Q8_0_CHUNKS);
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]);
-    }
+    tile_rows_a8(n_x, t, 0, x);
 
     for (size_t b = block0; b < block1; b++) {
-        const uint8_t *scales = t->weights + b * Q8_0_PACKED_SCALES;
+        tile_prefetch(n_x, block.values, Q8_0_CHUNKS);
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
-            const uint8_t *at =
-                weights + b * Q8_0_PACKED_VALUES + h * HALF_CHUNK;
+            const uint8_t *at = block.values + h * HALF_CHUNK;
             __m256i sum[TILE_ROWS];
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 sum[i] = _mm256_setzero_si256();
             }
-            TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
-                add_products(n_x, load_half(at + c * Q8_0_CHUNK), x,
-                             b * Q8_0_LEN + c * 4, sum);
+            TILE_UNROLL for (size_t c = 0; c < Q8_0_CHUNKS; c++) {
+                add_products(n_x, load_half(at + c * Q0_CHUNK), x,
+                             b * Q0_LEN + c * 4, sum);
             }
-            __m256 w_scale = tile_f16(scales + h * 16);
+            __m256 w_scale = tile_f16(block.scales + h * 16);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 __m256 x_scale = _mm256_set1_ps(act_scales(t->x[i])[b]);
                 acc[h][i] =
@@ -66,6 +63,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
                                     _mm256_cvtepi32_ps(sum[i]), acc[h][i]);
             }
         }
+        q0_block_next(&block, Q8_0_CHUNKS);
     }
     tile_store_sums(n_x, t, acc);
 }
@@ -81,62 +79,24 @@ TILE_INLINE __m256 column_of(__m256i half, int j, __m256 scale) {
 TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     __m256 acc[2][TILE_ROWS];
     const float *x[TILE_ROWS];
-    const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
+    const uint8_t *weights = t->weights + q0_values_offset(t->cols);
 
     tile_load_sums(n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
 
     for (size_t col = t->col0; col < t->col1; col += 4) {
         const uint8_t *at = weights + col * WEIGHT_GROUP;
-        const uint8_t *scales =
-            t->weights + col / Q8_0_LEN * Q8_0_PACKED_SCALES;
+        const uint8_t *scales = t->weights + col / Q0_LEN * Q0_SCALES;
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             __m256i half = load_half(at + h * HALF_CHUNK);
             __m256 scale = tile_f16(scales + h * 16);
             TILE_UNROLL for (int j = 0; j < 4; j++) {
                 __m256 w = column_of(half, j, scale);
-                TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                    __m256 value = _mm256_set1_ps(x[i][col + (size_t)j]);
-                    acc[h][i] = _mm256_fmadd_ps(w, value, acc[h][i]);
-                }
+                tile_add_column(n_x, w, x, col + (size_t)j, acc[h]);
             }
         }
     }
     tile_store_sums(n_x, t, acc);
 }
 
-/* ---- tiles: one group, 1 to 4 rows ---- */
-
-#define TILE(form, n)                                                          \
-    static void form##_1x##n(const tile *t) {                                  \
-        mul_tile_##form(n, t);                                                 \
-    }
-
-TILE(a8, 1)
-TILE(a8, 2)
-TILE(a8, 4)
-TILE(f32, 1)
-TILE(f32, 2)
-TILE(f32, 4)
-
-void weight_q8_0_mul_a8_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, NULL}},
-        .panel = PANEL,
-    };
-    tile_run(&set, q8_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q8_0_mul_f32_avx2(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, NULL}},
-        .panel = PANEL,
-    };
-    tile_run(&set, q8_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX2(q8_0, PANEL, NULL)

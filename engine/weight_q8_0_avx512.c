@@ -4,10 +4,10 @@
  * + 128: the product is too large by 128 * (sum of the activations), so the
  * integer sum starts at minus that.  The start is the same for all rows of the
  * matrix and is prepared once per panel.  Integers are exact in any order. */
+#include "engine/weight_q8_0.h"
 #include "engine/weight_tile_avx512.h"
 
-#define CHUNKS (Q8_0_LEN / 4)
-#define PANEL (TILE_BLOCKS * Q8_0_LEN)
+#define PANEL (TILE_BLOCKS * Q0_LEN)
 
 /* ---- A8 ---- */
 
@@ -15,48 +15,25 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     __m512 acc[TILE_GROUPS][TILE_ROWS];
     const int8_t *x[TILE_ROWS];
     const size_t group_bytes = t->group_bytes;
-    const size_t block0 = t->col0 / Q8_0_LEN;
-    const size_t n_blocks = (t->col1 - t->col0) / Q8_0_LEN;
-    const uint8_t *scales = t->weights + block0 * Q8_0_PACKED_SCALES;
-    const uint8_t *weights =
-        t->weights + q8_0_values_offset(t->cols) + block0 * Q8_0_PACKED_VALUES;
+    const size_t n_blocks = (t->col1 - t->col0) / Q0_LEN;
+    q0_block block = q0_block_at(t->cols, t->weights, t->col0, Q8_0_CHUNKS);
 
     tile_load_sums(n_groups, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = act_values(t->cols, t->x[i]) + t->col0;
-    }
+    tile_rows_a8(n_x, t, t->col0, x);
 
     for (size_t b = 0; b < n_blocks; b++) {
         __m512i sum[TILE_GROUPS][TILE_ROWS];
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                sum[g][i] = _mm512_set1_epi32(t->prep[i][b].bias);
-            }
-        }
-        TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+        tile_start_block(n_groups, n_x, t, b, sum);
+        TILE_UNROLL for (size_t c = 0; c < Q8_0_CHUNKS; c++) {
             __m512i w[TILE_GROUPS];
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                w[g] = _mm512_loadu_si512(weights + g * group_bytes +
-                                          c * Q8_0_CHUNK);
+                w[g] = _mm512_loadu_si512(block.values + g * group_bytes +
+                                          c * Q0_CHUNK);
             }
-            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                __m512i four = tile_broadcast_4(x[i] + b * Q8_0_LEN + c * 4);
-                TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                    sum[g][i] = _mm512_dpbusd_epi32(sum[g][i], w[g], four);
-                }
-            }
+            tile_add_products(n_groups, n_x, w, x, b * Q0_LEN + c * 4, sum);
         }
-        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            __m512 w_scale = tile_f16(scales + g * group_bytes);
-            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                __m512 x_scale = _mm512_set1_ps(t->prep[i][b].scale);
-                acc[g][i] =
-                    _mm512_fmadd_ps(_mm512_mul_ps(w_scale, x_scale),
-                                    _mm512_cvtepi32_ps(sum[g][i]), acc[g][i]);
-            }
-        }
-        scales += Q8_0_PACKED_SCALES;
-        weights += Q8_0_PACKED_VALUES;
+        tile_end_block(n_groups, n_x, t, b, block.scales, sum, acc);
+        q0_block_next(&block, Q8_0_CHUNKS);
     }
     tile_store_sums(n_groups, n_x, t, acc);
 }
@@ -78,16 +55,13 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     __m512 acc[TILE_GROUPS][TILE_ROWS];
     const float *x[TILE_ROWS];
     const size_t group_bytes = t->group_bytes;
-    const uint8_t *weights = t->weights + q8_0_values_offset(t->cols);
+    const uint8_t *weights = t->weights + q0_values_offset(t->cols);
 
     tile_load_sums(n_groups, n_x, t, acc);
-    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        x[i] = t->x[i];
-    }
+    tile_rows_f32(n_x, t, x);
 
     for (size_t col = t->col0; col < t->col1; col += 4) {
-        const uint8_t *scales =
-            t->weights + col / Q8_0_LEN * Q8_0_PACKED_SCALES;
+        const uint8_t *scales = t->weights + col / Q0_LEN * Q0_SCALES;
         __m512 scale[TILE_GROUPS];
         __m512i chunk[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
@@ -102,68 +76,10 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
                 w[g] = column_of(chunk[g], j, scale[g]);
             }
-            TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-                __m512 value = _mm512_set1_ps(x[i][col + j]);
-                TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                    acc[g][i] = _mm512_fmadd_ps(w[g], value, acc[g][i]);
-                }
-            }
+            tile_add_column(n_groups, n_x, w, x, col + j, acc);
         }
     }
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
-/* ---- tiles ---- */
-
-#define TILE(form, g, n)                                                       \
-    static void form##_##g##x##n(const tile *t) {                              \
-        mul_tile_##form(g, n, t);                                              \
-    }
-
-/* Each sum of A8 takes two registers, an integer and a float one; 12 chains of
- * vpdpbusd keep both of its ports busy, 8 do not. */
-TILE(a8, 1, 1)
-TILE(a8, 1, 2)
-TILE(a8, 1, 4)
-TILE(a8, 1, 6)
-TILE(a8, 2, 1)
-TILE(a8, 2, 2)
-TILE(a8, 2, 4)
-TILE(a8, 2, 6)
-TILE(a8, 4, 1)
-TILE(a8, 4, 2)
-TILE(f32, 1, 1)
-TILE(f32, 1, 2)
-TILE(f32, 1, 4)
-TILE(f32, 1, 8)
-TILE(f32, 2, 1)
-TILE(f32, 2, 2)
-TILE(f32, 2, 4)
-TILE(f32, 2, 8)
-TILE(f32, 4, 1)
-TILE(f32, 4, 2)
-
-void weight_q8_0_mul_a8_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 6},
-        .mul = {{a8_1x1, a8_1x2, a8_1x4, a8_1x6},
-                {a8_2x1, a8_2x2, a8_2x4, a8_2x6},
-                {a8_4x1, a8_4x2, NULL, NULL}},
-        .panel = PANEL,
-        .prepare = prepare,
-    };
-    tile_run(&set, q8_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
-
-void weight_q8_0_mul_f32_avx512(WEIGHT_MUL_ARGS) {
-    static const tile_set set = {
-        .rows = {1, 2, 4, 8},
-        .mul = {{f32_1x1, f32_1x2, f32_1x4, f32_1x8},
-                {f32_2x1, f32_2x2, f32_2x4, f32_2x8},
-                {f32_4x1, f32_4x2, NULL, NULL}},
-        .panel = PANEL,
-    };
-    tile_run(&set, q8_0_group_bytes(cols), packed, cols, group0, group1, col0,
-             col1, x, n_x, y);
-}
+TILE_PRODUCTS_AVX512(q8_0, PANEL, prepare)

@@ -66,4 +66,49 @@ void tile_run(const tile_set *set, size_t group_bytes, WEIGHT_MUL_ARGS);
  * in registers. */
 #define TILE_UNROLL _Pragma("GCC unroll 16")
 
+/* Ask for the chunks, a cache line each, that a single row, which is as fast as
+ * memory, wants 32 chunks after these. */
+TILE_INLINE void tile_prefetch(size_t n_x, const uint8_t *at, size_t chunks) {
+    if (n_x != 1) return;
+    TILE_UNROLL for (size_t c = 0; c < chunks; c++) {
+        __builtin_prefetch(at + (32 + c) * 64);
+    }
+}
+
+/* The tile's rows of activations; A8 ones from column `col` on. */
+TILE_INLINE void tile_rows_a8(size_t n_x, const tile *t, size_t col,
+                              const int8_t *x[TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        x[i] = act_values(t->cols, t->x[i]) + col;
+    }
+}
+TILE_INLINE void tile_rows_f32(size_t n_x, const tile *t,
+                               const float *x[TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        x[i] = t->x[i];
+    }
+}
+
+/* ---- the end of an integer format's file ----
+ *
+ * The file has a tile of any size in mul_tile_a8() and mul_tile_f32(), always
+ * inlined.  A tile_mul is one of them with its size fixed: g groups and n rows,
+ * or n rows where the level or the format has tiles of one group only. */
+#define TILE_OF_GROUPS(form, g, n)                                             \
+    static void form##_##g##x##n(const tile *t) {                              \
+        mul_tile_##form(g, n, t);                                              \
+    }
+#define TILE_OF_ONE(form, n)                                                   \
+    static void form##_1x##n(const tile *t) {                                  \
+        mul_tile_##form(n, t);                                                 \
+    }
+
+/* weight_<id>_mul_<form>_<level>(), with the rest of the set behind. */
+#define TILE_PRODUCT(id, form, level, n_panel, ...)                            \
+    void weight_##id##_mul_##form##_##level(WEIGHT_MUL_ARGS) {                 \
+        static const tile_set set = {.panel = n_panel, __VA_ARGS__};           \
+        tile_run(&set, id##_group_bytes(cols), packed, cols, group0, group1,   \
+                 col0, col1, x, n_x, y);                                       \
+    }
+
 #endif

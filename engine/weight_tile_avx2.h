@@ -43,8 +43,29 @@ TILE_INLINE __m256i tile_broadcast_4(const int8_t *at) {
     return _mm256_set1_epi32(four);
 }
 
+/* acc += a column's weights times the rows' values at column `at`. */
+TILE_INLINE void tile_add_column(size_t n_x, __m256 w, const float *const *x,
+                                 size_t at, __m256 *acc) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        acc[i] = _mm256_fmadd_ps(w, _mm256_set1_ps(x[i][at]), acc[i]);
+    }
+}
+
 /* A prepare() of tile_set whose bias is the block's sum times `factor`. */
 void tile_prepare_avx2(int32_t factor, size_t cols, size_t col0, size_t col1,
                        const void *x, tile_prep *out);
+
+/* Both products of a format: tiles of one group and 1 to 4 rows.  `prep` is the
+ * A8 form's prepare() or NULL. */
+#define TILE_PRODUCTS_AVX2(id, n_panel, prep)                                  \
+    TILE_PRODUCT_AVX2(id, a8, n_panel, prep)                                   \
+    TILE_PRODUCT_AVX2(id, f32, n_panel, NULL)
+
+#define TILE_PRODUCT_AVX2(id, form, n_panel, prep)                             \
+    TILE_OF_ONE(form, 1)                                                       \
+    TILE_OF_ONE(form, 2)                                                       \
+    TILE_OF_ONE(form, 4)                                                       \
+    TILE_PRODUCT(id, form, avx2, n_panel, .prepare = prep, .rows = {1, 2, 4},  \
+                 .mul = {{form##_1x1, form##_1x2, form##_1x4}})
 
 #endif

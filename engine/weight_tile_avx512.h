@@ -48,14 +48,107 @@ TILE_INLINE __m512i tile_broadcast_4(const int8_t *at) {
     return _mm512_set1_epi32(four);
 }
 
-/* Ask for the weights that a single row, which is as fast as memory, wants 32
- * cache lines later. */
-TILE_INLINE void tile_prefetch(size_t n_x, const uint8_t *at) {
-    if (n_x == 1) _mm_prefetch((const char *)at + 32 * 64, _MM_HINT_T0);
+/* ---- steps over a tile's groups and rows ---- */
+
+/* Integer sums of block b of the panel, as prepared. */
+TILE_INLINE void tile_start_block(size_t n_groups, size_t n_x, const tile *t,
+                                  size_t b,
+                                  __m512i sum[TILE_GROUPS][TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
+            sum[g][i] = _mm512_set1_epi32(t->prep[i][b].bias);
+        }
+    }
+}
+
+/* sum += 4 columns of each group times 4 activations of each row; x_at is the
+ * first column's place in the rows. */
+TILE_INLINE void tile_add_products(size_t n_groups, size_t n_x,
+                                   const __m512i w[TILE_GROUPS],
+                                   const int8_t *const *x, size_t x_at,
+                                   __m512i sum[TILE_GROUPS][TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        __m512i four = tile_broadcast_4(x[i] + x_at);
+        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
+            sum[g][i] = _mm512_dpbusd_epi32(sum[g][i], w[g], four);
+        }
+    }
+}
+
+/* acc += the sums of block b, whose scales are at `scales`, f16, in the tile's
+ * first group. */
+TILE_INLINE void tile_end_block(size_t n_groups, size_t n_x, const tile *t,
+                                size_t b, const uint8_t *scales,
+                                __m512i sum[TILE_GROUPS][TILE_ROWS],
+                                __m512 acc[TILE_GROUPS][TILE_ROWS]) {
+    TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
+        __m512 w_scale = tile_f16(scales + g * t->group_bytes);
+        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+            __m512 x_scale = _mm512_set1_ps(t->prep[i][b].scale);
+            acc[g][i] =
+                _mm512_fmadd_ps(_mm512_mul_ps(w_scale, x_scale),
+                                _mm512_cvtepi32_ps(sum[g][i]), acc[g][i]);
+        }
+    }
+}
+
+/* acc += a column's weights of each group times the rows' values at column
+ * `at`. */
+TILE_INLINE void tile_add_column(size_t n_groups, size_t n_x,
+                                 const __m512 w[TILE_GROUPS],
+                                 const float *const *x, size_t at,
+                                 __m512 acc[TILE_GROUPS][TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        __m512 value = _mm512_set1_ps(x[i][at]);
+        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
+            acc[g][i] = _mm512_fmadd_ps(w[g], value, acc[g][i]);
+        }
+    }
 }
 
 /* A prepare() of tile_set whose bias is the block's sum times `factor`. */
 void tile_prepare_avx512(int32_t factor, size_t cols, size_t col0, size_t col1,
                          const void *x, tile_prep *out);
+
+/* ---- both products of a format; `prep` is the A8 form's prepare() ---- */
+
+/* Tiles of 1, 2 or 4 groups.  Each sum of A8 takes two registers, an integer
+ * and a float one, so 6 rows are the most; 12 chains of vpdpbusd keep both of
+ * its ports busy, 8 do not. */
+#define TILE_PRODUCTS_AVX512(id, n_panel, prep)                                \
+    TILE_PRODUCT_AVX512(id, a8, 6, n_panel, prep)                              \
+    TILE_PRODUCT_AVX512(id, f32, 8, n_panel, NULL)
+
+#define TILE_PRODUCT_AVX512(id, form, most, n_panel, prep)                     \
+    TILE_OF_GROUPS(form, 1, 1)                                                 \
+    TILE_OF_GROUPS(form, 1, 2)                                                 \
+    TILE_OF_GROUPS(form, 1, 4)                                                 \
+    TILE_OF_GROUPS(form, 1, most)                                              \
+    TILE_OF_GROUPS(form, 2, 1)                                                 \
+    TILE_OF_GROUPS(form, 2, 2)                                                 \
+    TILE_OF_GROUPS(form, 2, 4)                                                 \
+    TILE_OF_GROUPS(form, 2, most)                                              \
+    TILE_OF_GROUPS(form, 4, 1)                                                 \
+    TILE_OF_GROUPS(form, 4, 2)                                                 \
+    TILE_PRODUCT(                                                              \
+        id, form, avx512, n_panel, .prepare = prep, .rows = {1, 2, 4, most},   \
+        .mul = {{form##_1x1, form##_1x2, form##_1x4, form##_1x##most},         \
+                {form##_2x1, form##_2x2, form##_2x4, form##_2x##most},         \
+                {form##_4x1, form##_4x2}})
+
+/* Tiles of one group, for formats whose weights take far longer to open than
+ * an addition's latency: one row needs no more chains. */
+#define TILE_PRODUCTS_AVX512_ONE(id, n_panel, prep)                            \
+    TILE_PRODUCT_AVX512_ONE(id, a8, n_panel, prep)                             \
+    TILE_PRODUCT_AVX512_ONE(id, f32, n_panel, NULL)
+
+#define TILE_PRODUCT_AVX512_ONE(id, form, n_panel, prep)                       \
+    TILE_OF_ONE(form, 1)                                                       \
+    TILE_OF_ONE(form, 2)                                                       \
+    TILE_OF_ONE(form, 4)                                                       \
+    TILE_OF_ONE(form, 8)                                                       \
+    TILE_PRODUCT(id, form, avx512, n_panel, .prepare = prep,                   \
+                 .rows = {1, 2, 4, 8},                                         \
+                 .mul = {{form##_1x1, form##_1x2, form##_1x4, form##_1x8}})
 
 #endif

@@ -70,6 +70,9 @@ static bool has_part(CURLU *u, CURLUPart part) {
 
 /* Scheme, host, port and nothing else. */
 static bool is_plain_url(CURLU *u, const char *url) {
+    for (const char *c = url; *c != '\0'; c++) {
+        if (*c <= ' ' || *c > '~') return false; /* it is named in documents */
+    }
     bool http = strncmp(url, "http://", 7) == 0;
     if (!http && strncmp(url, "https://", 8) != 0) return false;
     if (curl_url_set(u, CURLUPART_URL, url, 0) != CURLUE_OK) return false;
@@ -88,6 +91,12 @@ static int check_endpoint(const char *url, char *why, size_t why_size) {
     bool plain = is_plain_url(u, url);
     curl_url_cleanup(u);
     if (plain) return 0;
+    if (strchr(url, '@') != NULL) {
+        snprintf(why, why_size, "%s",
+                 "an endpoint of etcd has a user or password in it, which are "
+                 "given apart from it");
+        return -EINVAL;
+    }
     snprintf(why, why_size,
              "\"%s\" is no endpoint of etcd, like http://127.0.0.1:2379", url);
     return -EINVAL;

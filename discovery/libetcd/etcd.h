@@ -191,8 +191,9 @@ typedef enum {
      * again by itself, from the last revision seen.  Once per break. */
     ETCD_WATCH_AWAY,
     /* Events are missing: the revision was compacted, the store's revision went
-     * back, or it is another cluster (restored, wiped).  The watch has ended:
-     * read everything anew, then watch from there. */
+     * back, it is another cluster (restored, wiped), or they are more than
+     * max_line.  The watch has ended: read everything anew, then watch from
+     * there; not in a hurry, since that may be lost again. */
     ETCD_WATCH_LOST
 } etcd_watch_what;
 typedef struct etcd_watch etcd_watch;

@@ -84,6 +84,7 @@ static void end(etcd_call *c) {
 static void fail(etcd_call *c, etcd_code code, const char *why) {
     c->code = code;
     snprintf(c->why, sizeof(c->why), "%s", why);
+    etcd_text_clean(c->why);
     end(c);
 }
 
@@ -121,9 +122,9 @@ static etcd_code read_login(etcd_call *c, const char *body, size_t len,
     return e->token == NULL ? ETCD_NO_MEMORY : ETCD_OK;
 }
 
-static etcd_call *find_waiting(etcd *e) {
+static etcd_call *find_waiting(etcd *e, const etcd_call *login) {
     for (etcd_call *c = e->calls; c != NULL; c = c->next) {
-        if (c->waits_for_login) return c;
+        if (c->waits_for == login) return c;
     }
     return NULL;
 }
@@ -135,9 +136,10 @@ static void on_login(etcd_call *login, const etcd_answer *a) {
     if (a->code == ETCD_REFUSED && strstr(a->why, "is not enabled") != NULL)
         e->needs_no_login = true;
     bool good = a->code == ETCD_OK || e->needs_no_login;
-    /* Ending a call may begin, cancel or close anything. */
-    for (etcd_call *c; !e->closing && (c = find_waiting(e)) != NULL;) {
-        c->waits_for_login = false;
+    /* Ending a call may begin, cancel or close anything.  What begins now waits
+     * for a login of its own, or it could go on like this for ever. */
+    for (etcd_call *c; !e->closing && (c = find_waiting(e, login)) != NULL;) {
+        c->waits_for = NULL;
         if (!good) {
             fail(c, a->code == ETCD_BAD_ANSWER ? ETCD_AWAY : a->code, a->why);
         } else if (now_ms() >= c->deadline_ms) {
@@ -172,6 +174,7 @@ static void say(etcd_call *c, etcd_code code, const char *what) {
     c->code = code;
     snprintf(c->why, sizeof(c->why), "%s%s: %s",
              c->etcd->endpoints[c->endpoint], c->path, what);
+    etcd_text_clean(c->why);
 }
 
 /* It may have been done, or not. */
@@ -304,8 +307,9 @@ static int start(etcd_call *c) {
     etcd *e = c->etcd;
     if (c->is_login || e->user == NULL || e->token != NULL || e->needs_no_login)
         return ask(c);
-    c->waits_for_login = true;
-    return log_in(e);
+    int rc = log_in(e);
+    if (rc == 0) c->waits_for = e->login;
+    return rc;
 }
 
 /* Another call may have brought a newer token meanwhile. */
@@ -384,7 +388,7 @@ void etcd_call_silence(etcd *e) {
     for (etcd_call *c = e->calls; c != NULL; c = c->next) {
         etcd_http_cancel(c->transfer);
         c->transfer = NULL;
-        c->waits_for_login = false;
+        c->waits_for = NULL;
     }
 }
 

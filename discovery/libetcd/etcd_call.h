@@ -72,9 +72,9 @@ struct etcd_call {
     etcd_call *next, *prev;
     etcd_transfer *transfer;
     uint64_t deadline_ms;
-    size_t n_asked;   /* endpoints that failed */
-    uint64_t n_token; /* the token it was sent with */
-    bool waits_for_login;
+    size_t n_asked;             /* endpoints that failed */
+    uint64_t n_token;           /* the token it was sent with */
+    const etcd_call *waits_for; /* a login, or NULL */
     bool logged_in_anew;
     bool runs_again;
     bool lacks_revision; /* REFUSED since the store has not that revision */

@@ -253,11 +253,14 @@ static int on_want_socket(CURL *curl, curl_socket_t fd, int what, void *arg,
         return 0;
     }
     if (s == NULL) s = wait_for(h, fd);
-    if (s == NULL) return -1;
+    /* Without memory the transfer runs into its time.  Saying so would end the
+     * multi handle, and every other transfer would wait for ever. */
+    if (s == NULL) return 0;
     int events = 0;
     if (what != CURL_POLL_IN) events |= UV_WRITABLE;
     if (what != CURL_POLL_OUT) events |= UV_READABLE;
-    return uv_poll_start(&s->poll, events, on_poll) < 0 ? -1 : 0;
+    (void)uv_poll_start(&s->poll, events, on_poll); /* likewise */
+    return 0;
 }
 
 /* ---- one transfer ---- */

@@ -4,19 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "discovery/libetcd/etcd_text.h"
 
 static int nonsense(etcd_why *why, const char *text) {
     snprintf(why->text, sizeof(why->text), "%s", text);
     return -EINVAL;
 }
 
-/* Text from a server goes to logs: control characters do not. */
+/* Cut to fit, and without what a log should not have. */
 static void copy_printable(char *out, size_t out_size, const char *in,
                            size_t len) {
     if (len >= out_size) len = out_size - 1;
-    for (size_t i = 0; i < len; i++)
-        out[i] = (unsigned char)in[i] < 0x20 || in[i] == 0x7F ? ' ' : in[i];
+    memcpy(out, in, len);
     out[len] = '\0';
+    etcd_text_clean(out);
 }
 
 /* A stream's item, or what is not one itself. */

@@ -99,6 +99,12 @@ void etcd_text_quoted(etcd_text *t, const char *s) {
     etcd_text_add(t, "\"");
 }
 
+void etcd_text_clean(char *s) {
+    for (; *s != '\0'; s++) {
+        if ((uint8_t)*s < 0x20 || (uint8_t)*s > 0x7E) *s = ' ';
+    }
+}
+
 void etcd_text_drop(etcd_text *t, size_t n) {
     assert(n <= t->len);
     if (n == 0) return;

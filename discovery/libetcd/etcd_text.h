@@ -24,6 +24,9 @@ void etcd_text_base64(etcd_text *t, const void *bytes, size_t n);
 void etcd_text_number(etcd_text *t, int64_t number);
 /* A JSON string of any text. */
 void etcd_text_quoted(etcd_text *t, const char *s);
+/* What others say of an error goes into logs and documents: what is not
+ * printable ASCII becomes a space. */
+void etcd_text_clean(char *s);
 /* Forget the first n bytes. */
 void etcd_text_drop(etcd_text *t, size_t n);
 

@@ -6,7 +6,7 @@
  * CHECK_EVERY_MS the same endpoint is asked for the newest key under the prefix
  * that was written after what the stream has covered, linearizably:
  * - no answer in time: the member, or its quorum, is away; break off;
- * - such a key, and the stream has not moved until the next check: it is
+ * - such a key, and the stream has not said a byte until the next check: it is
  *   stalled though the member is well; break off;
  * - the store's revision is below what was covered, or it is another cluster:
  *   lost (a member that merely lags behind cannot answer this way);
@@ -52,13 +52,13 @@ struct etcd_watch {
     size_t searched; /* of what the stream holds: no end of line */
     uint32_t backoff_ms;
 
-    int64_t covered;        /* all up to here was handed over */
-    int64_t covered_before; /* at the last check */
-    int64_t newest; /* of the keys under the prefix, at the last check; 0: no
-                     * newer one than covered */
-    bool created;   /* the stream runs */
-    bool told_away; /* since it was last live */
-    bool ended;     /* LOST was told */
+    int64_t covered; /* all up to here was handed over */
+    int64_t newest;  /* of the keys under the prefix, at the last check; 0: no
+                      * newer one than covered */
+    bool heard;      /* something came since the last check */
+    bool created;    /* the stream runs */
+    bool told_away;  /* since it was last live */
+    bool ended;      /* LOST was told */
     bool closed;
 
     etcd_watch_cb cb;
@@ -103,11 +103,17 @@ static void stop(etcd_watch *w) {
     uv_timer_stop(&w->timer);
 }
 
+static void name_endpoint(const etcd_watch *w, const char *what,
+                          char why[ETCD_WHY_MAX]) {
+    snprintf(why, ETCD_WHY_MAX, "watch at %s: %s",
+             w->etcd->endpoints[w->endpoint], what);
+    etcd_text_clean(why);
+}
+
 /* The stream is of no use any more; another endpoint is tried soon. */
 static void break_off(etcd_watch *w, const char *what) {
     char why[ETCD_WHY_MAX];
-    snprintf(why, sizeof(why), "watch at %s: %s",
-             w->etcd->endpoints[w->endpoint], what);
+    name_endpoint(w, what, why);
     stop(w);
     etcd_call_blame(w->etcd, w->endpoint);
     w->endpoint = (w->endpoint + 1) % w->etcd->n_endpoints;
@@ -121,8 +127,7 @@ static void break_off(etcd_watch *w, const char *what) {
 
 static void lose(etcd_watch *w, const char *what) {
     char why[ETCD_WHY_MAX];
-    snprintf(why, sizeof(why), "watch at %s: %s",
-             w->etcd->endpoints[w->endpoint], what);
+    name_endpoint(w, what, why);
     stop(w);
     w->ended = true;
     tell(w, ETCD_WATCH_LOST, ETCD_REFUSED, why, NULL);
@@ -131,7 +136,6 @@ static void lose(etcd_watch *w, const char *what) {
 /* Connected, and nothing known to be missing. */
 static void live(etcd_watch *w) {
     w->told_away = false;
-    w->backoff_ms = BACKOFF_FIRST_MS;
     tell(w, ETCD_WATCH_LIVE, ETCD_OK, "", NULL);
 }
 
@@ -228,6 +232,7 @@ static void read_line(etcd_watch *w, const char *text, size_t len) {
 static size_t on_data(void *ctx, const char *data, size_t len) {
     etcd_watch *w = ctx;
     size_t used = 0;
+    w->heard = true; /* part of a long line, too */
     for (;;) {
         size_t from = used + w->searched;
         const char *end = memchr(data + from, '\n', len - from);
@@ -247,9 +252,12 @@ static void on_stream_end(void *ctx, const etcd_http_answer *a) {
     etcd_parse_error_out error;
     etcd_why no_error;
     w->stream = NULL;
-    if (!a->answered) {
-        break_off(w,
-                  a->too_large ? "an event is larger than allowed" : a->error);
+    if (a->too_large && a->status == 200) {
+        /* It would come again with every connection: a history that etcd sends
+         * as one line, since we were away for long.  What is now is less. */
+        lose(w, "events that are larger than allowed");
+    } else if (!a->answered) {
+        break_off(w, a->error);
     } else if (etcd_parse_error(a->body, a->len, &error, &no_error) == 0) {
         break_off(w, error.message);
     } else {
@@ -298,9 +306,9 @@ static etcd_code read_check(etcd_call *c, const char *body, size_t len,
 
 /* The endpoint is well: what of the stream? */
 static void connect_or_judge(etcd_watch *w, int64_t newest) {
-    bool moved = w->covered > w->covered_before;
+    bool silent = !w->heard;
     bool behind = w->newest > w->covered; /* as of the last check */
-    w->covered_before = w->covered;
+    w->heard = false;
     w->newest = newest;
     if (w->stream == NULL) {
         if (open_stream(w) < 0) break_off(w, "no memory to connect");
@@ -310,10 +318,12 @@ static void connect_or_judge(etcd_watch *w, int64_t newest) {
         break_off(w, "it does not begin");
         return;
     }
-    if (behind && !moved) {
+    if (behind && silent) {
         break_off(w, "events do not come");
         return;
     }
+    /* Streams that end as soon as they begin are not made in a hurry. */
+    w->backoff_ms = BACKOFF_FIRST_MS;
     if (newest <= w->covered) live(w);
 }
 
@@ -398,7 +408,7 @@ int etcd_watch_open(etcd_watch **out, etcd *e, const void *prefix,
     etcd_watch *w = new_watch(e, prefix, prefix_len);
     if (w == NULL) return -ENOMEM;
     w->cluster_id = cluster_id;
-    w->covered = w->covered_before = revision - 1;
+    w->covered = revision - 1;
     w->cb = cb;
     w->ctx = ctx;
     w->next = e->watches;

@@ -1,7 +1,6 @@
 /* test_etcd_real.c - libetcd against real members of etcd on the loopback.
  *
- * Each test starts its own on a temporary directory and free ports, as children
- * that die with it.  Without /usr/bin/etcd they are skipped. */
+ * Each test starts its own; without /usr/bin/etcd they are skipped. */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -9,151 +8,21 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "tests/support/etcd_child.h"
 #include "tests/support/etcd_sync.h"
 
-#define ETCD "/usr/bin/etcd"
-#define MEMBERS_MAX 3
 #define TRIES_MAX 1000
 
-typedef struct {
-    char folder[64];
-    size_t n;
-    pid_t pid[MEMBERS_MAX]; /* 0: not running */
-    char client_url[MEMBERS_MAX][64], peer_url[MEMBERS_MAX][64];
-    const char *endpoints[MEMBERS_MAX];
-    char peers[512];
-    char token[32];
-    bool tls;
-} rack;
-
 /* Of the test that runs; its teardown ends what it left. */
-static rack r;
+static etcd_child r;
 static etcd_sync s;
-
-/* ---- etcd's processes ---- */
-
-static void skip_without_etcd(void) {
-    if (access(ETCD, X_OK) == 0) return;
-    printf("skipped: no " ETCD " (package etcd-server)\n");
-    skip();
-}
 
 static void run_command(const char *command) {
     int status = system(command);
     if (status != 0) fail_msg("%s: status %d", command, status);
-}
-
-static void run_etcd(size_t member) {
-    char name[8], folder[128], cert[128], key[128], ca[128], log[128];
-    snprintf(name, sizeof(name), "m%zu", member);
-    snprintf(folder, sizeof(folder), "%s/%s", r.folder, name);
-    snprintf(log, sizeof(log), "%s/%s.log", r.folder, name);
-    snprintf(cert, sizeof(cert), "%s/server.pem", r.folder);
-    snprintf(key, sizeof(key), "%s/server.key", r.folder);
-    snprintf(ca, sizeof(ca), "%s/ca.pem", r.folder);
-    const char *const args[] = {
-        ETCD,
-        "--name",
-        name,
-        "--data-dir",
-        folder,
-        "--listen-client-urls",
-        r.client_url[member],
-        "--advertise-client-urls",
-        r.client_url[member],
-        "--listen-peer-urls",
-        r.peer_url[member],
-        "--initial-advertise-peer-urls",
-        r.peer_url[member],
-        "--initial-cluster",
-        r.peers,
-        "--initial-cluster-token",
-        r.token,
-        "--heartbeat-interval",
-        "50",
-        "--election-timeout",
-        "500",
-        r.tls ? "--cert-file" : NULL,
-        cert,
-        "--key-file",
-        key,
-        "--trusted-ca-file",
-        ca,
-        "--client-cert-auth",
-        NULL,
-    };
-    int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
-    dup2(fd, 1);
-    dup2(fd, 2);
-    execv(ETCD, (char *const *)args);
-    _exit(127);
-}
-
-static void start_member(size_t member) {
-    pid_t parent = getpid();
-    pid_t pid = fork();
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent) _exit(127);
-        run_etcd(member);
-    }
-    r.pid[member] = pid;
-}
-
-static void kill_member(size_t member) {
-    if (r.pid[member] == 0) return;
-    kill(r.pid[member], SIGKILL);
-    waitpid(r.pid[member], NULL, 0);
-    r.pid[member] = 0;
-}
-
-static void wipe_member(size_t member) {
-    char command[160];
-    kill_member(member);
-    snprintf(command, sizeof(command), "rm -rf %s/m%zu", r.folder, member);
-    run_command(command);
-}
-
-static void prepare(size_t n) {
-    skip_without_etcd();
-    memset(&r, 0, sizeof(r));
-    snprintf(r.folder, sizeof(r.folder), "/tmp/roster-etcd-XXXXXX");
-    assert_non_null(mkdtemp(r.folder));
-    snprintf(r.token, sizeof(r.token), "first");
-    r.n = n;
-}
-
-static void start_rack(void) {
-    size_t used = 0;
-    for (size_t i = 0; i < r.n; i++) {
-        snprintf(r.client_url[i], sizeof(r.client_url[i]), "%s://127.0.0.1:%d",
-                 r.tls ? "https" : "http", etcd_sync_free_port());
-        snprintf(r.peer_url[i], sizeof(r.peer_url[i]), "http://127.0.0.1:%d",
-                 etcd_sync_free_port());
-        r.endpoints[i] = r.client_url[i];
-        used +=
-            (size_t)snprintf(r.peers + used, sizeof(r.peers) - used,
-                             "%sm%zu=%s", i > 0 ? "," : "", i, r.peer_url[i]);
-    }
-    for (size_t i = 0; i < r.n; i++)
-        start_member(i);
-}
-
-static void end_rack(void) {
-    char command[128];
-    for (size_t i = 0; i < r.n; i++)
-        kill_member(i);
-    snprintf(command, sizeof(command), "rm -rf %s", r.folder);
-    run_command(command);
-    r.folder[0] = '\0';
 }
 
 /* Until etcd answers a linearizable read. */
@@ -165,8 +34,9 @@ static void wait_for_etcd(void) {
 }
 
 static void open_rack(size_t n) {
-    prepare(n);
-    start_rack();
+    etcd_child_need();
+    etcd_child_init_members(&r, n);
+    etcd_child_start(&r);
     etcd_sync_open_at(&s, r.endpoints, n);
     wait_for_etcd();
 }
@@ -174,14 +44,8 @@ static void open_rack(size_t n) {
 static int tear_down(void **state) {
     (void)state;
     etcd_sync_close(&s);
-    if (r.folder[0] != '\0') end_rack();
+    etcd_child_fini(&r);
     return 0;
-}
-
-static void assert_code(etcd_code code) {
-    if (s.code != code)
-        fail_msg("%s, not %s: %s", etcd_code_text(s.code), etcd_code_text(code),
-                 s.why);
 }
 
 /* ---- keys ---- */
@@ -205,7 +69,7 @@ static void write_many(void) {
         etcd_txn txn = {
             .compares = &c, .n_compares = 1, .then = ops, .n_then = 100};
         etcd_sync_commit(&s, &txn);
-        assert_code(ETCD_OK);
+        etcd_sync_expect(&s, ETCD_OK);
     }
 }
 
@@ -217,7 +81,7 @@ static void reads_many_keys_in_order_over_several_pages(void **state) {
     etcd_sync_put(&s, "/j", "nor these");
 
     etcd_sync_get(&s, "/k/", true);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.n, 2500);
     assert_false(s.more);
     for (int i = 0; i < 2500; i++) {
@@ -230,7 +94,7 @@ static void reads_many_keys_in_order_over_several_pages(void **state) {
     etcd_range some = {
         .key = "/k/", .key_len = 3, .prefix = true, .limit = 1700};
     etcd_sync_range(&s, &some);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.n, 1700);
     assert_true(s.more);
 
@@ -242,7 +106,7 @@ static void reads_many_keys_in_order_over_several_pages(void **state) {
     assert_int_equal(s.n, 1);
     assert_string_equal(s.kvs[0].value, "0007");
     etcd_sync_get(&s, "/nothing", false);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.n, 0);
     assert_true(s.revision >= 28 && s.cluster_id != 0);
     assert_string_equal(etcd_endpoint(s.etcd), r.endpoints[0]);
@@ -259,13 +123,13 @@ static void reads_an_old_revision_until_it_is_compacted(void **state) {
     etcd_sync_range(&s, &then);
     assert_string_equal(s.kvs[0].value, "old");
     etcd_sync_compact(&s, old + 1);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_compact(&s, old + 1); /* once more is no failure */
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_compact(&s, old + 1000);
-    assert_code(ETCD_REFUSED);
+    etcd_sync_expect(&s, ETCD_REFUSED);
     etcd_sync_range(&s, &then);
-    assert_code(ETCD_REFUSED);
+    etcd_sync_expect(&s, ETCD_REFUSED);
     assert_non_null(strstr(s.why, "compacted"));
 }
 
@@ -338,13 +202,13 @@ static void gives_the_reads_of_the_branch_it_took(void **state) {
     etcd_op otherwise[] = {{.kind = ETCD_READ, .key = "b", .key_len = 1}};
     etcd_txn t = {&c, 1, then, otherwise, 4, 1};
     etcd_sync_commit(&s, &t);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.n, 2);
     assert_string_equal(s.kvs[0].value, "two");
     assert_string_equal(s.kvs[1].key, "");
 
     etcd_sync_commit(&s, &t);
-    assert_code(ETCD_FALSE);
+    etcd_sync_expect(&s, ETCD_FALSE);
     assert_int_equal(s.n, 1);
     assert_string_equal(s.kvs[0].key, "b");
     etcd_sync_get(&s, "/a/", true);
@@ -357,16 +221,16 @@ static void keys_go_with_their_lease(void **state) {
     (void)state;
     open_rack(1);
     etcd_sync_grant(&s, 60);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.ttl_s, 60);
     int64_t long_lease = s.lease;
     etcd_sync_put_leased(&s, "long", long_lease);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_keep_alive(&s, long_lease);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.ttl_s, 60);
     etcd_sync_revoke(&s, long_lease);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_get(&s, "long", false);
     assert_int_equal(s.n, 0);
 
@@ -378,7 +242,7 @@ static void keys_go_with_their_lease(void **state) {
     assert_true(s.ttl_s >= 1); /* etcd's smallest follows its election time */
     int64_t short_lease = s.lease;
     etcd_sync_put_leased(&s, "short", short_lease);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_watch(&s, "short", s.revision + 1, 0);
     etcd_sync_until_more(&s, &s.n_lines, 0);
     assert_true(s.events[0].deleted);
@@ -420,11 +284,11 @@ static void watches_on_after_its_member_restarted(void **state) {
     put_number(0);
     until_events(1);
 
-    kill_member(0);
+    etcd_child_kill_member(&r, 0);
     etcd_sync_until_more(&s, &s.n_away, 0);
     assert_int_equal(etcd_sync_get(&s, "/w/", true), ETCD_AWAY);
     assert_int_equal(etcd_sync_put(&s, "/w/x", "refused"), ETCD_AWAY);
-    start_member(0);
+    etcd_child_start_member(&r, 0);
     put_number(1);
     put_number(2);
     until_events(3);
@@ -465,8 +329,30 @@ static void is_lost_when_its_revision_was_compacted(void **state) {
     assert_string_equal(s.events[0].value, "3");
 }
 
+/* Twenty values of a megabyte are more than a line may have, and etcd sends
+ * them as one line to a watch that was away. */
+static void is_lost_in_a_history_too_large_for_a_line(void **state) {
+    char *value = calloc(1, 1000001);
+    (void)state;
+    assert_non_null(value);
+    memset(value, 'x', 1000000);
+    open_rack(1);
+    etcd_sync_get(&s, "/w/", true);
+    int64_t first = s.revision + 1;
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(etcd_sync_put(&s, "/w/x", value), ETCD_OK);
+    }
+    free(value);
+    etcd_sync_watch(&s, "/w/", first, s.cluster_id);
+    etcd_sync_until_more(&s, &s.n_lost, 0);
+    assert_non_null(strstr(s.watch_why, "larger"));
+    assert_int_equal(etcd_sync_get(&s, "/w/", true), ETCD_OK);
+    etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
+    etcd_sync_until_more(&s, &s.n_live, 0);
+    assert_int_equal(s.n_lost, 0);
+}
+
 static void is_lost_when_the_store_was_wiped(void **state) {
-    static const char *const tokens[] = {"first", "another"};
     (void)state;
     for (size_t i = 0; i < 2; i++) {
         open_rack(1);
@@ -475,9 +361,9 @@ static void is_lost_when_the_store_was_wiped(void **state) {
         etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
         etcd_sync_until_more(&s, &s.n_live, 0);
 
-        wipe_member(0);
-        snprintf(r.token, sizeof(r.token), "%s", tokens[i]);
-        start_member(0);
+        etcd_child_wipe(&r);
+        if (i == 0) strcpy(r.token, "0"); /* the same cluster id */
+        etcd_child_start(&r);
         etcd_sync_until_more(&s, &s.n_lost, 0);
         assert_non_null(
             strstr(s.watch_why, i == 0 ? "went back" : "another cluster"));
@@ -511,7 +397,7 @@ static void goes_on_when_one_of_three_members_dies(void **state) {
     put_number(0);
     until_events(1);
 
-    kill_member(0); /* the one that is asked first */
+    etcd_child_kill_member(&r, 0); /* the one that is asked first */
     wait_for_etcd();
     put_number(1);
     until_events(2);
@@ -526,18 +412,18 @@ static void tells_away_and_unknown_without_quorum(void **state) {
     etcd_sync_watch(&s, "/w/", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
 
-    kill_member(0);
-    kill_member(1);
+    etcd_child_kill_member(&r, 0);
+    etcd_child_kill_member(&r, 1);
     etcd_sync_until_more(&s, &s.n_away, 0);
     assert_int_equal(etcd_sync_get(&s, "/w/", true), ETCD_AWAY);
     etcd_range old = {
         .key = "/w/", .key_len = 3, .prefix = true, .serializable = true};
     etcd_sync_range(&s, &old);
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     assert_int_equal(s.n, 1);
     assert_int_equal(etcd_sync_put(&s, "/w/y", "perhaps"), ETCD_UNKNOWN);
 
-    start_member(0);
+    etcd_child_start_member(&r, 0);
     unsigned before = s.n_live;
     wait_for_etcd();
     put_number(1);
@@ -571,20 +457,20 @@ static void logs_in_and_again_after_a_restart(void **state) {
                      .password = "se\"cret"};
     etcd_sync_open(&s, &c);
     etcd_sync_put(&s, "k", "open");
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcdctl("user add 'root:se\"cret'");
     etcdctl("user grant-role root root");
     etcdctl("auth enable");
     etcd_sync_put(&s, "k", "closed");
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_watch(&s, "k", s.revision + 1, s.cluster_id);
     etcd_sync_until_more(&s, &s.n_live, 0);
 
-    kill_member(0); /* and with it its tokens */
-    start_member(0);
+    etcd_child_kill_member(&r, 0); /* and with it its tokens */
+    etcd_child_start_member(&r, 0);
     wait_for_etcd();
     etcd_sync_put(&s, "k", "after");
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     until_events(1);
     assert_int_equal(etcd_sync_grant(&s, 5), ETCD_OK);
     assert_int_equal(etcd_sync_keep_alive(&s, s.lease), ETCD_OK);
@@ -620,10 +506,11 @@ static void make_certificates(void) {
 static void speaks_tls_with_certificates_on_both_sides(void **state) {
     char ca[128], other[128], cert[128], key[128];
     (void)state;
-    prepare(1);
+    etcd_child_need();
+    etcd_child_init(&r);
     make_certificates();
-    r.tls = true;
-    start_rack();
+    etcd_child_use_tls(&r);
+    etcd_child_start(&r);
     snprintf(ca, sizeof(ca), "%s/ca.pem", r.folder);
     snprintf(other, sizeof(other), "%s/other.pem", r.folder);
     snprintf(cert, sizeof(cert), "%s/client.pem", r.folder);
@@ -637,7 +524,7 @@ static void speaks_tls_with_certificates_on_both_sides(void **state) {
     etcd_sync_open(&s, &c);
     wait_for_etcd();
     etcd_sync_put(&s, "k", "secret");
-    assert_code(ETCD_OK);
+    etcd_sync_expect(&s, ETCD_OK);
     etcd_sync_watch(&s, "k", s.revision, s.cluster_id);
     until_events(1);
     etcd_sync_close(&s);
@@ -669,6 +556,8 @@ int main(void) {
                                   tear_down),
         cmocka_unit_test_teardown(gets_a_long_history_whole, tear_down),
         cmocka_unit_test_teardown(is_lost_when_its_revision_was_compacted,
+                                  tear_down),
+        cmocka_unit_test_teardown(is_lost_in_a_history_too_large_for_a_line,
                                   tear_down),
         cmocka_unit_test_teardown(is_lost_when_the_store_was_wiped, tear_down),
         cmocka_unit_test_teardown(notices_a_member_that_hangs, tear_down),

@@ -63,6 +63,20 @@ class Drain(Asking):
         self.drain(self.asked, "two", "--undo")  # nor is this
         self.assertEqual(self.story, self.rack.generate(self.asked, PROMPT))
 
+    def test_what_is_undone_at_once_leads_nobody_astray(self):
+        """A node that gave its units up and has to load them again is not
+        asked for them meanwhile, by no coordinator."""
+        both = self.start_rack(coordinators=("c1", "c2"))
+        teller = self.tell_on(both, self.story)
+        for _ in range(4):
+            self.drain(both[0], "two", "--wait")
+            self.drain(both[0], "two", "--undo")
+            self.wait_placed(both[0], ("one", "two"))
+        teller.finish()
+        self.assertEqual([], teller.wrong)
+        for c in both:
+            self.assertEqual(0, self.rack.status(c)["dispatch"]["refusals"])
+
     def test_the_only_holder_cannot_be_emptied(self):
         self.start_one_holder()
         result = self.ask("drain", "one", "--wait", "--wait-timeout", "2s")
@@ -193,11 +207,7 @@ class DrainOfCoordinators(Asking):
 
 
 class Top(Asking):
-    def setUp(self):
-        super().setUp()
-        (self.asked,) = self.start_rack()
-
-    def test_pictures_are_counted_and_plain_beyond_a_terminal(self):
+    def pictures_are_counted_and_plain_beyond_a_terminal(self):
         result = self.ask("top", "-n", "2", "--interval", "100ms")
         self.assertEqual((0, ""), (result.status, result.err))
         self.assertNotIn("\033", result.text)
@@ -208,9 +218,11 @@ class Top(Asking):
                 re.M)))
         self.assertIn("epoch " + self.epoch(), result.text)
 
-    def test_objects_are_one_a_line_and_show_the_work(self):
-        self.tell_on([self.asked], self.story).wait_more()
+    def objects_are_one_a_line_and_show_the_work(self):
+        teller = self.tell_on([self.asked], self.story)
+        teller.wait_more()
         result = self.ask("top", "-n", "3", "--interval", "500ms", "--json")
+        teller.finish()
         self.assertEqual((0, ""), (result.status, result.err))
         lines = result.text.splitlines()
         self.assertEqual(3, len(lines))
@@ -225,7 +237,8 @@ class Top(Asking):
                 n["pairs_per_s"] > 0 for n in seen["nodes"])
         self.assertGreater(busy, 0)
 
-    def test_an_interrupt_is_its_end(self):
+    def an_interrupt_is_its_end(self):
+        """Which is well unless a number of pictures was asked for."""
         for options, status in ((["--json"], 0), (["-n", "1000"], 1)):
             shown = self.rack.command("top", "--interval", "100ms", *options,
                                       "--endpoint", self.asked.endpoint)
@@ -233,24 +246,29 @@ class Top(Asking):
             shown.signal(signal.SIGINT)
             self.assertEqual(status, shown.result().status)
 
-    def test_a_coordinator_that_goes_away_is_a_failure(self):
-        for end in ("terminate", "kill"):
-            if self.asked.ended():
-                self.asked = self.start_rack_coordinator(
-                    "--no-local-experts", name="c1")
-                self.asked.wait_ready()
-            shown = self.rack.command("top", "--interval", "100ms",
-                                      "--timeout", "2s", "--endpoint",
-                                      self.asked.endpoint)
-            shown.wait_output()
-            getattr(self.asked, end)()
-            self.assert_fails(shown.result(), "roster top: ",
-                              self.asked.endpoint)
-
-    def test_wrong_usage_is_said(self):
+    def wrong_usage_is_said(self):
         self.assert_fails(self.ask("top", "--interval", "99ms"), "--interval",
                           status=2)
         self.assert_fails(self.ask("top", "one"), status=2)
+
+    def ends_with_its_coordinator(self, end):
+        shown = self.rack.command("top", "--interval", "100ms", "--timeout",
+                                  "2s", "--endpoint", self.asked.endpoint)
+        shown.wait_output()
+        end()
+        self.assert_fails(shown.result(), "roster top: ", self.asked.endpoint)
+
+    def test_what_it_shows_and_how_it_ends(self):
+        (self.asked,) = self.start_rack()
+        self.pictures_are_counted_and_plain_beyond_a_terminal()
+        self.objects_are_one_a_line_and_show_the_work()
+        self.an_interrupt_is_its_end()
+        self.wrong_usage_is_said()
+        self.ends_with_its_coordinator(self.asked.terminate)
+        self.asked = self.start_rack_coordinator("--no-local-experts",
+                                                 name="c1")
+        self.asked.wait_ready()
+        self.ends_with_its_coordinator(self.asked.kill)
 
 
 class Status(Asking):
@@ -274,55 +292,54 @@ class Status(Asking):
                 r"^one +tcp://\S+ +up ", r"^three +tcp://\S+ +up "):
             self.assertRegex(text, re.compile(pattern, re.M))
         self.assertNotIn("LAYER", text)
-        self.assertEqual([], [l for l in text.splitlines()
-                              if "(null)" in l or "nan" in l])
-
-    def test_layers_are_shown_when_asked_for(self):
-        (self.asked,) = self.start_rack()
-        table = self.ask("status", "--layers").text.split("LAYER")[1]
-        rows = [line.split() for line in table.splitlines()[1:] if line]
-        self.assertEqual(
-            [[str(i), "1", str(rack.EXPERTS), "2", "to", "2"]
-             for i in range(rack.LAYERS)], rows)
-        layers = self.rack.status(self.asked)["layers"]
-        self.assertEqual(rack.LAYERS, len(layers))
-
-    def test_a_rack_that_would_not_survive_names_its_weakest(self):
-        placement = self.start_one_holder()["placement"]
-        self.assertFalse(placement["survives_largest"])
-        self.assertIn(placement["weakest"], ("one", "two"))
-        held = self.of_node(self.asked, placement["weakest"])["held"]
-        self.assertGreater(placement["lost_units"], 0)
-        self.assertLessEqual(placement["lost_units"], held)
-        text = self.ask("status").text
-        self.assertRegex(text, r"lost node +%d of the units would have no "
-                         "holder without %s\n" % (placement["lost_units"],
-                                                  placement["weakest"]))
-
-    def test_what_is_lost_is_shown_and_waited_for(self):
-        """A node dies that held some experts alone."""
-        self.start_one_holder()
-        self.nodes["two"].kill()
-        status = self.rack.wait_status(
-            self.asked, lambda s: any(
-                n["name"] == "two" and not n["registered"] for n in
-                s["nodes"]), "its absence is known")
-        told = next(n for n in status["nodes"] if n["name"] == "two")
-        self.assertTrue(told["missing"])
-        self.assertNotEqual("up", told["state"])
-        self.assertRegex(self.ask("status").text, r"two .*not registered")
-        self.assert_fails(
-            self.rack.generating(self.asked, PROMPT, "--timeout",
-                                 "1s").result(), "expert")
-
-    def test_etcd_that_is_away_is_said(self):
-        (self.asked,) = self.start_rack()
         self.etcd.kill()
         self.rack.wait_status(self.asked,
                               lambda s: not s["etcd"]["connected"],
                               "etcd's absence is noticed")
         self.assertRegex(self.ask("status").text,
                          r"etcd +away; the last placement stays: \S+")
+
+    def test_layers_are_shown_when_asked_for(self):
+        """And who holds what of each: with two nodes and two replicas, both
+        hold all."""
+        (self.asked,) = self.start_rack()
+        table = self.ask("status", "--layers").text.split("LAYER")[1]
+        rows = [line.split() for line in table.splitlines()[1:] if line]
+        layers = [row for row in rows if "to" in row]
+        self.assertEqual([[str(i), "1", str(rack.EXPERTS), "2", "to", "2"]
+                          for i in range(rack.LAYERS)], layers)
+        held = [row for row in rows if "to" not in row]
+        self.assertEqual([[n, "0-%d" % (rack.EXPERTS - 1)]
+                          for n in ("one", "two")] * rack.LAYERS, held)
+        layers = self.rack.status(self.asked)["layers"]
+        self.assertEqual(rack.LAYERS, len(layers))
+
+    def test_a_rack_that_would_not_survive_names_its_weakest(self):
+        """And when it is lost, what it held is missed."""
+        placement = self.start_one_holder()["placement"]
+        self.assertFalse(placement["survives_largest"])
+        weakest = placement["weakest"]
+        self.assertIn(weakest, ("one", "two"))
+        lost = placement["lost_units"]
+        self.assertGreater(lost, 0)
+        self.assertLessEqual(lost, self.of_node(self.asked, weakest)["held"])
+        self.assertRegex(self.ask("status").text,
+                         r"lost node +%d of the units would have no holder "
+                         r"without %s\n" % (lost, weakest))
+
+        self.nodes[weakest].kill()
+        status = self.rack.wait_status(
+            self.asked, lambda s: any(
+                n["name"] == weakest and not n["registered"] for n in
+                s["nodes"]), "its absence is known")
+        told = next(n for n in status["nodes"] if n["name"] == weakest)
+        self.assertTrue(told["missing"])
+        self.assertNotEqual("up", told["state"])
+        self.assertRegex(self.ask("status").text,
+                         r"%s .*not registered" % weakest)
+        self.assert_fails(
+            self.rack.generating(self.asked, PROMPT, "--timeout",
+                                 "1s").result(), "expert")
 
 
 class Static(RackTest):

@@ -58,6 +58,18 @@ static void open_leader(registry_rig *g, const char *name, int port) {
     until(g, registry_rig_live);
 }
 
+/* Two coordinators, of which the first leads; its term. */
+static int64_t open_leader_and_other(registry_rig *leader,
+                                     registry_rig *other) {
+    registry_rig *both[] = {leader, other};
+    open_leader(leader, "a", 7101);
+    open_at(other, REGISTRY_COORDINATOR, "b", TTL_S);
+    registry_rig_publish(other, 7102);
+    registry_rig_until(both, 2, registry_rig_live, other);
+    registry_rig_until(both, 2, registry_rig_registered, other);
+    return registry_term(leader->registry);
+}
+
 /* ---- placements ---- */
 
 /* Epoch `epoch` with every expert on node 0. */
@@ -242,15 +254,9 @@ static void registers_anew_after_its_lease_or_its_key_has_gone(void **state) {
 
 static void hands_the_lead_on_with_a_higher_term(void **state) {
     registry_rig a, b;
-    registry_rig *both[] = {&a, &b};
     (void)state;
     start();
-    open_leader(&a, "a", 7101);
-    int64_t term = registry_term(a.registry);
-    open_at(&b, REGISTRY_COORDINATOR, "b", TTL_S);
-    registry_rig_publish(&b, 7102);
-    registry_rig_until(both, 2, registry_rig_live, &b);
-    registry_rig_until(both, 2, registry_rig_registered, &b);
+    int64_t term = open_leader_and_other(&a, &b);
     assert_true(registry_term(b.registry) == 0);
     assert_true(registry_term(a.registry) == term);
     registry_rig_close(&a);
@@ -327,11 +333,7 @@ static void refuses_the_write_of_another_with_the_leaders_term(void **state) {
     registry_rig *both[] = {&a, &b};
     (void)state;
     start();
-    open_leader(&a, "a", 7101);
-    int64_t term = registry_term(a.registry);
-    open_at(&b, REGISTRY_COORDINATOR, "b", TTL_S);
-    registry_rig_publish(&b, 7102);
-    registry_rig_until(both, 2, registry_rig_registered, &b);
+    int64_t term = open_leader_and_other(&a, &b);
     assert_int_equal(write_epoch(&b, 1, term, 0), 0);
     registry_rig_until(both, 2, registry_rig_done, &b);
     assert_int_equal(b.code, ETCD_FALSE);

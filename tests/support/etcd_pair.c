@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+const etcd_config etcd_pair_of_one = {.n_endpoints = 1, .request_ms = 2000};
+const etcd_config etcd_pair_of_two = {.n_endpoints = 2, .request_ms = 2000};
+
 void etcd_pair_open(etcd_pair *p, const etcd_config *config) {
     static const char *const nowhere[] = {"http://127.0.0.1:1"};
     etcd_config first = {.endpoints = nowhere, .n_endpoints = 1};

@@ -11,6 +11,9 @@ typedef struct {
     const char *endpoints[2];
 } etcd_pair;
 
+/* Patient for two seconds. */
+extern const etcd_config etcd_pair_of_one, etcd_pair_of_two;
+
 /* The client knows as many of the servers as config->n_endpoints says. */
 void etcd_pair_open(etcd_pair *p, const etcd_config *config);
 void etcd_pair_close(etcd_pair *p);

@@ -1,5 +1,10 @@
 /* etcd_sync.c - see etcd_sync.h. */
 #include "tests/support/etcd_sync.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
 #include <arpa/inet.h>
 #include <assert.h>
 #include <stdio.h>
@@ -276,6 +281,14 @@ etcd_code etcd_sync_compact(etcd_sync *s, int64_t revision) {
     unsigned before = s->n_calls_back;
     return wait_for_call(s, etcd_compact(s->etcd, revision, on_done, s),
                          before);
+}
+
+void etcd_sync_expect(const etcd_sync *s, etcd_code code) {
+    bool good = code == ETCD_OK || code == ETCD_FALSE;
+    if (s->code != code)
+        fail_msg("%s, not %s: %s", etcd_code_text(s->code),
+                 etcd_code_text(code), s->why);
+    assert_int_equal(s->why[0] == '\0', good);
 }
 
 /* ---- the watch ---- */

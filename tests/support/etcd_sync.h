@@ -68,6 +68,9 @@ etcd_code etcd_sync_keep_alive(etcd_sync *s, int64_t lease);
 etcd_code etcd_sync_revoke(etcd_sync *s, int64_t lease);
 etcd_code etcd_sync_compact(etcd_sync *s, int64_t revision);
 
+/* The last call ended like this, and said why if it did not succeed. */
+void etcd_sync_expect(const etcd_sync *s, etcd_code code);
+
 void etcd_sync_watch(etcd_sync *s, const char *prefix, int64_t revision,
                      uint64_t cluster_id);
 void etcd_sync_unwatch(etcd_sync *s);

@@ -10,26 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "tests/support/etcd_pair.h"
+#include "tests/support/etcd_words.h"
 
-#define RANGE "/v3/kv/range"
-#define TXN "/v3/kv/txn"
-#define LOGIN "/v3/auth/authenticate"
-#define HEADER(revision)                                                       \
-    "\"header\":{\"cluster_id\":\"7\",\"member_id\":\"8\",\"revision\":"       \
-    "\"" #revision "\"}"
-#define EMPTY "{" HEADER(5) "}"
 #define KEY(base64, revision)                                                  \
     "{\"key\":\"" base64 "\",\"mod_revision\":\"" #revision "\"}"
-
-static const etcd_config of_one = {.n_endpoints = 1, .request_ms = 2000};
-static const etcd_config of_two = {.n_endpoints = 2, .request_ms = 2000};
-
-static void assert_code(const etcd_sync *s, etcd_code code) {
-    if (s->code != code)
-        fail_msg("%s, not %s: %s", etcd_code_text(s->code),
-                 etcd_code_text(code), s->why);
-    assert_int_equal(s->why[0] == '\0', code == ETCD_OK || code == ETCD_FALSE);
-}
 
 /* ---- opening ---- */
 
@@ -43,6 +27,7 @@ static void names_what_is_wrong_with_its_configuration(void **state) {
                                       "http://127.0.0.1:2379/v3",
                                       "http://127.0.0.1:2379?x=1",
                                       "unix:///tmp/etcd",
+                                      "http://\xff\xe9:2379",
                                       ""};
     const etcd_config cases[] = {
         {.endpoints = good},
@@ -99,7 +84,7 @@ static void refuses_calls_that_make_no_sense(void **state) {
     etcd_pair f;
     etcd_watch *w;
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd *e = f.sync.etcd;
     etcd_op put = {.kind = ETCD_PUT, .key = "k", .key_len = 1};
     etcd_txn bare = {.then = &put, .n_then = 1};
@@ -122,11 +107,11 @@ static void refuses_calls_that_make_no_sense(void **state) {
 static void asks_the_next_endpoint_and_stays_there(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_two);
+    etcd_pair_open(&f, &etcd_pair_of_two);
     etcd_pair_end_first(&f);
-    etcd_script_say(f.server[1], RANGE, 200, EMPTY);
+    etcd_script_say(f.server[1], RANGE, 200, STORE_AT(5));
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_true(f.sync.cluster_id == 7);
     assert_int_equal(f.sync.revision, 5);
     assert_string_equal(etcd_endpoint(f.sync.etcd), f.endpoints[1]);
@@ -150,7 +135,7 @@ static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
     } said[] = {
         {200, "nonsense"},
         {200, "{}"},
-        {302, EMPTY},
+        {302, STORE_AT(5)},
         {404, "404 page not found\n"},
         {502, "<html>bad gateway</html>"},
         {503, "{\"error\":\"etcdserver: no leader\",\"code\":14}"},
@@ -171,9 +156,9 @@ static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
         } else {
             etcd_script_stall(f.server[0], RANGE);
         }
-        etcd_script_say(f.server[1], RANGE, 200, EMPTY);
+        etcd_script_say(f.server[1], RANGE, 200, STORE_AT(5));
         etcd_sync_get(&f.sync, "k", false);
-        assert_code(&f.sync, ETCD_OK);
+        etcd_sync_expect(&f.sync, ETCD_OK);
         assert_true(etcd_script_asked(f.server[0], RANGE) >= 1);
         assert_int_equal(etcd_script_asked(f.server[1], RANGE), 1);
         assert_string_equal(etcd_endpoint(f.sync.etcd), f.endpoints[1]);
@@ -184,18 +169,18 @@ static void repeats_a_read_elsewhere_whatever_went_wrong(void **state) {
 static void says_away_or_nonsense_when_nobody_helps(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_two);
+    etcd_pair_open(&f, &etcd_pair_of_two);
     etcd_script_say(f.server[0], RANGE, 200, "nonsense");
     etcd_script_say(f.server[1], RANGE, 200, "{\"header\":3}");
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_BAD_ANSWER);
+    etcd_sync_expect(&f.sync, ETCD_BAD_ANSWER);
     assert_non_null(strstr(f.sync.why, f.endpoints[1]));
 
     etcd_script_close(f.server[1]);
     etcd_script_open(&f.server[1], &f.sync.loop); /* on another port */
     etcd_pair_end_first(&f);
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_AWAY);
+    etcd_sync_expect(&f.sync, ETCD_AWAY);
     assert_int_equal(etcd_sync_keep_alive(&f.sync, 3), ETCD_AWAY);
     etcd_pair_close(&f);
 }
@@ -203,11 +188,11 @@ static void says_away_or_nonsense_when_nobody_helps(void **state) {
 static void does_not_repeat_a_read_that_was_refused(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_two);
+    etcd_pair_open(&f, &etcd_pair_of_two);
     etcd_script_say(f.server[0], RANGE, 403,
                     "{\"error\":\"etcdserver: permission denied\",\"code\":7}");
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_REFUSED);
+    etcd_sync_expect(&f.sync, ETCD_REFUSED);
     assert_non_null(strstr(f.sync.why, "permission denied"));
     assert_int_equal(etcd_script_asked(f.server[1], RANGE), 0);
     etcd_pair_close(&f);
@@ -223,7 +208,7 @@ static void says_why_in_printable_characters(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
         etcd_pair f;
-        etcd_pair_open(&f, &of_one);
+        etcd_pair_open(&f, &etcd_pair_of_one);
         etcd_script_say(f.server[0], RANGE, i == 0 ? 400 : 200, said[i]);
         etcd_sync_get(&f.sync, "k", false);
         assert_string_not_equal(f.sync.why, "");
@@ -236,11 +221,11 @@ static void says_why_in_printable_characters(void **state) {
 static void reads_answers_that_come_byte_by_byte(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd_script_drip(f.server[0], RANGE,
                      "{" HEADER(5) ",\"kvs\":[" KEY("aw==", 3) "]}");
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_string_equal(f.sync.kvs[0].key, "k");
     etcd_pair_close(&f);
 }
@@ -256,7 +241,7 @@ static void checks_that_it_got_what_it_asked_for(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         etcd_pair f;
-        etcd_pair_open(&f, &of_one);
+        etcd_pair_open(&f, &etcd_pair_of_one);
         etcd_script_say(f.server[0], RANGE, 200, cases[i]);
         if (etcd_sync_get(&f.sync, "l", true) != ETCD_BAD_ANSWER)
             fail_msg("%s", cases[i]);
@@ -275,10 +260,10 @@ static void bounds_what_an_answer_may_weigh(void **state) {
     etcd_script_say(f.server[0], RANGE, 200, body);
     etcd_script_say(f.server[0], TXN, 200, body);
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_BAD_ANSWER);
+    etcd_sync_expect(&f.sync, ETCD_BAD_ANSWER);
     assert_non_null(strstr(f.sync.why, "larger"));
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_UNKNOWN);
+    etcd_sync_expect(&f.sync, ETCD_UNKNOWN);
     etcd_pair_close(&f);
     free(body);
 }
@@ -288,12 +273,12 @@ static void ignores_the_environments_proxies(void **state) {
     (void)state;
     setenv("http_proxy", "http://127.0.0.1:1", 1);
     setenv("ALL_PROXY", "http://127.0.0.1:1", 1);
-    etcd_pair_open(&f, &of_one);
-    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    etcd_pair_open(&f, &etcd_pair_of_one);
+    etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     etcd_sync_get(&f.sync, "k", false);
     unsetenv("http_proxy");
     unsetenv("ALL_PROXY");
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     etcd_pair_close(&f);
 }
 
@@ -302,7 +287,7 @@ static void ignores_the_environments_proxies(void **state) {
 static void starts_over_when_its_revision_was_compacted(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd_script *s = f.server[0];
     etcd_script_say(
         s, RANGE, 200,
@@ -316,7 +301,7 @@ static void starts_over_when_its_revision_was_compacted(void **state) {
     etcd_script_say(s, RANGE, 200,
                     "{" HEADER(10) ",\"kvs\":[" KEY("bGM=", 7) "]}");
     etcd_sync_get(&f.sync, "l", true);
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_int_equal(f.sync.n, 2);
     assert_string_equal(f.sync.kvs[0].key, "lb");
     assert_string_equal(f.sync.kvs[1].key, "lc");
@@ -331,7 +316,7 @@ static void starts_over_when_its_revision_was_compacted(void **state) {
 static void does_not_start_over_for_ever(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     for (int i = 0; i < 20; i++) {
         etcd_script_say(
             f.server[0], RANGE, 200,
@@ -341,7 +326,7 @@ static void does_not_start_over_for_ever(void **state) {
                         "been compacted\",\"code\":11}");
     }
     etcd_sync_get(&f.sync, "l", true);
-    assert_code(&f.sync, ETCD_REFUSED);
+    etcd_sync_expect(&f.sync, ETCD_REFUSED);
     assert_int_equal(f.sync.n, 0);
     etcd_pair_close(&f);
 }
@@ -385,12 +370,12 @@ static void takes_no_more_than_its_limit_at_once(void **state) {
     etcd_pair f;
     tally t = {0};
     (void)state;
-    etcd_pair_open(&f, &of_one);
-    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    etcd_pair_open(&f, &etcd_pair_of_one);
+    etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     begin_many(&f, &t);
     etcd_sync_until_more(&f.sync, &t.n_back, ETCD_CALLS_MAX - 1);
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_int_equal(t.n_back, ETCD_CALLS_MAX);
     etcd_pair_close(&f);
 }
@@ -399,7 +384,7 @@ static void cancels_every_call_once_when_it_is_closed(void **state) {
     etcd_pair f;
     tally t = {0};
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd_script_stall(f.server[0], RANGE);
     begin_many(&f, &t);
     etcd_sync_until_more(&f.sync, etcd_script_counter(f.server[0]), 0);
@@ -416,8 +401,8 @@ static void can_be_closed_in_a_callback(void **state) {
     etcd_pair f;
     tally t = {.closes = true};
     (void)state;
-    etcd_pair_open(&f, &of_one);
-    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    etcd_pair_open(&f, &etcd_pair_of_one);
+    etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     begin_many(&f, &t);
     etcd_sync_until(&f.sync, &t.closed);
     assert_int_equal(t.n_back, ETCD_CALLS_MAX);

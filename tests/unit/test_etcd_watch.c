@@ -13,18 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include "tests/support/etcd_pair.h"
+#include "tests/support/etcd_words.h"
 
-#define RANGE "/v3/kv/range"
-#define WATCH "/v3/watch"
-#define IDS "\"cluster_id\":\"7\",\"member_id\":\"8\""
-#define HEADER(revision) "\"header\":{" IDS ",\"revision\":\"" #revision "\"}"
-#define STORE_AT(revision) "{" HEADER(revision) "}"
 #define NEWER(revision)                                                        \
     "{" HEADER(                                                                \
         revision) ",\"kvs\":[{\"key\":\"L3cv\",\"mod_revision\":\"" #revision  \
                   "\"}]}"
-#define LINE(revision, rest) "{\"result\":{" HEADER(revision) rest "}}\n"
-#define CREATED(revision) LINE(revision, ",\"created\":true")
 /* Of the key /w/ */
 #define PUT(revision)                                                          \
     "{\"kv\":{\"key\":\"L3cv\",\"mod_revision\":\"" #revision "\"}}"
@@ -254,6 +248,21 @@ static void notices_a_stalled_stream_of_a_healthy_member(void **state) {
     etcd_pair_close(&f);
 }
 
+static void waits_for_a_line_that_comes_slowly(void **state) {
+    etcd_pair f;
+    (void)state;
+    open_live(&f);
+    etcd_script_say(f.server[0], RANGE, 200, NEWER(6));
+    while (etcd_script_asked(f.server[0], RANGE) < 4) {
+        etcd_script_more(f.server[0], " ");
+        etcd_sync_for(&f.sync, 100);
+    }
+    etcd_script_more(f.server[0], EVENT(6));
+    until_events(&f, 1);
+    assert_int_equal(f.sync.n_away, 0);
+    etcd_pair_close(&f);
+}
+
 static void notices_a_member_that_stops_answering(void **state) {
     etcd_pair f;
     (void)state;
@@ -432,6 +441,7 @@ int main(void) {
         cmocka_unit_test(does_not_hurry_to_a_stream_that_ends_at_once),
         cmocka_unit_test(notices_a_stream_that_does_not_begin),
         cmocka_unit_test(notices_a_stalled_stream_of_a_healthy_member),
+        cmocka_unit_test(waits_for_a_line_that_comes_slowly),
         cmocka_unit_test(notices_a_member_that_stops_answering),
         cmocka_unit_test(is_lost_when_its_revision_is_compacted),
         cmocka_unit_test(is_lost_when_the_store_went_back),

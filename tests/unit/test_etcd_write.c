@@ -11,50 +11,35 @@
 #include <stdlib.h>
 #include <string.h>
 #include "tests/support/etcd_pair.h"
+#include "tests/support/etcd_words.h"
 
-#define RANGE "/v3/kv/range"
-#define TXN "/v3/kv/txn"
-#define LOGIN "/v3/auth/authenticate"
-#define HEADER(revision)                                                       \
-    "\"header\":{\"cluster_id\":\"7\",\"member_id\":\"8\",\"revision\":"       \
-    "\"" #revision "\"}"
-#define EMPTY "{" HEADER(5) "}"
 #define WRITTEN                                                                \
     "{" HEADER(6) ",\"succeeded\":true,\"responses\":[{\"response_put\":{}}]}"
-
-static const etcd_config of_one = {.n_endpoints = 1, .request_ms = 2000};
-static const etcd_config of_two = {.n_endpoints = 2, .request_ms = 2000};
-
-static void assert_code(const etcd_sync *s, etcd_code code) {
-    if (s->code != code)
-        fail_msg("%s, not %s: %s", etcd_code_text(s->code),
-                 etcd_code_text(code), s->why);
-    assert_int_equal(s->why[0] == '\0', code == ETCD_OK || code == ETCD_FALSE);
-}
 
 /* ---- writes ---- */
 
 static void sends_a_write_elsewhere_if_it_was_not_sent(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_two);
+    etcd_pair_open(&f, &etcd_pair_of_two);
     etcd_pair_end_first(&f);
     etcd_script_say(f.server[1], TXN, 200, WRITTEN);
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     etcd_pair_close(&f);
 
-    etcd_pair_open(&f, &of_two); /* an etcd without a gateway answers 404 */
+    etcd_pair_open(
+        &f, &etcd_pair_of_two); /* an etcd without a gateway answers 404 */
     etcd_script_say(f.server[0], TXN, 404, "404 page not found\n");
     etcd_script_say(f.server[1], TXN, 200, WRITTEN);
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     etcd_pair_close(&f);
 
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd_pair_end_first(&f);
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_AWAY);
+    etcd_sync_expect(&f.sync, ETCD_AWAY);
     etcd_pair_close(&f);
 }
 
@@ -63,7 +48,7 @@ static void sends_a_write_elsewhere_if_it_was_not_sent(void **state) {
 static void assert_unknown(etcd_pair *f) {
     etcd_script_say(f->server[1], TXN, 200, WRITTEN);
     etcd_sync_put(&f->sync, "k", "v");
-    assert_code(&f->sync, ETCD_UNKNOWN);
+    etcd_sync_expect(&f->sync, ETCD_UNKNOWN);
     assert_int_equal(etcd_script_asked(f->server[0], TXN), 1);
     assert_int_equal(etcd_script_asked(f->server[1], TXN), 0);
     etcd_pair_close(f);
@@ -96,12 +81,12 @@ static void does_not_know_what_became_of_a_broken_write(void **state) {
     etcd_pair f;
     (void)state;
     for (size_t i = 0; i < sizeof(cut) / sizeof(cut[0]); i++) {
-        etcd_pair_open(&f, &of_two);
+        etcd_pair_open(&f, &etcd_pair_of_two);
         etcd_script_cut_after(f.server[0], TXN, cut[i]);
         assert_unknown(&f);
     }
     for (size_t i = 0; i < sizeof(said) / sizeof(said[0]); i++) {
-        etcd_pair_open(&f, &of_two);
+        etcd_pair_open(&f, &etcd_pair_of_two);
         etcd_script_say(f.server[0], TXN, said[i].status, said[i].body);
         assert_unknown(&f);
     }
@@ -138,10 +123,10 @@ static void knows_that_a_refused_write_was_not_done(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         etcd_pair f;
-        etcd_pair_open(&f, &of_two);
+        etcd_pair_open(&f, &etcd_pair_of_two);
         etcd_script_say(f.server[0], TXN, cases[i].status, cases[i].body);
         etcd_sync_put(&f.sync, "k", "v");
-        assert_code(&f.sync, cases[i].code);
+        etcd_sync_expect(&f.sync, cases[i].code);
         assert_int_equal(etcd_script_asked(f.server[1], TXN), 0);
         etcd_pair_close(&f);
     }
@@ -151,15 +136,15 @@ static void knows_that_a_refused_write_was_not_done(void **state) {
 static void never_sends_a_write_on_a_kept_connection(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd_script *s = f.server[0];
-    etcd_script_say(s, RANGE, 200, EMPTY);
+    etcd_script_say(s, RANGE, 200, STORE_AT(5));
     etcd_script_cut_after(s, TXN, "");
     etcd_sync_get(&f.sync, "k", false);
     etcd_sync_get(&f.sync, "k", false);
     assert_int_equal(etcd_script_connections(s), 1);
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_UNKNOWN);
+    etcd_sync_expect(&f.sync, ETCD_UNKNOWN);
     assert_int_equal(etcd_script_connections(s), 2);
     assert_int_equal(etcd_script_asked(s, TXN), 1);
     etcd_pair_close(&f);
@@ -170,24 +155,23 @@ static void never_sends_a_write_on_a_kept_connection(void **state) {
 static void tells_an_expired_lease_from_a_kept_one(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &of_one);
+    etcd_pair_open(&f, &etcd_pair_of_one);
     etcd_script *s = f.server[0];
-    etcd_script_say(s, "/v3/lease/grant", 200,
+    etcd_script_say(s, GRANT, 200,
                     "{" HEADER(5) ",\"ID\":\"77\",\"TTL\":\"9\"}");
-    etcd_script_say(s, "/v3/lease/grant", 200, "{" HEADER(5) ",\"ID\":\"77\"}");
-    etcd_script_say(s, "/v3/lease/keepalive", 200,
+    etcd_script_say(s, GRANT, 200, "{" HEADER(5) ",\"ID\":\"77\"}");
+    etcd_script_say(s, KEEP, 200,
                     "{\"result\":{" HEADER(5) ",\"ID\":\"77\",\"TTL\":\"9\"}}");
-    etcd_script_say(s, "/v3/lease/keepalive", 200,
-                    "{\"result\":{" HEADER(5) ",\"ID\":\"77\"}}");
-    etcd_script_say(s, "/v3/lease/keepalive", 200,
+    etcd_script_say(s, KEEP, 200, "{\"result\":{" HEADER(5) ",\"ID\":\"77\"}}");
+    etcd_script_say(s, KEEP, 200,
                     "{\"result\":{" HEADER(5) ",\"ID\":\"78\",\"TTL\":\"9\"}}");
     etcd_sync_grant(&f.sync, 9);
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_int_equal(f.sync.lease, 77);
     assert_int_equal(f.sync.ttl_s, 9);
     assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_OK);
     assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_GONE);
-    assert_code(&f.sync, ETCD_GONE);
+    etcd_sync_expect(&f.sync, ETCD_GONE);
     assert_int_equal(etcd_sync_keep_alive(&f.sync, 77), ETCD_BAD_ANSWER);
     assert_int_equal(etcd_sync_grant(&f.sync, 9), ETCD_UNKNOWN);
     etcd_pair_close(&f);
@@ -204,15 +188,15 @@ static void logs_in_once_for_all_calls(void **state) {
     etcd_pair_open(&f, &with_password);
     etcd_script *s = f.server[0];
     etcd_script_say(s, LOGIN, 200, "{" HEADER(5) ",\"token\":\"abc.1\"}");
-    etcd_script_say(s, RANGE, 200, EMPTY);
+    etcd_script_say(s, RANGE, 200, STORE_AT(5));
     etcd_script_say(s, TXN, 200, WRITTEN);
     etcd_sync_get(&f.sync, "k", false);
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_non_null(
         strstr(etcd_script_head(s, RANGE), "Authorization: abc.1\r\n"));
     assert_null(strstr(etcd_script_head(s, LOGIN), "Authorization"));
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_int_equal(etcd_script_asked(s, LOGIN), 1);
     assert_string_equal(etcd_script_body(s, LOGIN),
                         "{\"name\":\"root\",\"password\":\"secret\"}");
@@ -232,13 +216,13 @@ static void logs_in_anew_once_when_its_token_is_refused(void **state) {
     etcd_script_say(s, TXN, 200, WRITTEN);
     etcd_script_say(s, TXN, 401, old_token);
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_OK);
+    etcd_sync_expect(&f.sync, ETCD_OK);
     assert_int_equal(etcd_script_asked(s, LOGIN), 2);
     assert_non_null(
         strstr(etcd_script_head(s, TXN), "Authorization: abc.2\r\n"));
 
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_REFUSED);
+    etcd_sync_expect(&f.sync, ETCD_REFUSED);
     assert_int_equal(etcd_script_asked(s, LOGIN), 3);
     assert_int_equal(etcd_script_asked(s, TXN), 4);
     etcd_pair_close(&f);
@@ -253,9 +237,9 @@ static void sends_nothing_when_it_cannot_log_in(void **state) {
                     "user ID or password\",\"code\":3}");
     etcd_script_say(f.server[0], LOGIN, 200, "{" HEADER(5) "}");
     etcd_sync_put(&f.sync, "k", "v");
-    assert_code(&f.sync, ETCD_REFUSED);
+    etcd_sync_expect(&f.sync, ETCD_REFUSED);
     etcd_sync_put(&f.sync, "k", "v"); /* no token in the answer */
-    assert_code(&f.sync, ETCD_AWAY);
+    etcd_sync_expect(&f.sync, ETCD_AWAY);
     assert_int_equal(etcd_script_asked(f.server[0], TXN), 0);
     etcd_pair_close(&f);
 }
@@ -274,8 +258,7 @@ static void on_again(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
     (void)n;
     (void)more;
     g->codes[g->n_back++] = a->code;
-    if (g->n_back == 1)
-        assert_int_equal(etcd_get(g->e, &r, on_again, g), 0);
+    if (g->n_back == 1) assert_int_equal(etcd_get(g->e, &r, on_again, g), 0);
 }
 
 /* What begins when a login has failed waits for the next one. */
@@ -289,7 +272,7 @@ static void logs_in_anew_for_what_begins_after_a_failed_login(void **state) {
                     "user ID or password\",\"code\":3}");
     etcd_script_say(f.server[0], LOGIN, 200,
                     "{" HEADER(5) ",\"token\":\"abc.1\"}");
-    etcd_script_say(f.server[0], RANGE, 200, EMPTY);
+    etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     again g = {.e = f.sync.etcd};
     assert_int_equal(etcd_get(g.e, &r, on_again, &g), 0);
     etcd_sync_until_more(&f.sync, &g.n_back, 1);
