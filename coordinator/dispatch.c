@@ -92,13 +92,13 @@ int dispatch_new(dispatch **out, const dispatch_config *config) {
     }
     for (uint32_t i = 0; i < config->max_nodes; i++) {
         d->peers[i] = (dispatch_peer){
-            .base_us = DISPATCH_BASE_US,
-            .pair_ns = DISPATCH_PAIR_NS,
             .trial_us = DISPATCH_TRIAL_MIN_US,
             .head = DISPATCH_NONE,
             .tail = DISPATCH_NONE,
         };
     }
+    d->usual_base_us = DISPATCH_BASE_US;
+    d->usual_pair_ns = DISPATCH_PAIR_NS;
     d->lost_expert = DISPATCH_NONE;
     *out = d;
     return 0;
@@ -339,6 +339,7 @@ void dispatch_node(const dispatch *d, uint32_t node, dispatch_node_stats *out) {
     const dispatch_peer *peer = &d->peers[node];
 
     *out = (dispatch_node_stats){
+        .serial = peer->serial,
         .pairs = peer->answered_pairs,
         .outstanding_bytes = peer->outstanding_bytes,
         .latency_us = peer->latency_us,

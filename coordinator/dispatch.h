@@ -112,9 +112,10 @@ void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node);
  * cannot, and what was in flight to it is lost. */
 void dispatch_node_up(dispatch *d, uint32_t node);
 void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node);
-/* Another node takes this one's number, which is down: nothing is known of it.
- */
-void dispatch_node_replaced(dispatch *d, uint32_t node);
+/* Another node takes this one's number, which is down: nothing is known of it,
+ * and its pairs are counted anew.  `serial` is the caller's, to tell them
+ * apart. */
+void dispatch_node_replaced(dispatch *d, uint32_t node, uint64_t serial);
 
 /* After DONE: was a pair of this row given up? */
 bool dispatch_row_lost(const dispatch *d, uint32_t row);
@@ -122,7 +123,8 @@ bool dispatch_row_lost(const dispatch *d, uint32_t row);
 bool dispatch_lost_expert(const dispatch *d, uint32_t *expert);
 
 typedef struct {
-    uint64_t pairs; /* answered and used */
+    uint64_t serial; /* of dispatch_node_replaced(); 0 at first */
+    uint64_t pairs;  /* answered and used */
     uint64_t outstanding_bytes;
     uint32_t latency_us; /* smoothed, of a request */
     bool up, suspect;

@@ -9,17 +9,67 @@
 
 /* ---- a node's speed ---- */
 
+static uint64_t expected_us(const dispatch_peer *peer,
+                            const dispatch_request *r) {
+    return peer->base_us + r->ahead * peer->pair_ns / 1000;
+}
+
+/* Make the estimate what this sample says, both terms in proportion. */
+static void fit_estimate(dispatch_peer *peer, const dispatch_request *r,
+                         uint64_t took_us) {
+    uint64_t us = dispatch_max(expected_us(peer, r), 1);
+    peer->base_us = peer->base_us * took_us / us;
+    peer->pair_ns = peer->pair_ns * took_us / us;
+}
+
+/* The first sample is all that is known of a node.  The next few are believed
+ * where they are better: it may have had to connect, and to touch its memory
+ * for the first time. */
+static void begin_estimate(const dispatch *d, dispatch_peer *peer,
+                           const dispatch_request *r, uint64_t took_us) {
+    if (peer->n_samples == 0) {
+        peer->base_us = d->usual_base_us;
+        peer->pair_ns = d->usual_pair_ns;
+        fit_estimate(peer, r, took_us);
+    } else if (took_us < expected_us(peer, r)) {
+        fit_estimate(peer, r, took_us);
+    }
+}
+
+/* It was asked by an estimate that had faded.  What faded is gone as far as
+ * this sample agrees: the rest would keep the node from being asked again until
+ * it has faded once more, again and again. */
+static void fade_estimate(dispatch_peer *peer, const dispatch_request *r,
+                          uint64_t took_us) {
+    uint32_t faded = dispatch_faded(peer, r->sent_us);
+    for (; faded > 0 && expected_us(peer, r) / 2 >= took_us; faded--) {
+        if (expected_us(peer, r) == 0) return;
+        peer->base_us /= 2;
+        peer->pair_ns /= 2;
+    }
+}
+
+/* What new nodes are expected to be like. */
+static void learn_usual(dispatch *d, const dispatch_peer *peer) {
+    if (d->n_usual < 8) d->n_usual++;
+    uint64_t n = d->n_usual;
+    d->usual_base_us = ((n - 1) * d->usual_base_us + peer->base_us) / n;
+    d->usual_pair_ns = ((n - 1) * d->usual_pair_ns + peer->pair_ns) / n;
+}
+
 /* Share the error of the prediction between the two terms that made it.  A
  * sample counts at most as its deadline, so that one hang does not make a node
  * look slow for long. */
-static void learn_speed(dispatch_peer *peer, uint64_t now_us,
+static void learn_speed(dispatch *d, dispatch_peer *peer, uint64_t now_us,
                         const dispatch_request *r) {
     uint64_t late_us = r->late_us - r->sent_us;
     uint64_t took_us = dispatch_min(now_us - r->sent_us, late_us);
-    int64_t expected_us =
-        (int64_t)(peer->base_us + r->ahead * peer->pair_ns / 1000);
-    int64_t error_us = (int64_t)took_us - expected_us;
-
+    if (peer->n_samples < DISPATCH_YOUNG) {
+        begin_estimate(d, peer, r, took_us);
+    } else {
+        fade_estimate(peer, r, took_us);
+    }
+    int64_t error_us = (int64_t)took_us - (int64_t)expected_us(peer, r);
     int64_t base_us = (int64_t)peer->base_us + error_us / 8;
     int64_t pair_ns =
         (int64_t)peer->pair_ns + error_us * 1000 / 8 / (int64_t)r->ahead;
@@ -27,6 +77,8 @@ static void learn_speed(dispatch_peer *peer, uint64_t now_us,
     peer->pair_ns = pair_ns > 0 ? (uint64_t)pair_ns : 0;
     peer->pair_ns = dispatch_min(peer->pair_ns, DISPATCH_PAIR_MAX_NS);
     peer->sampled_us = now_us;
+    if (peer->n_samples < DISPATCH_YOUNG) peer->n_samples++;
+    learn_usual(d, peer);
 
     int64_t latency_us = peer->latency_us;
     if (latency_us == 0) latency_us = (int64_t)took_us;
@@ -96,7 +148,7 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     if (r == NULL) return ERR_NOT_HERE;
 
     dispatch_peer *peer = &d->peers[node];
-    learn_speed(peer, now_us, r);
+    learn_speed(d, peer, now_us, r);
     trust(d, peer);
     peer->rest_us = 0;
 
@@ -220,16 +272,15 @@ void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node) {
     d->replan = true;
 }
 
-void dispatch_node_replaced(dispatch *d, uint32_t node) {
+void dispatch_node_replaced(dispatch *d, uint32_t node, uint64_t serial) {
     assert(node < d->config.max_nodes);
     dispatch_peer *peer = &d->peers[node];
     assert(!peer->up && peer->outstanding_pairs == 0);
 
-    peer->base_us = DISPATCH_BASE_US;
-    peer->pair_ns = DISPATCH_PAIR_NS;
-    peer->sampled_us = 0;
+    peer->n_samples = 0;
     peer->latency_us = 0;
     peer->answered_pairs = 0;
+    peer->serial = serial;
 }
 
 void dispatch_node_up(dispatch *d, uint32_t node) {

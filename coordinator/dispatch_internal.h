@@ -37,13 +37,17 @@
 /* A request is forgotten, and its credit returned, after so many times the
  * patience: its deadline on the node has passed long before. */
 #define DISPATCH_FORGET 2
-/* What is not known yet about a node's speed. */
+/* A node's speed before any node has answered, and for the deadline of one that
+ * has not. */
 #define DISPATCH_BASE_US 1000
 #define DISPATCH_PAIR_NS 1000000
 #define DISPATCH_PAIR_MAX_NS 1000000000
 /* An estimate halves for each such time without a sample, so that a node that
- * was slow once is tried again. */
+ * was slow once is tried again ... */
 #define DISPATCH_FADE_US 250000
+/* ... sooner, by powers of two, while it rests on fewer samples than this: the
+ * first one waited for the connection, and for memory never used before. */
+#define DISPATCH_YOUNG 4
 
 /* A request's id is a running number and, in its low bits, its slot. */
 #define DISPATCH_SLOT_BITS 24
@@ -93,8 +97,9 @@ typedef struct {
     uint32_t trial_us;
     /* speed: a request with `ahead` pairs takes base + ahead * pair */
     uint64_t base_us, pair_ns, sampled_us;
+    uint32_t n_samples; /* up to DISPATCH_YOUNG; 0: the speed is a guess */
     uint32_t latency_us;
-    uint64_t answered_pairs;
+    uint64_t answered_pairs, serial;
     /* the plan's queue of pairs, in the order of their experts */
     uint32_t head, tail, planned;
     bool on_trial;
@@ -136,6 +141,8 @@ struct dispatch {
     uint64_t late_wake_us, give_up_us;
 
     dispatch_peer *peers;       /* [max_nodes] */
+    uint64_t usual_base_us, usual_pair_ns; /* of those that answer */
+    uint32_t n_usual;                      /* answers, up to 8 */
     dispatch_request *requests; /* [n_slots] */
     uint32_t *request_pairs;    /* [n_slots * piece_pairs] */
     uint32_t n_slots, free_slot, oldest, newest;
@@ -153,6 +160,13 @@ static inline uint64_t dispatch_max(uint64_t a, uint64_t b) {
 /* Times can be far in the future, never wrapped. */
 static inline uint64_t dispatch_later(uint64_t us, uint64_t by_us) {
     return us > UINT64_MAX - by_us ? UINT64_MAX : us + by_us;
+}
+
+/* How often an estimate has halved by then. */
+static inline uint32_t dispatch_faded(const dispatch_peer *peer, uint64_t us) {
+    uint64_t age_us = us > peer->sampled_us ? us - peer->sampled_us : 0;
+    uint64_t each_us = DISPATCH_FADE_US >> (DISPATCH_YOUNG - peer->n_samples);
+    return (uint32_t)dispatch_min(age_us / each_us, 32);
 }
 
 /* ---- dispatch.c: what can become of a pair ---- */

@@ -58,14 +58,18 @@ uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node) {
 
 /* When the node would be done with `more` pairs on top of what it has.  An
  * estimate fades while it is not renewed, but never so far that the number of
- * pairs no longer matters. */
-static uint64_t predicted_us(const dispatch_peer *peer, uint64_t now_us,
-                             uint32_t more) {
-    uint64_t age = (now_us - peer->sampled_us) / DISPATCH_FADE_US;
-    uint32_t fade = age < 32 ? (uint32_t)age : 32;
-    uint64_t pair_ns = dispatch_max(peer->pair_ns >> fade, 1000);
+ * pairs no longer matters.  One that has not answered yet is expected to be
+ * somewhat faster than the usual, so that it is measured soon, but not given
+ * all there is. */
+static uint64_t predicted_us(const dispatch *d, const dispatch_peer *peer,
+                             uint64_t now_us, uint32_t more) {
+    bool known = peer->n_samples > 0;
+    uint32_t fade = known ? dispatch_faded(peer, now_us) : 1;
+    uint64_t base_us = known ? peer->base_us : d->usual_base_us;
+    uint64_t pair_ns = known ? peer->pair_ns : d->usual_pair_ns;
     uint64_t pairs = (uint64_t)peer->outstanding_pairs + peer->planned + more;
-    return (peer->base_us >> fade) + pairs * pair_ns / 1000;
+    pair_ns = dispatch_max(pair_ns >> fade, 1000);
+    return (base_us >> fade) + pairs * pair_ns / 1000;
 }
 
 /* May a piece of this many pairs be sent now? */
@@ -133,7 +137,7 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
             c.blocked = d->blocked = true;
             continue;
         }
-        uint64_t us = predicted_us(peer, now_us, count);
+        uint64_t us = predicted_us(d, peer, now_us, count);
         if (dispatch_refusal_holds(d, node, d->layer, p->expert, now_us)) {
             prefer(&c.refuser, &refuser_us, node, us);
         } else if (peer->suspect && !trial_due(peer, now_us)) {
@@ -258,8 +262,10 @@ void dispatch_plan(dispatch *d, uint64_t now_us) {
  * A slow node must not be called late, nor a dead one be waited for without
  * end. */
 static uint64_t late_after_us(const dispatch *d, const dispatch_peer *peer) {
-    uint64_t us =
-        peer->base_us + peer->outstanding_pairs * peer->pair_ns / 1000;
+    bool known = peer->n_samples > 0;
+    uint64_t base_us = known ? peer->base_us : DISPATCH_BASE_US;
+    uint64_t pair_ns = known ? peer->pair_ns : DISPATCH_PAIR_NS;
+    uint64_t us = base_us + peer->outstanding_pairs * pair_ns / 1000;
     us *= d->config.hedge_factor;
     us = dispatch_min(us, d->config.patience_us / 2);
     return dispatch_max(us, d->config.hedge_min_us);

@@ -178,10 +178,11 @@ static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
                   why, err_text(rc));
         return;
     }
-    if (strcmp(p->endpoint, n->endpoint) != 0)
-        dispatch_node_replaced(x->machine, node);
+    if (p->serial != n->serial || strcmp(p->endpoint, n->endpoint) != 0)
+        dispatch_node_replaced(x->machine, node, n->serial);
     p->up = true;
     p->boot_id = n->boot_id;
+    p->serial = n->serial;
     memcpy(p->endpoint, n->endpoint, sizeof(p->endpoint));
     dispatch_node_up(x->machine, node);
 }
@@ -190,6 +191,7 @@ static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
 static void take_node(exchange *x, uint32_t node, const rack_node *n) {
     exchange_peer *p = &x->peers[node];
     bool same = p->up && n->up && p->boot_id == n->boot_id &&
+                p->serial == n->serial &&
                 strcmp(p->endpoint, n->endpoint) == 0;
     if (same) return;
     peer_down(x, node);

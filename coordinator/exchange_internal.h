@@ -13,7 +13,7 @@
 
 typedef struct {
     struct link *data; /* NULL: not connected */
-    uint64_t boot_id;
+    uint64_t boot_id, serial;
     bool up;
     char endpoint[ENDPOINT_MAX];
     atomic_bool works; /* set by the loop, taken by the step thread */

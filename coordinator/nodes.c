@@ -369,13 +369,6 @@ int nodes_connect(nodes *n, node *p, char *why, size_t why_size) {
     return rc;
 }
 
-/* How much was counted for those who had this place before. */
-static uint64_t pairs_so_far(const nodes *n, uint32_t place) {
-    dispatch_node_stats d;
-    exchange_node(n->config.experts, place, &d);
-    return d.pairs;
-}
-
 int nodes_add(nodes *n, const char *control, node **out) {
     *out = NULL;
     node *p = calloc(1, sizeof(*p));
@@ -393,7 +386,6 @@ int nodes_add(nodes *n, const char *control, node **out) {
     }
     p->owner = n;
     p->serial = ++n->last_serial;
-    p->pairs_before = pairs_so_far(n, p->index);
     snprintf(p->control, sizeof(p->control), "%s", control);
     n->all[p->index] = p;
     n->n_all = (uint32_t)size_max(n->n_all, p->index + 1);

@@ -9,9 +9,8 @@
 
 typedef struct {
     struct nodes *owner;
-    uint32_t index;        /* its place */
-    uint64_t serial;       /* of this stay in the place; never 0 */
-    uint64_t pairs_before; /* counted for who had the place earlier */
+    uint32_t index;  /* its place */
+    uint64_t serial; /* of this stay in the place; never 0 */
     char control[ENDPOINT_MAX];
     struct link *link; /* NULL: the endpoint cannot be connected to */
     zmq_watch *watch;

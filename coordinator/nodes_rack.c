@@ -109,6 +109,7 @@ static rack_node *see_nodes(const nodes *n) {
         const node *p = n->all[i];
         if (p == NULL || !node_is_up(n, p)) continue;
         seen[i].up = true;
+        seen[i].serial = p->serial;
         seen[i].boot_id = membership_boot(n->machine, i);
         memcpy(seen[i].endpoint, p->data, sizeof(seen[i].endpoint));
     }

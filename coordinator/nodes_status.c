@@ -16,26 +16,26 @@ const char *nodes_name(const nodes *n, uint32_t i) {
     return p->welcomed && p->name[0] != '\0' ? p->name : p->control;
 }
 
-/* Since it came; the count may also have begun anew with it. */
-static uint64_t own_pairs(const node *p, const dispatch_node_stats *d) {
-    return d->pairs >= p->pairs_before ? d->pairs - p->pairs_before : d->pairs;
+/* What is counted for its place may still be its predecessor's. */
+static dispatch_node_stats own_stats(const nodes *n, const node *p) {
+    dispatch_node_stats d;
+    exchange_node(n->config.experts, p->index, &d);
+    if (d.serial != p->serial) d = (dispatch_node_stats){0};
+    return d;
 }
 
 uint64_t nodes_pairs(const nodes *n, uint32_t i, uint64_t *serial) {
     const node *p = i < n->n_all ? n->all[i] : NULL;
     *serial = p != NULL ? p->serial : 0;
     if (p == NULL) return 0;
-    dispatch_node_stats d;
-    exchange_node(n->config.experts, i, &d);
-    return own_pairs(p, &d);
+    return own_stats(n, p).pairs;
 }
 
 /* ---- one node ---- */
 
 static json_t *link_json(const nodes *n, const node *p) {
     node_state state = membership_state(n->machine, p->index);
-    dispatch_node_stats d;
-    exchange_node(n->config.experts, p->index, &d);
+    dispatch_node_stats d = own_stats(n, p);
     uint64_t units = p->welcomed ? holdings_count(&p->held) : 0;
     uint32_t slices = p->held.slices > 0 ? p->held.slices : 1;
     char boot[20] = "";
@@ -51,7 +51,7 @@ static json_t *link_json(const nodes *n, const node *p) {
         (json_int_t)(units / slices), "held", (json_int_t)units, "slices",
         (int)slices, "resident_bytes", (json_int_t)p->resident_bytes, "batches",
         (json_int_t)p->batches, "pairs", (json_int_t)p->pairs, "pairs_used",
-        (json_int_t)own_pairs(p, &d), "latency_us", (json_int_t)d.latency_us,
+        (json_int_t)d.pairs, "latency_us", (json_int_t)d.latency_us,
         "threads", (int)p->threads, "cpu", p->cpu, "queued", (int)p->queued,
         "suspect", d.suspect);
 }

@@ -359,6 +359,31 @@ static void compare(rack_view *v, rack_placement *found) {
         (epoch == known && !rack_placement_same(v->accepted, found));
 }
 
+/* Within an incarnation a rack works with one model: another one's placement is
+ * a mistake, which must not end what is being served. */
+static int check_rack(const rack_view *v, const rack_placement *found,
+                      char *why, size_t why_size) {
+    if (v->accepted == NULL) return 0;
+    const epoch_record *known = rack_placement_head(v->accepted);
+    const epoch_record *head = rack_placement_head(found);
+    if (head->incarnation != known->incarnation) return 0;
+    if (memcmp(head->model, known->model, sizeof(head->model)) == 0 &&
+        head->n_layers == known->n_layers &&
+        head->n_experts == known->n_experts) {
+        return 0;
+    }
+    return err_why(why, why_size, ERR_WRONG_MODEL,
+                   "it is for another model or shape than the one in force");
+}
+
+/* `found` is what is accepted already, as it was written then. */
+static bool is_accepted(const rack_view *v, const rack_placement *found) {
+    return v->accepted != NULL &&
+           rack_placement_epoch(found) == rack_placement_epoch(v->accepted) &&
+           rack_placement_head(found)->mod_revision ==
+               rack_placement_head(v->accepted)->mod_revision;
+}
+
 int rack_view_settle(rack_view *v, char *why, size_t why_size) {
     if (!v->unsettled) return 0;
     if (v->head_state == ABSENT) {
@@ -374,12 +399,18 @@ int rack_view_settle(rack_view *v, char *why, size_t why_size) {
     if (v->accepted != NULL &&
         rack_placement_epoch(found) <= rack_placement_epoch(v->accepted)) {
         compare(v, found);
-        rack_placement_unref(found);
-        return 0;
+    } else {
+        rc = check_rack(v, found, why, why_size);
+        if (rc == 0) v->rolled_back = false;
     }
+    if (rc < 0 || v->rolled_back || is_accepted(v, found)) {
+        rack_placement_unref(found);
+        return rc;
+    }
+    /* Also the one that is known, if it was written anew: its successor is
+     * written over the revision that it has now. */
     rack_placement_unref(v->accepted);
     v->accepted = found;
-    v->rolled_back = false;
     return 0;
 }
 

@@ -241,6 +241,7 @@ int registry_set_ready(registry *r, const ready_record *ready) {
 
 void registry_resign(registry *r) {
     session_campaign(r->session, false);
+    registry_drive(r);
 }
 
 void registry_campaign(registry *r) {

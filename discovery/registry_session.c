@@ -162,21 +162,35 @@ static int begin_read(registry *r, own_key *own) {
     return etcd_get(r->etcd, &range, on_read, own);
 }
 
+static void on_released(void *ctx, const etcd_answer *a, const etcd_kv *reads,
+                        size_t n_reads) {
+    own_key *own = ctx;
+    registry *r = own->registry;
+    (void)reads;
+    (void)n_reads;
+    tell_write(r, a);
+    session_released(r->session, registry_now_ms(), own->slot,
+                     outcome_of(a->code), a->revision);
+    registry_drive(r);
+}
+
+/* Puts or deletes the key if it is still as the session knows it. */
 static int begin_write(registry *r, own_key *own, const session_action *a) {
     etcd_compare compare = {.key = own->key,
                             .key_len = own->key_len,
                             .target = ETCD_MOD_REVISION,
                             .relation = ETCD_EQUAL,
                             .number = a->mod_revision};
-    etcd_op put = {.kind = ETCD_PUT,
-                   .key = own->key,
-                   .key_len = own->key_len,
-                   .value = own->text,
-                   .value_len = strlen(own->text),
-                   .lease = a->lease};
+    bool put = a->kind == SESSION_WRITE;
+    etcd_op op = {.kind = put ? ETCD_PUT : ETCD_DELETE,
+                  .key = own->key,
+                  .key_len = own->key_len,
+                  .value = put ? own->text : NULL,
+                  .value_len = put ? strlen(own->text) : 0,
+                  .lease = put ? a->lease : 0};
     etcd_txn txn = {
-        .compares = &compare, .n_compares = 1, .then = &put, .n_then = 1};
-    return etcd_commit(r->etcd, &txn, on_wrote, own);
+        .compares = &compare, .n_compares = 1, .then = &op, .n_then = 1};
+    return etcd_commit(r->etcd, &txn, put ? on_wrote : on_released, own);
 }
 
 /* ---- driving ---- */
@@ -214,6 +228,13 @@ static void carry_out(registry *r, const session_action *a) {
         if (rc < 0) {
             session_wrote(r->session, registry_now_ms(), own->slot, SESSION_NOT,
                           0);
+        }
+        break;
+    case SESSION_RELEASE:
+        rc = begin_write(r, own, a);
+        if (rc < 0) {
+            session_released(r->session, registry_now_ms(), own->slot,
+                             SESSION_NOT, 0);
         }
         break;
     case SESSION_WAIT:

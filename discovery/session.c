@@ -19,7 +19,7 @@
 #define NEVER UINT64_MAX
 #define BACKOFF_DOUBLINGS 3 /* 8 times */
 
-typedef enum { IDLE, GRANTING, KEEPING, READING, WRITING } request;
+typedef enum { IDLE, GRANTING, KEEPING, READING, WRITING, RELEASING } request;
 
 typedef struct {
     request busy;
@@ -36,6 +36,9 @@ typedef struct {
     uint64_t written_version; /* as it stands in etcd */
     bool sent_over_nothing;   /* the write under way makes the key */
     bool sent_over_another;   /* it goes over another process's */
+    /* A RELEASE was sent and may still be carried out: the key is ours for
+     * sure again only when it was written once more. */
+    bool releasing;
     bool known;
     session_found found;
     int64_t newest; /* revision of the newest that was seen or written */
@@ -52,6 +55,7 @@ struct session {
     uint64_t counted_ms; /* when the last answered one was sent */
 
     slot_state slots[SESSION_SLOTS];
+    bool campaigned;       /* at any time: the leader key may be ours */
     uint64_t take_over_ms; /* not before: going over another's record */
 };
 
@@ -60,7 +64,7 @@ int session_new(session **out, const session_config *c) {
     *out = calloc(1, sizeof(**out));
     if (*out == NULL) return -ENOMEM;
     (*out)->config = *c;
-    (*out)->slots[SLOT_LEADER].wanted = c->campaign;
+    session_campaign(*out, c->campaign);
     return 0;
 }
 
@@ -123,8 +127,10 @@ static void forget_slot(slot_state *slot) {
 static void lose_lease(session *s) {
     s->lease = 0;
     s->line.stale = true;
-    for (int i = 0; i < SESSION_SLOTS; i++)
+    for (int i = 0; i < SESSION_SLOTS; i++) {
         forget_slot(&s->slots[i]);
+        s->slots[i].releasing = false;
+    }
 }
 
 void session_forget(session *s) {
@@ -199,6 +205,7 @@ static verdict judge(const session *s, session_slot which) {
 
     if (found->boot == 0) return WRITE_IT;
     if (is_own(s, slot)) {
+        if (slot->releasing) return WRITE_IT;
         bool current =
             which == SLOT_LEADER || slot->written_version == slot->version;
         return current ? SATISFIED : WRITE_IT;
@@ -268,6 +275,7 @@ static bool look(slot_state *slot, const session_found *found) {
     slot->newest = found->mod_revision;
     slot->found = *found;
     slot->known = true;
+    if (found->boot == 0) slot->releasing = false;
     return true;
 }
 
@@ -320,6 +328,7 @@ void session_wrote(session *s, uint64_t now_ms, session_slot which,
         return;
     }
     worked(&slot->line);
+    slot->releasing = false;
     slot->written_version = slot->sent_version;
     /* If that one lives after all, it takes its record back: two of one place
      * must not write as fast as etcd can. */
@@ -338,8 +347,45 @@ void session_want(session *s, session_slot slot) {
     s->slots[slot].version++;
 }
 
+/* ---- giving the leader key up ---- */
+
 void session_campaign(session *s, bool wants) {
     s->slots[SLOT_LEADER].wanted = wants;
+    s->campaigned = s->campaigned || wants;
+}
+
+/* A leader key that is not wanted any more goes; where a write's outcome is
+ * open, it is looked at first. */
+static bool next_to_release(session *s, uint64_t now_ms, session_action *out,
+                            uint64_t *wake) {
+    slot_state *slot = &s->slots[SLOT_LEADER];
+    if (slot->wanted || !s->campaigned || s->lease == 0) return false;
+    if (slot->line.busy != IDLE) return false;
+    if (slot->known && !is_own(s, slot)) return false;
+    if (now_ms < slot->line.not_before) {
+        if (slot->line.not_before < *wake) *wake = slot->line.not_before;
+        return false;
+    }
+    out->slot = SLOT_LEADER;
+    out->kind = slot->known ? SESSION_RELEASE : SESSION_READ;
+    out->mod_revision = slot->known ? slot->found.mod_revision : 0;
+    slot->releasing = slot->releasing || slot->known;
+    begin(&slot->line, slot->known ? RELEASING : READING);
+    return true;
+}
+
+void session_released(session *s, uint64_t now_ms, session_slot which,
+                      session_outcome o, int64_t revision) {
+    slot_state *slot = &s->slots[which];
+    if (!answered(&slot->line, RELEASING)) return;
+    if (o != SESSION_DONE) {
+        slot->known = false;
+        failed(s, &slot->line, now_ms);
+        return;
+    }
+    worked(&slot->line);
+    const session_found nothing = {.mod_revision = revision};
+    look(slot, &nothing);
 }
 
 /* ---- what next ---- */
@@ -367,6 +413,7 @@ void session_next(session *s, uint64_t now_ms, session_action *out) {
         return;
     }
     if (next_for_lease(s, now_ms, out, &wake)) return;
+    if (next_to_release(s, now_ms, out, &wake)) return;
     for (int i = 0; i < SESSION_SLOTS; i++) {
         if (next_for_slot(s, (session_slot)i, now_ms, out, &wake)) return;
     }
@@ -393,6 +440,7 @@ bool session_leased(const session *s) {
 
 int64_t session_term(const session *s, uint64_t now_ms) {
     const slot_state *slot = &s->slots[SLOT_LEADER];
-    if (s->ended || !is_own(s, slot) || now_ms >= lead_end(s)) return 0;
-    return slot->found.create_revision;
+    if (s->ended || !slot->wanted || !is_own(s, slot)) return 0;
+    if (slot->releasing) return 0;
+    return now_ms < lead_end(s) ? slot->found.create_revision : 0;
 }

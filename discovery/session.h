@@ -36,13 +36,15 @@ int session_new(session **out, const session_config *c);
 void session_free(session *s);
 
 typedef enum {
-    SESSION_GRANT,  /* a lease of ttl_ms */
-    SESSION_KEEP,   /* keep `lease` alive */
-    SESSION_REVOKE, /* at the end */
-    SESSION_READ,   /* read `slot`'s key */
-    SESSION_WRITE,  /* put `slot`'s key with `lease` if its mod_revision is
-                       `mod_revision` (0: if there is none) */
-    SESSION_WAIT    /* nothing before an event or wake_ms */
+    SESSION_GRANT,   /* a lease of ttl_ms */
+    SESSION_KEEP,    /* keep `lease` alive */
+    SESSION_REVOKE,  /* at the end */
+    SESSION_READ,    /* read `slot`'s key */
+    SESSION_WRITE,   /* put `slot`'s key with `lease` if its mod_revision is
+                        `mod_revision` (0: if there is none) */
+    SESSION_RELEASE, /* delete `slot`'s key if its mod_revision is
+                        `mod_revision` */
+    SESSION_WAIT     /* nothing before an event or wake_ms */
 } session_kind;
 
 typedef enum {
@@ -79,6 +81,10 @@ void session_kept(session *s, uint64_t now_ms, session_outcome o);
 void session_wrote(session *s, uint64_t now_ms, session_slot slot,
                    session_outcome o, int64_t revision);
 
+/* The answer to a RELEASE; `revision` is that of the deletion. */
+void session_released(session *s, uint64_t now_ms, session_slot slot,
+                      session_outcome o, int64_t revision);
+
 /* What stands under a slot's key.  boot 0: nothing, and mod_revision is then
  * the revision at which that was so (of the deletion, of the read).
  * `same_place`: it names our own endpoint. */
@@ -98,8 +104,8 @@ void session_forget(session *s);
 
 /* Give everything up: REVOKE, then only WAIT. */
 void session_end(session *s);
-/* Stop (or resume) wanting the leader key; one that is held is given up with
- * the next lease only by session_end(). */
+/* Stop (or resume) wanting the leader key.  One that is held is RELEASEd, and
+ * the term ends at once. */
 void session_campaign(session *s, bool wants);
 
 /* ---- reports ---- */

@@ -20,6 +20,8 @@
 #include "expert_node/keeper_peers.h"
 
 #define PROGRESS_MS 2000 /* between two reports of what still waits */
+#define FAILURES_MOST 4   /* in a row, before loading as such has a rest */
+#define REST_MOST_MS 5000 /* or a source that is back would be noticed late */
 
 typedef enum { ABSENT, LOADING, RESIDENT, UNLOADING } unit_state;
 
@@ -72,8 +74,12 @@ struct keeper {
     uint32_t n_resident, n_loading, n_unloading;
     uint64_t bytes; /* of everything that is not absent */
     bool no_room;
+    uint8_t failures; /* loads in vain since the last good one */
+    uint64_t rest_until_ms;
 
     keeper_peers peers;
+    bool behind; /* a peer uses an epoch that is not known here */
+    uint64_t behind_ms; /* since when */
 
     uint64_t complete_epoch, complete_digest; /* last reported as complete */
     uint32_t said_waiting;
@@ -305,6 +311,7 @@ int keeper_placement(keeper *k, uint64_t now_ms, const rack_placement *p) {
     if (rc < 0) return rc;
     rack_placement_unref(k->placement);
     k->placement = rack_placement_ref(p);
+    k->behind = false; /* or anew */
     return 0;
 }
 
@@ -325,13 +332,16 @@ static int take_cut(keeper *k, const uint64_t *unit_bytes) {
     return 0;
 }
 
-/* When the `tries`th attempt in vain is repeated. */
-static uint64_t retry_at(const keeper *k, uint64_t now_ms, uint8_t tries) {
+/* How long to wait after the `tries`th attempt in vain. */
+static uint64_t pause_after(const keeper *k, uint8_t tries, uint64_t most_ms) {
     uint64_t wait = k->config.retry_ms;
-    for (uint8_t i = 1; i < tries && wait < k->config.retry_most_ms; i++)
+    for (uint8_t i = 1; i < tries && wait < most_ms; i++)
         wait *= 2;
-    return now_ms +
-           (wait < k->config.retry_most_ms ? wait : k->config.retry_most_ms);
+    return size_min(wait, most_ms);
+}
+
+static uint64_t retry_at(const keeper *k, uint64_t now_ms, uint8_t tries) {
+    return now_ms + pause_after(k, tries, k->config.retry_most_ms);
 }
 
 static void count_try(uint8_t *tries) {
@@ -347,6 +357,7 @@ void keeper_cut(keeper *k, uint64_t now_ms, int rc,
     if (rc == 0) rc = apply(k, k->placement, now_ms);
     if (rc == 0) {
         k->cut_tries = 0;
+        keeper_peers_tell_again(&k->peers);
         return;
     }
     forget_cut(k);
@@ -380,12 +391,15 @@ static bool pick_load(keeper *k, uint64_t now_ms, place *at,
     work_lists *l = &k->lists;
     if (l->queue_at < l->n_queue) {
         *at = l->queue[l->queue_at];
-        return true;
+        if (k->rest_until_ms <= now_ms) return true;
+        wake_by(out, k->rest_until_ms);
+        return false;
     }
     for (size_t i = 0; i < l->n_failed; i++) {
         *at = l->failed[i];
-        if (at_place(k, *at)->retry_ms <= now_ms) return true;
-        wake_by(out, at_place(k, *at)->retry_ms);
+        uint64_t due = size_max(at_place(k, *at)->retry_ms, k->rest_until_ms);
+        if (due <= now_ms) return true;
+        wake_by(out, due);
     }
     return false;
 }
@@ -418,6 +432,15 @@ static bool has_room(const keeper *k, uint32_t layer) {
     uint64_t limit = k->config.memory_bytes, bytes = bytes_of(k, layer);
     return limit == 0 || bytes == 0 ||
            (k->bytes <= limit && bytes <= limit - k->bytes);
+}
+
+/* Where everything fails (the source is away, say) each unit's own patience is
+ * not enough: there are thousands of them. */
+static void count_failure(keeper *k, uint64_t now_ms) {
+    count_try(&k->failures);
+    if (k->failures <= FAILURES_MOST) return;
+    uint8_t more = (uint8_t)(k->failures - FAILURES_MOST);
+    k->rest_until_ms = now_ms + pause_after(k, more, REST_MOST_MS);
 }
 
 static bool next_load(keeper *k, uint64_t now_ms, keeper_action *out) {
@@ -458,9 +481,12 @@ void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number,
     if (rc < 0) {
         u->state = ABSENT;
         k->bytes -= bytes_of(k, layer);
+        count_failure(k, now_ms);
         if (u->wanted) postpone(k, at, now_ms);
         return;
     }
+    k->failures = 0;
+    k->rest_until_ms = 0;
     u->state = RESIDENT;
     u->tries = 0;
     k->n_resident++;
@@ -472,6 +498,16 @@ void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number,
 
 /* ---- unloading ---- */
 
+/* Is a newer placement in use than the one known here?  What it assigns to us
+ * again must not go. */
+static void look_ahead(keeper *k, uint64_t now_ms) {
+    bool behind = k->placement != NULL &&
+                  keeper_peers_newest(&k->peers, now_ms, k->config.silent_ms) >
+                      k->epoch;
+    if (behind && !k->behind) k->behind_ms = now_ms;
+    k->behind = behind;
+}
+
 static bool next_unload(keeper *k, uint64_t now_ms, keeper_action *out) {
     work_lists *l = &k->lists;
     if (l->leaving_at == l->n_leaving) return false;
@@ -481,6 +517,10 @@ static bool next_unload(keeper *k, uint64_t now_ms, keeper_action *out) {
     const departure *d = &l->leaving[l->leaving_at];
     if (d->epoch > limit) {
         wake_by(out, wake); /* when somebody in the way has fallen silent */
+        return false;
+    }
+    if (k->behind && now_ms - k->behind_ms < k->config.grace_ms) {
+        wake_by(out, k->behind_ms + k->config.grace_ms);
         return false;
     }
     if (k->n_unloading >= k->config.max_unloads) return false;
@@ -526,7 +566,12 @@ int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch) {
                              epoch);
 }
 
-/* The first epoch above `epoch` by which something leaves; 0: none. */
+void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms) {
+    keeper_peers_paused(&k->peers, now_ms, ms);
+    if (k->behind) k->behind_ms += size_min(ms, now_ms - k->behind_ms);
+}
+
+/* The first departure by an epoch above `epoch`; NULL: none. */
 static const departure *first_above(const keeper *k, uint64_t epoch) {
     const work_lists *l = &k->lists;
     size_t low = l->leaving_at, high = l->n_leaving;
@@ -601,6 +646,7 @@ static void raise_version(keeper *k, uint64_t now_ms, keeper_action *out) {
 void keeper_next(keeper *k, uint64_t now_ms, keeper_action *out) {
     *out = (keeper_action){.kind = KEEPER_WAIT, .wake_ms = UINT64_MAX};
     raise_version(k, now_ms, out);
+    look_ahead(k, now_ms);
     if (next_peer(k, now_ms, out)) return;
     if (next_unload(k, now_ms, out)) return;
     if (next_cut(k, now_ms, out)) return;

@@ -14,6 +14,11 @@
  *     connected has pinged with that epoch or a newer one; a coordinator that
  *     has fallen silent does not count; one that lags for longer than the grace
  *     time is stale: refused, and not waited for, until it has caught up;
+ *   - nor is anything unloaded while a coordinator uses an epoch that is not
+ *     known here yet, which may assign it again; but for no longer than the
+ *     grace time, since that epoch may never come;
+ *   - loads that fail one after the other, whatever they are of, are tried ever
+ *     more seldom;
  *   - memory: a load waits while what is resident, loading or leaving leaves no
  *     room for it. */
 #ifndef EXPERT_NODE_KEEPER_H
@@ -49,7 +54,8 @@ typedef enum {
     KEEPER_UNLOAD,  /* (layer, unit), then keeper_unloaded(); it has to be gone
                        from what the node says it holds before anything else */
     KEEPER_REPORT,  /* write the ready record */
-    KEEPER_STALE,   /* answer `peer`'s pings and batches with ERR_STALE */
+    KEEPER_STALE,   /* answer `peer`'s pings and batches with ERR_STALE; said
+                       again after a cut */
     KEEPER_UNSTALE, /* it has caught up, or is forgotten */
     KEEPER_WAIT     /* nothing before an event or wake_ms */
 } keeper_kind;
@@ -81,6 +87,9 @@ void keeper_cut(keeper *k, uint64_t now_ms, int rc, const uint64_t *unit_bytes);
 void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit,
                    int rc);
 void keeper_unloaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit);
+/* For so long this process did not run: it was stopped, or its machine was.
+ * Nobody fell silent or lagged meanwhile. */
+void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms);
 
 /* A coordinator is to be welcomed, or pings with the epoch it has switched to.
  * Either makes it a connected one, until it falls silent.  ERR_OVERLOADED: too

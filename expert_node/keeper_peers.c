@@ -6,6 +6,7 @@
 #include "expert_node/keeper_peers.h"
 
 #include "engine/err.h"
+#include "engine/util.h"
 
 #define STALE_KEPT_MS 60000 /* a silent one's memory of being stale */
 
@@ -78,6 +79,26 @@ uint64_t keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
     return least;
 }
 
+uint64_t keeper_peers_newest(const keeper_peers *p, uint64_t now_ms,
+                             uint32_t silent_ms) {
+    uint64_t newest = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        const keeper_peer *peer = &p->table[i];
+        if (!silent(peer, now_ms, silent_ms) && peer->acked > newest)
+            newest = peer->acked;
+    }
+    return newest;
+}
+
+void keeper_peers_paused(keeper_peers *p, uint64_t now_ms, uint64_t ms) {
+    for (size_t i = 0; i < p->count; i++) {
+        keeper_peer *peer = &p->table[i];
+        /* Some have been heard since. */
+        peer->since_ms += size_min(ms, now_ms - peer->since_ms);
+        peer->seen_ms += size_min(ms, now_ms - peer->seen_ms);
+    }
+}
+
 void keeper_peers_forget(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms) {
     for (size_t i = 0; i < p->count;) {
         keeper_peer *peer = &p->table[i];
@@ -105,6 +126,11 @@ bool keeper_peers_news(keeper_peers *p, uint64_t *boot_id, bool *stale) {
         return true;
     }
     return false;
+}
+
+void keeper_peers_tell_again(keeper_peers *p) {
+    for (size_t i = 0; i < p->count; i++)
+        p->table[i].told = false;
 }
 
 uint32_t keeper_peers_stale(const keeper_peers *p) {

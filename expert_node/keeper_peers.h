@@ -35,12 +35,21 @@ int keeper_peers_ping(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
 uint64_t keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
                                uint32_t silent_ms, uint64_t *wake_ms);
 
+/* The newest epoch that anybody who is not silent has switched to; 0: none. */
+uint64_t keeper_peers_newest(const keeper_peers *p, uint64_t now_ms,
+                             uint32_t silent_ms);
+
+/* Time in which nobody could be heard. */
+void keeper_peers_paused(keeper_peers *p, uint64_t now_ms, uint64_t ms);
+
 /* Drop those that have fallen silent; stale ones are remembered longer. */
 void keeper_peers_forget(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms);
 
 /* Somebody who became stale or caught up since it was last said; false: none.
  */
 bool keeper_peers_news(keeper_peers *p, uint64_t *boot_id, bool *stale);
+/* Whoever was told has forgotten it. */
+void keeper_peers_tell_again(keeper_peers *p);
 
 uint32_t keeper_peers_stale(const keeper_peers *p);
 

@@ -24,18 +24,53 @@
 #define MEMORY_LEAST ((uint64_t)1 << 20)
 #define MAX_LOADS 2       /* one is loaded, one is ready to be */
 #define LOG_EVERY_MS 1000 /* failures of loads */
+#define TICK_MS 1000      /* between two steps, at most */
+#define LATE_MS 1000      /* a tick that is later than that: we were stopped */
 
 /* ---- what etcd says ---- */
 
-static void say_other_model(member *m, const rack_placement *p) {
-    if (m->said_other) return;
-    m->said_other = true;
+/* Is a placement about this node's model?  Not only by its fingerprint: what
+ * follows goes by its numbers. */
+static bool fits_model(const shard *s, const epoch_record *head, char *why,
+                       size_t why_size) {
     fingerprint theirs;
     char hex[FINGERPRINT_HEX_SIZE];
-    memcpy(theirs.bytes, rack_placement_head(p)->model, sizeof(theirs.bytes));
-    log_warn("the rack works with another model (fingerprint %.16s) than this "
-             "node has: it stays out",
-             fingerprint_hex(&theirs, hex));
+    memcpy(theirs.bytes, head->model, sizeof(theirs.bytes));
+    if (!fingerprint_equal(&theirs, &s->print)) {
+        snprintf(why, why_size,
+                 "the rack works with another model (fingerprint %.16s) than "
+                 "this node has",
+                 fingerprint_hex(&theirs, hex));
+        return false;
+    }
+    if (head->n_layers == s->model.n_layers &&
+        head->n_experts == s->model.n_experts) {
+        return true;
+    }
+    snprintf(why, why_size,
+             "the placement is of %u layers of %u experts, the model has %u "
+             "of %u",
+             head->n_layers, head->n_experts, s->model.n_layers,
+             s->model.n_experts);
+    return false;
+}
+
+static void take_placement(member *m, const rack_placement *p,
+                           uint64_t now_ms) {
+    const epoch_record *head = rack_placement_head(p);
+    int rc = keeper_placement(m->keeper, now_ms, p);
+    m->placement_due = rc < 0;
+    if (rc < 0) {
+        log_error("placement %" PRIu64 ".%" PRIu64 " cannot be taken up: %s",
+                  head->incarnation, head->epoch, err_text(rc));
+        return;
+    }
+    keeper_figures now;
+    keeper_look(m->keeper, &now);
+    log_info("placement %" PRIu64 ".%" PRIu64 ": %u units here, %u to load, "
+             "%u to give up",
+             head->incarnation, head->epoch, now.assigned, now.waiting,
+             now.leaving);
 }
 
 static void follow_placement(member *m, const rack_view *view,
@@ -43,26 +78,16 @@ static void follow_placement(member *m, const rack_view *view,
     const rack_placement *p = rack_view_placement(view);
     const shard *s = service_shard(m->config.service);
     if (p == NULL || s == NULL) return;
-    const epoch_record *head = rack_placement_head(p);
-    if (memcmp(head->model, s->print.bytes, sizeof(head->model)) != 0) {
-        say_other_model(m, p);
+    char why[WHY_SIZE];
+    if (!fits_model(s, rack_placement_head(p), why, sizeof(why))) {
+        if (!m->said_out) log_warn("%s: it stays out", why);
+        m->said_out = true;
         return;
     }
-    m->said_other = false;
-    keeper_figures before, after;
+    m->said_out = false;
+    keeper_figures before;
     keeper_look(m->keeper, &before);
-    if (rack_placement_epoch(p) <= before.epoch) return;
-    int rc = keeper_placement(m->keeper, now_ms, p);
-    if (rc < 0) {
-        log_error("placement %" PRIu64 ".%" PRIu64 " cannot be taken up: %s",
-                  head->incarnation, head->epoch, err_text(rc));
-        return;
-    }
-    keeper_look(m->keeper, &after);
-    log_info("placement %" PRIu64 ".%" PRIu64 ": %u units here, %u to load, "
-             "%u to give up",
-             head->incarnation, head->epoch, after.assigned, after.waiting,
-             after.leaving);
+    if (rack_placement_epoch(p) > before.epoch) take_placement(m, p, now_ms);
 }
 
 /* Take up what etcd says, as far as it is known. */
@@ -275,6 +300,25 @@ static void wake_at(member *m, uint64_t now_ms, uint64_t wake_ms) {
     uv_timer_start(&m->timer, on_timer, wait, 0);
 }
 
+/* While this process is stopped, nobody's pings are heard: that must not pass
+ * for their silence. */
+static void notice_pause(member *m, uint64_t now_ms) {
+    uint64_t gap = now_ms - m->stepped_ms;
+    if (m->stepped_ms != 0 && gap > TICK_MS + LATE_MS) {
+        log_warn("this process did not run for %.1f s",
+                 (double)(gap - TICK_MS) / 1000);
+        keeper_paused(m->keeper, now_ms, gap - TICK_MS);
+    }
+    m->stepped_ms = now_ms;
+}
+
+/* The model is known: do what the rack wants; when to look again. */
+static uint64_t follow_rack(member *m, uint64_t now_ms) {
+    notice_pause(m, now_ms);
+    if (m->placement_due) follow_placement(m, member_view(m), now_ms);
+    return size_min(follow_keeper(m, now_ms), now_ms + TICK_MS);
+}
+
 void member_step(member *m) {
     uint64_t now = now_ms(), wake = UINT64_MAX;
     if (m->failed || m->loader == NULL) return;
@@ -283,7 +327,7 @@ void member_step(member *m) {
     if (m->closing) return;
     member_learn_if_due(m, now);
     if (m->known) {
-        wake = follow_keeper(m, now);
+        wake = follow_rack(m, now);
     } else if (m->has_source && !m->learning) {
         wake = m->pull_at_ms;
     }

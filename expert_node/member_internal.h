@@ -23,7 +23,10 @@ struct member {
     bool learning, known;
     uint64_t pull_at_ms, pull_wait_ms;
     bool has_source; /* a coordinator that has the model is registered */
-    bool said_waiting, said_other;
+    bool said_waiting, said_out;
+
+    bool placement_due;  /* there was no memory to take the newest one up */
+    uint64_t stepped_ms; /* the last step since the model is known; 0: none */
 
     /* Orders to drop that the worker has, oldest first. */
     drop_order drops[ORDERS_MAX_DROPS];

@@ -486,7 +486,8 @@ class Settings(RackTest):
                 ("roster", ()), ("roster", ("up",)), ("roster", ("generate",)),
                 ("roster", ("chat",)), ("roster", ("eval",)),
                 ("roster", ("tokenize",)), ("roster", ("detokenize",)),
-                ("roster", ("status",))):
+                ("roster", ("status",)), ("roster", ("top",)),
+                ("roster", ("drain",))):
             told = self.rack.start(program, *arguments, "--help").result()
             self.assertEqual(0, told.status)
             self.assertIn("Usage: " + " ".join((program,) + arguments),

@@ -75,7 +75,7 @@ class FixedList(RackTest):
             "--threads", 1, "--name", "node-%d" % i, *share, name="puller")
             for i, (port, share) in enumerate(zip(ports, shares))]
         for node in nodes:
-            node.wait_log("waiting for a coordinator")
+            node.wait_log("fetching the model from " + weights)
             self.assertEqual(b"", node.out())
         asked = self.rack.start_coordinator(
             ["tcp://127.0.0.1:%d" % port for port in ports[:-1]],
@@ -242,10 +242,11 @@ class BadLine(Pulling):
     def test_a_clean_source_takes_the_place_of_a_bad_one(self):
         """Nothing whole comes through the bad line, and all from the other."""
         self.etcd.start()
-        _, relay = self.start_behind_relay("c1", 20000)
+        bad, relay = self.start_behind_relay("c1", 20000)
+        bad.wait_log("registered in etcd")
+        for name in ("one", "two"):
+            self.start_rack_node(name=name).wait_log("cannot fetch")
         clean = self.start_rack_coordinator("--no-local-experts", name="c2")
-        self.start_rack_node(name="one")
-        self.start_rack_node(name="two")
         clean.wait_ready()
         self.serves(clean, told_alone(self.rack.model), "one", "two")
         self.assertIn(b"flip", relay.out())

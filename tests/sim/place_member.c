@@ -2,6 +2,7 @@
  * around the real session and view. */
 #include "tests/sim/place_sim.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,7 @@ static void carry_out(place_sim *s, uint32_t member, const session_action *a) {
                                                [SESSION_WRITE] = PLACE_WRITE};
     place_member *m = &s->members[member];
     if (a->kind == SESSION_REVOKE) return; /* nobody ends in good order */
+    assert(a->kind != SESSION_RELEASE); /* nor resigns */
     place_request *r = request_new(s, kinds[a->kind]);
     r->slot = a->slot;
     r->lease = a->lease;

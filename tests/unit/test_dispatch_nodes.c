@@ -298,9 +298,137 @@ static void knows_nothing_of_a_node_that_takes_anothers_place(void **state) {
     assert_int_equal(rig_node(&r, 0).pairs, 1);
     rig_expect(&r, DISPATCH_DONE);
     dispatch_node_down(r.d, r.now, 0);
-    dispatch_node_replaced(r.d, 0);
+    dispatch_node_replaced(r.d, 0, 7);
+    assert_int_equal(rig_node(&r, 0).serial, 7);
     assert_int_equal(rig_node(&r, 0).pairs, 0);
     assert_int_equal(rig_node(&r, 0).latency_us, 0);
+    rig_close(&r);
+}
+
+/* ---- nodes that are new ---- */
+
+/* How long nodes take, whatever they are asked for: base + pair for each. */
+typedef struct {
+    uint64_t base_us[RIG_NODES], pair_us[RIG_NODES];
+} speeds;
+
+/* Layers of these experts, `gap_us` apart; answers come when they are due.
+ * Returns how long all of them took, without the gaps. */
+static uint64_t run_layers(rig *r, const speeds *s, uint32_t layers,
+                           const uint32_t *experts, uint32_t n,
+                           uint64_t gap_us) {
+    uint64_t took_us = 0;
+    for (uint32_t i = 0; i < layers; i++) {
+        uint64_t ids[RIG_PAIRS], due[RIG_PAIRS], free_at[RIG_NODES] = {0};
+        uint32_t node[RIG_PAIRS], sent = 0, left;
+        uint64_t begun = r->now;
+        rig_begin(r, experts, n);
+        while (rig_next(r) == DISPATCH_SEND) {
+            uint32_t to = node[sent] = r->a.node;
+            uint64_t from = free_at[to] > 0 ? free_at[to]
+                                            : r->now + s->base_us[to];
+            free_at[to] = due[sent] = from + r->a.n_pairs * s->pair_us[to];
+            ids[sent++] = r->a.request_id;
+        }
+        for (left = sent; left > 0; left--) {
+            uint32_t first = 0;
+            for (uint32_t j = 1; j < left; j++)
+                if (due[j] < due[first]) first = j;
+            r->now = due[first];
+            rig_rows(r, node[first], ids[first]);
+            due[first] = due[left - 1];
+            ids[first] = ids[left - 1];
+            node[first] = node[left - 1];
+        }
+        rig_expect(r, DISPATCH_DONE);
+        took_us += r->now - begun;
+        r->now += gap_us;
+    }
+    return took_us;
+}
+
+static const uint32_t eight[] = {1, 2, 3, 4, 5, 6, 7, 8};
+
+/* Node 0 is known, node 1 comes. */
+static rig rig_with_a_new_node(const speeds *s) {
+    rig r = rig_of(HELD("*:*", "*:*"));
+    dispatch_node_down(r.d, r.now, 1);
+    run_layers(&r, s, 100, eight, 4, 1000);
+    dispatch_node_up(r.d, 1);
+    return r;
+}
+
+static void gives_a_new_node_its_share_at_once(void **state) {
+    (void)state;
+    const speeds s = {{250, 250}, {30, 30}};
+    rig r = rig_with_a_new_node(&s);
+    run_layers(&r, &s, 30, eight, 4, 1000);
+    assert_in_range(rig_node(&r, 1).pairs, 40, 80); /* of 120 */
+    rig_close(&r);
+}
+
+static void measures_a_new_node_also_with_single_pairs(void **state) {
+    (void)state;
+    const speeds s = {{250, 200}, {30, 30}};
+    rig r = rig_with_a_new_node(&s);
+    run_layers(&r, &s, 40, eight, 1, 1000);
+    assert_in_range(rig_node(&r, 1).pairs, 39, 40); /* it is a bit faster */
+    rig_close(&r);
+}
+
+static void does_not_bury_a_new_node_under_a_prompt(void **state) {
+    (void)state;
+    const speeds s = {{250, 250}, {300, 300}};
+    uint32_t many[40];
+    for (uint32_t i = 0; i < 40; i++)
+        many[i] = i;
+    dispatch_config c = rig_config();
+    c.credit_bytes = 1000 * RIG_ROW;
+    c.hedge_min_us = 100000;
+    rig r = rig_open(&c, HELD("*:*", "*:*"));
+    dispatch_node_down(r.d, r.now, 1);
+    run_layers(&r, &s, 20, many, 40, 1000);
+    dispatch_node_up(r.d, 1);
+    run_layers(&r, &s, 1, many, 40, 1000);
+    assert_in_range(rig_node(&r, 1).pairs, 15, 30);
+    rig_close(&r);
+}
+
+/* The first answer of all waits for the connection, and for memory that was
+ * never touched. */
+static void forgives_a_new_node_its_slow_first_answer(void **state) {
+    (void)state;
+    const speeds s = {{250, 250}, {30, 30}}, cold = {{250, 8000}, {30, 30}};
+    rig r = rig_with_a_new_node(&s);
+    run_layers(&r, &cold, 1, eight, 4, 1000);
+    uint64_t first = rig_node(&r, 1).pairs;
+    assert_true(first > 0);
+    run_layers(&r, &s, 200, eight, 4, 1000);
+    assert_in_range(rig_node(&r, 1).pairs - first, 200, 500); /* of 800 */
+    rig_close(&r);
+}
+
+static void finds_out_soon_that_a_new_node_is_slow(void **state) {
+    (void)state;
+    const speeds s = {{250, 5000}, {30, 100}};
+    rig r = rig_with_a_new_node(&s);
+    uint64_t alone = run_layers(&r, &s, 1, eight, 1, 1000);
+    uint64_t took = run_layers(&r, &s, 1000, eight, 4, 1000);
+    assert_in_range(rig_node(&r, 1).pairs, 1, 60); /* of 4000 */
+    assert_in_range(took, 0, 1000 * 2 * (alone + 90));
+    rig_close(&r);
+}
+
+/* A node that was slow for a while, and is not any more. */
+static void takes_a_recovered_node_back_soon(void **state) {
+    (void)state;
+    const speeds s = {{250, 250}, {30, 30}}, slow = {{250, 9000}, {30, 30}};
+    rig r = rig_with_a_new_node(&s);
+    run_layers(&r, &s, 50, eight, 4, 1000);
+    run_layers(&r, &slow, 300, eight, 4, 1000);
+    uint64_t before = rig_node(&r, 1).pairs;
+    run_layers(&r, &s, 2000, eight, 4, 1000);
+    assert_in_range(rig_node(&r, 1).pairs - before, 1000, 5000); /* of 8000 */
     rig_close(&r);
 }
 
@@ -326,6 +454,12 @@ int main(void) {
         cmocka_unit_test(keeps_nothing_of_the_placement_after_the_layer),
         cmocka_unit_test(makes_room_for_more_pairs_between_layers),
         cmocka_unit_test(knows_nothing_of_a_node_that_takes_anothers_place),
+        cmocka_unit_test(gives_a_new_node_its_share_at_once),
+        cmocka_unit_test(measures_a_new_node_also_with_single_pairs),
+        cmocka_unit_test(does_not_bury_a_new_node_under_a_prompt),
+        cmocka_unit_test(forgives_a_new_node_its_slow_first_answer),
+        cmocka_unit_test(finds_out_soon_that_a_new_node_is_slow),
+        cmocka_unit_test(takes_a_recovered_node_back_soon),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

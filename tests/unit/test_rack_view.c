@@ -370,6 +370,18 @@ static void recognizes_the_same_placement_when_listed_anew(void **state) {
     rack_view_free(v);
 }
 
+static void follows_the_revision_of_what_is_written_anew(void **state) {
+    rack_view *v = placed();
+    (void)state;
+    put_epoch(v, 1, 5, 17); /* damaged by somebody, and put right */
+    assert_int_equal(settle(v), 0);
+    assert_false(rack_view_rolled_back(v));
+    assert_int_equal(
+        rack_placement_head(rack_view_placement(v))->mod_revision, 17);
+    assert_int_equal(rack_view_epoch_revision(v), 17);
+    rack_view_free(v);
+}
+
 static void a_deleted_layer_is_dense_from_then_on(void **state) {
     rack_view *v = placed();
     (void)state;
@@ -440,6 +452,7 @@ int main(void) {
         cmocka_unit_test(takes_no_older_placement),
         cmocka_unit_test(outlives_a_listing_without_a_placement),
         cmocka_unit_test(recognizes_the_same_placement_when_listed_anew),
+        cmocka_unit_test(follows_the_revision_of_what_is_written_anew),
         cmocka_unit_test(a_deleted_layer_is_dense_from_then_on),
         cmocka_unit_test(keeps_a_rack_of_a_thousand_nodes),
     };

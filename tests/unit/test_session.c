@@ -416,9 +416,54 @@ static void campaigns_only_while_it_wants(void **state) {
     session *s = registered(0, true);
     (void)state;
     session_campaign(s, false);
+    /* It has not looked yet: the key may be ours. */
+    expect_slot(s, 0, SESSION_READ, SLOT_LEADER);
+    session_read(s, 0, SLOT_LEADER, SESSION_DONE, &nothing);
     expect(s, 0, SESSION_WAIT);
     session_campaign(s, true);
-    expect_slot(s, 0, SESSION_READ, SLOT_LEADER);
+    expect_slot(s, 0, SESSION_WRITE, SLOT_LEADER);
+    session_free(s);
+}
+
+static void gives_the_lead_up_when_it_wants_it_no_more(void **state) {
+    session *s = leading(0);
+    (void)state;
+    session_campaign(s, false);
+    assert_true(session_term(s, 0) == 0);
+    session_action a = expect_slot(s, 0, SESSION_RELEASE, SLOT_LEADER);
+    assert_int_equal(a.mod_revision, 12);
+    expect(s, 0, SESSION_WAIT); /* once */
+    session_released(s, 0, SLOT_LEADER, SESSION_DONE, 20);
+    expect(s, 0, SESSION_WAIT);
+    assert_true(session_registered(s)); /* that is another key */
+
+    session_campaign(s, true);
+    a = expect_slot(s, 0, SESSION_WRITE, SLOT_LEADER);
+    assert_int_equal(a.mod_revision, 0);
+    session_wrote(s, 0, SLOT_LEADER, SESSION_DONE, 21);
+    assert_true(session_term(s, 0) == 21);
+    session_free(s);
+}
+
+/* A release that nobody knows of may be carried out at any later time: only
+ * writing the key again makes it harmless. */
+static void does_not_lead_by_a_key_that_may_still_go(void **state) {
+    session *s = leading(0);
+    const session_found own = {
+        .boot = BOOT, .create_revision = 12, .mod_revision = 12, .lease = 5};
+    (void)state;
+    session_campaign(s, false);
+    expect_slot(s, 0, SESSION_RELEASE, SLOT_LEADER);
+    session_campaign(s, true);
+    assert_true(session_term(s, 0) == 0);
+    session_released(s, 0, SLOT_LEADER, SESSION_MAYBE, 0);
+    expect_slot(s, RETRY, SESSION_READ, SLOT_LEADER);
+    session_read(s, RETRY, SLOT_LEADER, SESSION_DONE, &own);
+    assert_true(session_term(s, RETRY) == 0);
+    session_action a = expect_slot(s, RETRY, SESSION_WRITE, SLOT_LEADER);
+    assert_int_equal(a.mod_revision, 12);
+    session_wrote(s, RETRY, SLOT_LEADER, SESSION_DONE, 30);
+    assert_true(session_term(s, RETRY) == 12);
     session_free(s);
 }
 
@@ -499,6 +544,8 @@ int main(void) {
         cmocka_unit_test(does_not_lead_after_it_was_stopped),
         cmocka_unit_test(loses_the_lead_when_another_has_the_key),
         cmocka_unit_test(campaigns_only_while_it_wants),
+        cmocka_unit_test(gives_the_lead_up_when_it_wants_it_no_more),
+        cmocka_unit_test(does_not_lead_by_a_key_that_may_still_go),
         cmocka_unit_test(gives_everything_up_at_the_end),
         cmocka_unit_test(starts_over_in_a_store_that_was_replaced),
         cmocka_unit_test(does_not_spin_when_revisions_went_back_unnoticed),

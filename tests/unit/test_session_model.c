@@ -134,6 +134,18 @@ static void write_key(world *w, size_t who, call *c) {
     c->number = w->revision;
 }
 
+static void release_key(world *w, size_t who, call *c) {
+    int k = key_of(who, c->action.slot);
+    session_found *at = &w->keys[k];
+    c->outcome = SESSION_NOT;
+    if (at->boot == 0 || at->mod_revision != c->action.mod_revision) return;
+    assert_true(at->boot == c->boot);
+    *at = (session_found){.mod_revision = ++w->revision};
+    event(w, k);
+    c->outcome = SESSION_DONE;
+    c->number = w->revision;
+}
+
 static void apply(world *w, size_t who, call *c) {
     int64_t lease = c->action.lease;
     c->applied = true;
@@ -161,6 +173,9 @@ static void apply(world *w, size_t who, call *c) {
     case SESSION_WRITE:
         write_key(w, who, c);
         break;
+    case SESSION_RELEASE:
+        release_key(w, who, c);
+        break;
     case SESSION_WAIT:
         break;
     }
@@ -184,7 +199,8 @@ static void answer(world *w, size_t who, call *c) {
         w->late[w->n_late++].call = *c;
     }
     if (c->lost) {
-        bool writes = c->action.kind == SESSION_WRITE;
+        bool writes = c->action.kind == SESSION_WRITE ||
+                      c->action.kind == SESSION_RELEASE;
         o = writes || c->applied ? SESSION_MAYBE : SESSION_NOT;
     }
     session_found found = as_seen_by(w, who, c->found);
@@ -200,6 +216,9 @@ static void answer(world *w, size_t who, call *c) {
         break;
     case SESSION_WRITE:
         session_wrote(p->s, w->now, c->action.slot, o, c->number);
+        break;
+    case SESSION_RELEASE:
+        session_released(p->s, w->now, c->action.slot, o, c->number);
         break;
     default:
         break;
@@ -330,6 +349,7 @@ static void turn(world *w) {
     if (draw(w, 800) == 0) one->stopped_until = w->now + draw(w, 8000);
     if (draw(w, 2000) == 0) restart(w, 2 + draw(w, 2));
     if (draw(w, 300) == 0) session_want(one->s, SLOT_READY);
+    if (draw(w, 200) == 0) session_campaign(one->s, draw(w, 3) != 0);
 }
 
 static void run_world(uint64_t seed) {
@@ -344,6 +364,8 @@ static void run_world(uint64_t seed) {
     for (int i = 0; i < 6000; i++)
         turn(w);
     w->calm = true;
+    for (size_t i = 0; i < PROCESSES; i++)
+        session_campaign(w->processes[i].s, true);
     for (uint64_t end = w->now + 40000; w->now < end;)
         turn(w);
 
