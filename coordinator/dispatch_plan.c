@@ -56,20 +56,26 @@ uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node) {
     return 0;
 }
 
+/* A node that has not answered yet is expected to be faster than the usual for
+ * one piece, so that it is measured soon, and slow beyond: it is not given all
+ * there is on a guess. */
+static uint64_t guessed_us(const dispatch *d, uint64_t pairs) {
+    if (pairs > d->piece_pairs) {
+        return DISPATCH_BASE_US + pairs * DISPATCH_PAIR_NS / 1000;
+    }
+    return (d->usual_base_us + pairs * d->usual_pair_ns / 1000) / 2;
+}
+
 /* When the node would be done with `more` pairs on top of what it has.  An
  * estimate fades while it is not renewed, but never so far that the number of
- * pairs no longer matters.  One that has not answered yet is expected to be
- * somewhat faster than the usual, so that it is measured soon, but not given
- * all there is. */
+ * pairs no longer matters. */
 static uint64_t predicted_us(const dispatch *d, const dispatch_peer *peer,
                              uint64_t now_us, uint32_t more) {
-    bool known = peer->n_samples > 0;
-    uint32_t fade = known ? dispatch_faded(peer, now_us) : 1;
-    uint64_t base_us = known ? peer->base_us : d->usual_base_us;
-    uint64_t pair_ns = known ? peer->pair_ns : d->usual_pair_ns;
     uint64_t pairs = (uint64_t)peer->outstanding_pairs + peer->planned + more;
-    pair_ns = dispatch_max(pair_ns >> fade, 1000);
-    return (base_us >> fade) + pairs * pair_ns / 1000;
+    if (peer->n_samples == 0) return guessed_us(d, pairs);
+    uint32_t fade = dispatch_faded(peer, now_us);
+    uint64_t pair_ns = dispatch_max(peer->pair_ns >> fade, 1000);
+    return (peer->base_us >> fade) + pairs * pair_ns / 1000;
 }
 
 /* May a piece of this many pairs be sent now? */

@@ -372,7 +372,7 @@ static void measures_a_new_node_also_with_single_pairs(void **state) {
     const speeds s = {{250, 200}, {30, 30}};
     rig r = rig_with_a_new_node(&s);
     run_layers(&r, &s, 40, eight, 1, 1000);
-    assert_in_range(rig_node(&r, 1).pairs, 39, 40); /* it is a bit faster */
+    assert_in_range(rig_node(&r, 1).pairs, 30, 40); /* it is a bit faster */
     rig_close(&r);
 }
 
@@ -390,7 +390,9 @@ static void does_not_bury_a_new_node_under_a_prompt(void **state) {
     run_layers(&r, &s, 20, many, 40, 1000);
     dispatch_node_up(r.d, 1);
     run_layers(&r, &s, 1, many, 40, 1000);
-    assert_in_range(rig_node(&r, 1).pairs, 15, 30);
+    assert_int_equal(rig_node(&r, 1).pairs, RIG_PIECE);
+    run_layers(&r, &s, 20, many, 40, 1000);
+    assert_in_range(rig_node(&r, 1).pairs, 250, 550); /* of 840 */
     rig_close(&r);
 }
 
@@ -403,8 +405,8 @@ static void forgives_a_new_node_its_slow_first_answer(void **state) {
     run_layers(&r, &cold, 1, eight, 4, 1000);
     uint64_t first = rig_node(&r, 1).pairs;
     assert_true(first > 0);
-    run_layers(&r, &s, 200, eight, 4, 1000);
-    assert_in_range(rig_node(&r, 1).pairs - first, 200, 500); /* of 800 */
+    run_layers(&r, &s, 400, eight, 4, 1000);
+    assert_in_range(rig_node(&r, 1).pairs - first, 400, 1000); /* of 1600 */
     rig_close(&r);
 }
 
