@@ -126,7 +126,9 @@ static void see_idle(conductor *c) {
     if (empty == (c->own.drained != 0)) return;
     c->own.drained = empty;
     int rc = registry_set_coordinator(c->registry, &c->own);
-    if (rc < 0) log_error("cannot change our record: %s", err_text(rc));
+    if (rc == 0) return;
+    c->own.drained = !empty; /* another look tries again */
+    log_error("cannot change our record: %s", err_text(rc));
 }
 
 static void on_idle_timer(uv_timer_t *timer) {
@@ -135,7 +137,10 @@ static void on_idle_timer(uv_timer_t *timer) {
 
 static void see_own_drain(conductor *c, const rack_view *view) {
     bool drained = rack_view_drain(view, c->config.self->name) != NULL;
-    if (drained == c->drained) return;
+    if (drained == c->drained) {
+        if (!drained) see_idle(c); /* if that could not be said at once */
+        return;
+    }
     c->drained = drained;
     if (drained) {
         log_info("drained: new requests are refused, running ones go on");

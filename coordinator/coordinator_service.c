@@ -111,7 +111,10 @@ static void on_settled(void *ctx) {
 static void on_start_timeout(uv_timer_t *timer) {
     coordinator *c = timer->data;
     if (c->drain_until_ms != 0) return;
-    if (c->declined) return; /* and said so; ready if it becomes ours */
+    if (c->declined) { /* and said so; if it becomes ours, time begins anew */
+        c->waiting = false;
+        return;
+    }
     log_warn(coordinator_by_etcd(c)
                  ? "not every expert is held by a live node; serving so"
                  : "not every listed node has answered; serving without them");

@@ -200,7 +200,7 @@ static void on_welcome(nodes *n, node *p, const message *m) {
     bool refresh =
         node_is_up(n, p) && membership_boot(n->machine, p->index) == m->boot_id;
     membership_welcome(n->machine, now_ms(), p->index, m->boot_id);
-    if (refresh) nodes_publish(n);
+    if (refresh) nodes_changed(n);
 }
 
 static void on_pong(nodes *n, node *p, const message *m) {
@@ -279,12 +279,13 @@ static void node_up(nodes *n, const node *p) {
     log_info("node %s (%s) is up: %llu experts, %.1f MB, %u threads, %s",
              p->name, p->control, (unsigned long long)holdings_count(&p->held),
              (double)p->resident_bytes / 1e6, p->threads, p->cpu);
-    nodes_publish(n);
+    nodes_changed(n);
 }
 
 static void node_gone(nodes *n, const node *p, const char *reason) {
     log_warn("node %s (%s) is gone: %s", nodes_name(n, p->index), p->control,
              reason);
+    (void)nodes_switch(n);
     nodes_publish(n);
 }
 
@@ -294,6 +295,7 @@ static void check_settled(nodes *n) {
         if (membership_state(n->machine, i) == NODE_GREETING) return;
     }
     n->settled = true;
+    if (n->unpublished) nodes_publish(n);
     n->config.on_settled(n->config.ctx);
 }
 
@@ -317,6 +319,10 @@ static void act(nodes *n, const member_action *a) {
     }
 }
 
+static uint64_t sooner(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
 void nodes_pump(nodes *n) {
     if (n->closing) return;
     member_action a;
@@ -325,15 +331,17 @@ void nodes_pump(nodes *n) {
         if (a.kind == MEMBER_WAIT) break;
         act(n, &a);
     }
-    if (nodes_switch(n) || n->unpublished) nodes_publish(n);
-    check_settled(n);
     uint64_t now = now_ms();
-    uint64_t wait = a.wake_ms > now ? a.wake_ms - now : 1;
-    if (a.wake_ms == UINT64_MAX) wait = 1000;
-    if (n->next != NULL && n->switch_until_ms < now + wait) {
-        wait = n->switch_until_ms > now ? n->switch_until_ms - now : 1;
+    bool out_of_patience = n->next != NULL && now >= n->switch_until_ms;
+    if (out_of_patience || n->unpublished) nodes_changed(n);
+    check_settled(n);
+    uint64_t wake = a.wake_ms < now + 1000 ? a.wake_ms : now + 1000;
+    if (n->unpublished) {
+        wake = sooner(wake, n->rack_due_ms);
+    } else if (n->next != NULL) {
+        wake = sooner(wake, n->switch_until_ms);
     }
-    uv_timer_start(&n->timer, on_timer, wait, 0);
+    uv_timer_start(&n->timer, on_timer, wake > now ? wake - now : 1, 0);
 }
 
 /* ---- places ---- */

@@ -45,8 +45,9 @@ struct nodes {
     uint64_t last_serial;
     uv_timer_t timer;
     bool closing, settled;
-    bool unpublished; /* the last rack could not be made */
-    uint64_t epoch;   /* of the newest rack */
+    bool unpublished; /* the newest rack lacks something, or was not made */
+    uint64_t rack_due_ms; /* then the next one, if it is for that alone */
+    uint64_t epoch;       /* of the newest rack */
     /* With registered nodes: the placement in use, and one that is to be. NULL:
      * there is none. */
     rack_placement *assignment, *next;
@@ -93,5 +94,8 @@ const node **nodes_by_place(const nodes *n, const rack_placement *p);
 /* ---- nodes_rack.c ---- */
 /* Tell the step thread what is true now. */
 int nodes_publish(nodes *n);
+/* The same soon, at once if that was not done a moment ago: a node is up, or
+ * holds other things than before.  A loss is not to wait. */
+void nodes_changed(nodes *n);
 
 #endif

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/util.h"
 
 /* ---- what is assigned and held ---- */
 
@@ -49,15 +50,20 @@ static int fill_assigned(const nodes *n, holdings *usable) {
 
 /* ---- the placement and the rack ---- */
 
-/* In how many slices each layer's experts are cut; 0: a dense layer. */
+/* In how many slices each layer's experts are cut; 0: a dense layer.  A layer
+ * that is not placed yet has its experts all the same, held by nobody: a first
+ * placement of a large model takes more than one epoch. */
 static void fill_layer_slices(const nodes *n, uint32_t *slices) {
+    bool as_ours = nodes_slices(n) == n->config.slices;
     for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
-        if (n->assignment == NULL) {
-            slices[l] = n->config.layer_slices[l];
-            continue;
+        const layer_map *map = NULL;
+        slices[l] = n->config.layer_slices[l];
+        if (n->assignment != NULL) map = rack_placement_layer(n->assignment, l);
+        if (map != NULL) {
+            slices[l] = map->slices;
+        } else if (slices[l] > 0 && !as_ours) {
+            slices[l] = 1;
         }
-        const layer_map *map = rack_placement_layer(n->assignment, l);
-        slices[l] = map != NULL ? map->slices : 0;
     }
 }
 
@@ -116,9 +122,22 @@ static rack_node *see_nodes(const nodes *n) {
     return seen;
 }
 
+/* A large rack takes milliseconds to make, and while nodes load they report
+ * very often: after each one the loop does other things for this many times as
+ * long. */
+#define RACK_PAUSE 10
+
+void nodes_changed(nodes *n) {
+    n->unpublished = true;
+    if (now_ms() < n->rack_due_ms) return; /* nodes_pump() comes back to it */
+    (void)nodes_switch(n);
+    nodes_publish(n);
+}
+
 int nodes_publish(nodes *n) {
     placement *where = NULL;
     rack *r = NULL;
+    uint64_t begun_us = now_us();
     rack_node *seen = see_nodes(n);
     int rc = seen == NULL ? -ENOMEM : make_placement(n, &where);
     if (rc == 0) {
@@ -127,6 +146,7 @@ int nodes_publish(nodes *n) {
     }
     free(seen);
     n->unpublished = rc < 0; /* then with the next look */
+    n->rack_due_ms = now_ms() + (now_us() - begun_us) * RACK_PAUSE / 1000;
     if (rc < 0) {
         placement_unref(where);
         log_error("cannot publish the rack: %s", err_text(rc));

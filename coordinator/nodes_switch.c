@@ -54,9 +54,11 @@ static bool ask_holders(nodes *n, const layer_map *map, const node *const *of,
 }
 
 /* Is there a unit that somebody can be asked for now, and after the switch
- * nobody, although there is a live node that is to hold it? */
+ * nobody, although there is a live node that is to hold it?  All such nodes are
+ * asked in one go. */
 static bool would_lose(nodes *n, const node *const *now,
                        const node *const *then) {
+    bool lose = false;
     for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
         const layer_map *old = rack_placement_layer(n->assignment, l);
         const layer_map *new = rack_placement_layer(n->next, l);
@@ -64,10 +66,10 @@ static bool would_lose(nodes *n, const node *const *now,
         for (uint32_t unit = 0; unit < new->n_units; unit++) {
             if (!can_be_asked(old, now, l, unit)) continue;
             if (can_be_asked(new, then, l, unit)) continue;
-            if (ask_holders(n, new, then, unit)) return true;
+            lose |= ask_holders(n, new, then, unit);
         }
     }
-    return false;
+    return lose;
 }
 
 static bool must_wait(nodes *n) {
@@ -76,7 +78,7 @@ static bool must_wait(nodes *n) {
     if (old->slices != rack_placement_head(n->next)->slices) return false;
     const node **now = nodes_by_place(n, n->assignment);
     const node **then = nodes_by_place(n, n->next);
-    bool wait = now != NULL && then != NULL && would_lose(n, now, then);
+    bool wait = now == NULL || then == NULL || would_lose(n, now, then);
     free(now);
     free(then);
     return wait;

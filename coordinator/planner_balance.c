@@ -69,16 +69,13 @@ enum {
     IS_THERE  /* `to` has it: nothing is moved */
 };
 
-static int ease(plan *p, uint32_t unit, uint32_t from, uint32_t to) {
+static int ease(const plan *p, uint32_t unit, uint32_t from, uint32_t to) {
     if (!plan_has(&p->goal, p->stride, unit, from)) return CANNOT;
     if (plan_has(&p->goal, p->stride, unit, to)) return CANNOT;
     if (!plan_has_room(p, unit, to, plan_reserve(p))) return CANNOT;
     if (plan_has(&p->now, p->stride, unit, to)) return IS_THERE;
     if (!plan_has(&p->now, p->stride, unit, from)) return NOT_HERE;
-    plan_mark(p, unit);
-    int best = p->mark[to] == 0 ? APART : BESIDE;
-    plan_unmark(p, unit);
-    return best;
+    return plan_has_sibling(p, unit, to) ? BESIDE : APART;
 }
 
 /* Does a node have units now that its goal does not have? */

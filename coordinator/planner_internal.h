@@ -102,6 +102,8 @@ double plan_load(const plan *p, uint32_t layer, uint32_t node);
  * the goal holds. */
 void plan_mark(plan *p, uint32_t unit);
 void plan_unmark(plan *p, uint32_t unit);
+/* Is there any, for one node? */
+bool plan_has_sibling(const plan *p, uint32_t unit, uint32_t node);
 
 /* Evenly spread, the same everywhere. */
 uint64_t plan_hash(uint64_t a, uint64_t b);

@@ -352,10 +352,23 @@ double plan_load(const plan *p, uint32_t layer, uint32_t node) {
 
 /* ---- slices ---- */
 
-static void add_siblings(plan *p, uint32_t unit, uint32_t by) {
+/* The first slice of the unit's expert, and how many there are. */
+static uint32_t first_sibling(const plan *p, uint32_t unit, uint32_t *n) {
     uint32_t layer = p->layer_of[unit];
-    uint32_t slices = p->in->model->slices[layer];
-    uint32_t first = unit - (unit - p->base[layer]) % slices;
+    *n = p->in->model->slices[layer];
+    return unit - (unit - p->base[layer]) % *n;
+}
+
+bool plan_has_sibling(const plan *p, uint32_t unit, uint32_t node) {
+    uint32_t slices, first = first_sibling(p, unit, &slices);
+    for (uint32_t u = first; u < first + slices; u++) {
+        if (u != unit && plan_has(&p->goal, p->stride, u, node)) return true;
+    }
+    return false;
+}
+
+static void add_siblings(plan *p, uint32_t unit, uint32_t by) {
+    uint32_t slices, first = first_sibling(p, unit, &slices);
 
     for (uint32_t u = first; u < first + slices; u++) {
         if (u == unit) continue;

@@ -45,6 +45,7 @@ typedef struct job {
     struct job *next;
     frames reply;
     uint64_t request_id, boot_id;
+    uint32_t file;
     int fd; /* -1: the manifest */
     uint8_t *out;
     uint64_t offset, stride;
@@ -158,6 +159,19 @@ static void job_end(job *j) {
     free(j);
 }
 
+/* A file that shrank, or whose disk fails.  Who asked hears which one. */
+static void report_unread(weight_server *w, job *j) {
+    char why[320];
+    message asked = {.request_id = j->request_id, .boot_id = j->boot_id};
+    const char *name = "the manifest";
+    if (j->fd >= 0) name = base_name(gguf_file_path(w->config.file, j->file));
+    err_why(why, sizeof(why), j->rc, "%s cannot be read at byte %llu: %s", name,
+            (unsigned long long)j->offset,
+            j->rc == ERR_FORMAT ? "it was cut short" : err_text(j->rc));
+    log_error("weights: %s", why);
+    refuse(w, &j->reply, &asked, j->rc, why);
+}
+
 static void on_read(uv_work_t *work, int status) {
     job *j = work->data;
     weight_server *w = j->owner;
@@ -170,10 +184,7 @@ static void on_read(uv_work_t *work, int status) {
             w->stats.bytes += (uint64_t)j->bytes * j->count;
             send_frames(w, &j->reply);
         } else {
-            message asked = {.request_id = j->request_id,
-                             .boot_id = j->boot_id};
-            log_error("weights: a piece cannot be read: %s", err_text(j->rc));
-            refuse(w, &j->reply, &asked, j->rc, NULL);
+            report_unread(w, j);
         }
     }
     job_end(j);
@@ -213,7 +224,8 @@ static int begin(weight_server *w, const frames *f, const message *m) {
     j->owner = w;
     j->request_id = m->request_id;
     j->boot_id = m->boot_id;
-    j->fd = m->fetch.file < w->n_files ? w->fds[m->fetch.file] : -1;
+    j->file = m->fetch.file;
+    j->fd = j->file < w->n_files ? w->fds[j->file] : -1;
     j->offset = m->fetch.offset;
     j->stride = m->fetch.stride;
     j->bytes = m->fetch.bytes;
@@ -352,6 +364,9 @@ void weight_server_close(weight_server *w) {
     w->closing = true;
     zmq_watch_close(w->watch);
     w->watch = NULL;
+    /* What no thread has begun to read need not be read: on_read() hears. */
+    for (job *j = w->jobs; j != NULL; j = j->next)
+        (void)uv_cancel((uv_req_t *)&j->work);
 }
 
 void weight_server_free(weight_server *w) {

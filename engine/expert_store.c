@@ -324,7 +324,7 @@ fail:
 
 void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit) {
     place *at = find_place(s, layer, unit);
-    if (at == NULL) return;
+    if (at == NULL || atomic_load(at) == NULL) return;
     ffn_weights *w = atomic_exchange(at, NULL);
     if (w == NULL) return;
 

@@ -34,6 +34,7 @@
 #define ARENA_BYTES ((size_t)8 << 20)
 #define QUEUE_MESSAGES 64
 #define REFUSAL_SIZE 256
+#define RECEIVE_MOST 64 /* in one look: a flood must not keep us for ever */
 
 typedef struct {
     char list[FETCH_MAX_SOURCES][FETCH_SOURCE_SIZE];
@@ -389,9 +390,9 @@ static int take_answer(fetch *f, transfer *t, request *r, frames *in,
     return 0;
 }
 
-/* All that has come.  0, or a code that speaks against the source. */
+/* What has come.  0, or a code that speaks against the source. */
 static int receive(fetch *f, transfer *t, uint64_t now) {
-    for (;;) {
+    for (int i = 0; i < RECEIVE_MOST; i++) {
         frames in;
         frames_init(&in);
         int rc = link_recv(f->link, &in);
@@ -408,6 +409,7 @@ static int receive(fetch *f, transfer *t, uint64_t now) {
         frames_fini(&in);
         if (rc < 0) return rc;
     }
+    return 0;
 }
 
 /* ---- one read ---- */
@@ -420,8 +422,9 @@ static bool complete(const transfer *t) {
     return true;
 }
 
+/* The next one; f->link stays NULL if none is listed. */
 static int open_source(fetch *f, transfer *t) {
-    if (choose_source(f) == 0) return -EAGAIN;
+    if (choose_source(f) == 0) return 0;
     const link_config c = {
         .zmq = f->zmq,
         .max_part_bytes = MESSAGE_HEADER_MAX,
@@ -446,15 +449,15 @@ static void sleep_until_news(fetch *f) {
     }
 }
 
-/* One look at the source in use.  0, or a code that speaks against it; -EAGAIN:
- * there is none. */
+/* One look at the source in use, if there is one.  0, or a code that speaks
+ * against it: any, since peers choose what they refuse with. */
 static int step(fetch *f, transfer *t, uint64_t now) {
     check_source(f);
     if (f->link == NULL) {
         for (size_t i = 0; i < WINDOW; i++)
             t->requests[i].id = t->requests[i].not_before_ms = 0;
         int rc = open_source(f, t);
-        if (rc < 0) return rc;
+        if (rc < 0 || f->link == NULL) return rc;
     }
     int rc = receive(f, t, now);
     if (rc == 0) rc = ask(f, t, now);
@@ -477,7 +480,7 @@ static int run(fetch *f, transfer *t, char *why, size_t why_size) {
         int rc = step(f, t, now);
         if (complete(t)) return 0;
         bool stalled = now - t->moved_ms >= f->config.stall_ms;
-        if ((rc < 0 && rc != -EAGAIN) || stalled) give_up_source(f, t, now);
+        if (rc < 0 || stalled) give_up_source(f, t, now);
         if (t->tried > 0 && t->tried >= count_sources(f)) {
             return say_failure(f, t, why, why_size);
         }

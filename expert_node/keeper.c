@@ -19,7 +19,7 @@
 #include "engine/util.h"
 #include "expert_node/keeper_peers.h"
 
-#define PROGRESS_MS 2000 /* between two reports of what still waits */
+#define PROGRESS_MS 2000  /* between two reports of what still waits */
 #define FAILURES_MOST 4   /* in a row, before loading as such has a rest */
 #define REST_MOST_MS 5000 /* or a source that is back would be noticed late */
 
@@ -78,7 +78,7 @@ struct keeper {
     uint64_t rest_until_ms;
 
     keeper_peers peers;
-    bool behind; /* a peer uses an epoch that is not known here */
+    bool behind;        /* a peer uses an epoch that is not known here */
     uint64_t behind_ms; /* since when */
 
     uint64_t complete_epoch, complete_digest; /* last reported as complete */
@@ -501,9 +501,9 @@ void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number,
 /* Is a newer placement in use than the one known here?  What it assigns to us
  * again must not go. */
 static void look_ahead(keeper *k, uint64_t now_ms) {
-    bool behind = k->placement != NULL &&
-                  keeper_peers_newest(&k->peers, now_ms, k->config.silent_ms) >
-                      k->epoch;
+    bool behind =
+        k->placement != NULL &&
+        keeper_peers_newest(&k->peers, now_ms, k->config.silent_ms) > k->epoch;
     if (behind && !k->behind) k->behind_ms = now_ms;
     k->behind = behind;
 }

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include "engine/cpu.h"
 #include "engine/err.h"
 #include "engine/failpoint.h"
@@ -15,6 +16,7 @@
 
 #define EXIT_USAGE 2
 #define WHY_SIZE 1024
+#define PULL_RETRY_US (500 * 1000u)
 
 /* A node's memory is its experts: the allocator keeps few arenas and gives
  * large blocks back at once, instead of holding on to what loading needed. */
@@ -30,6 +32,7 @@ static int setup(char *why, size_t why_size) {
     standard_streams_keep();
     bound_memory();
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is an error like others */
     int rc = cpu_setup(why, why_size);
     return rc < 0 ? rc : failpoint_setup(why, why_size);
 }
@@ -45,6 +48,7 @@ static int pull_patiently(shard **out, const node_config *c, fetch *f,
             log_warn("waiting for a coordinator at %s to fetch the model from",
                      c->weights_from);
         }
+        usleep(PULL_RETRY_US); /* a deadline may also be what it answered */
     }
 }
 

@@ -111,7 +111,8 @@ static int check_layer(const member *m, uint32_t layer, char *why,
     const shard *s = service_shard(m->config.service);
     const rack_placement *p = rack_view_placement(member_view(m));
     const layer_map *map = p != NULL ? rack_placement_layer(p, layer) : NULL;
-    if (map == NULL) return 0; /* a newer one comes with the next revision */
+    /* A newer one comes with the next revision, or is of another model. */
+    if (map == NULL || m->said_out) return 0;
     uint32_t units = expert_store_units(s->store, layer);
     if (map->n_units == units) return 0;
     return err_why(why, why_size, ERR_RANGE,

@@ -21,6 +21,23 @@
 
 /* ---- learning ---- */
 
+/* The model that this rack works with, as far as can be told. */
+static bool choose_model(const rack_view *view, fingerprint *out) {
+    const rack_placement *p = rack_view_placement(view);
+    if (p != NULL) {
+        memcpy(out->bytes, rack_placement_head(p)->model, sizeof(out->bytes));
+        return true;
+    }
+    size_t n;
+    const coordinator_record *c = rack_view_coordinators(view, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (!c[i].has_model || c[i].weights[0] == '\0') continue;
+        memcpy(out->bytes, c[i].model, sizeof(out->bytes));
+        return true;
+    }
+    return false;
+}
+
 static int learn_model(void *ctx, uint32_t layer, uint32_t unit, char *why,
                        size_t why_size) {
     member *m = ctx;
@@ -45,7 +62,9 @@ void member_learn_if_due(member *m, uint64_t now_ms) {
         }
         return;
     }
-    if (now_ms >= m->pull_at_ms) member_learn(m);
+    if (now_ms < m->pull_at_ms) return;
+    log_info("fetching the model from a coordinator");
+    member_learn(m);
 }
 
 static node_record own_record(const member *m) {
@@ -95,12 +114,25 @@ static int adopt(member *m, char *why, size_t why_size) {
                : 0;
 }
 
+/* A pull takes a while, in which the rack can have settled for another model
+ * than the one that was pulled. */
+static int check_wanted(const member *m, char *why, size_t why_size) {
+    fingerprint wanted;
+    if (m->fetch == NULL || !choose_model(member_view(m), &wanted) ||
+        fingerprint_equal(&wanted, &m->learned->print)) {
+        return 0;
+    }
+    return err_why(why, why_size, ERR_WRONG_MODEL,
+                   "the rack works with another model by now");
+}
+
 int member_learned(member *m, const loader_result *r) {
     char why[WHY_SIZE];
     int rc = r->rc;
     m->learning = false;
     snprintf(why, sizeof(why), "%s", r->why);
     if (m->closing) return ERR_CLOSED;
+    if (rc == 0) rc = check_wanted(m, why, sizeof(why));
     if (rc == 0) rc = adopt(m, why, sizeof(why));
     if (rc == 0) return 0;
     if (m->fetch == NULL || m->known) {
@@ -119,23 +151,6 @@ int member_learned(member *m, const loader_result *r) {
 }
 
 /* ---- who has it ---- */
-
-/* The model that this rack works with, as far as can be told. */
-static bool choose_model(const rack_view *view, fingerprint *out) {
-    const rack_placement *p = rack_view_placement(view);
-    if (p != NULL) {
-        memcpy(out->bytes, rack_placement_head(p)->model, sizeof(out->bytes));
-        return true;
-    }
-    size_t n;
-    const coordinator_record *c = rack_view_coordinators(view, &n);
-    for (size_t i = 0; i < n; i++) {
-        if (!c[i].has_model || c[i].weights[0] == '\0') continue;
-        memcpy(out->bytes, c[i].model, sizeof(out->bytes));
-        return true;
-    }
-    return false;
-}
 
 /* Coordinators that serve the model, for the fetch. */
 static size_t list_sources(const rack_view *view, const fingerprint *model,

@@ -7,15 +7,21 @@
  *
  * The manifest is bound to its files' sizes and times, so the files get the
  * times that they have at the source; and it must not look as if it was written
- * in the same moment, so it gets a later one (manifest_file.c). */
+ * in the same moment, so it gets a later one (manifest_file.c).
+ *
+ * A process that is killed while it pulls leaves its folder behind.  The next
+ * one that pulls removes it: a folder in use is locked. */
 #include "expert_node/skeleton.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #include "engine/err.h"
 #include "engine/util.h"
@@ -25,6 +31,9 @@
 #define HEADS_MOST ((uint64_t)1 << 30)  /* of all files, with the manifest */
 #define STAGING_BYTES ((size_t)1 << 20)
 #define SUFFIX ".roster"
+#define FOLDER "roster-model-"
+#define UNIQUE "XXXXXX" /* what mkdtemp() replaces */
+#define ABANDONED_S 60  /* a folder gets its lock as soon as it is made */
 #define NAME_MOST 200
 #define SECOND_NS 1000000000u
 
@@ -154,12 +163,59 @@ static int pull_all(puller *p, char *why, size_t why_size) {
     return rc < 0 ? rc : pull_manifest(p, why, why_size);
 }
 
+/* ---- what others left ---- */
+
+static bool is_folder_name(const char *name) {
+    return strncmp(name, FOLDER, strlen(FOLDER)) == 0 &&
+           strlen(name) == strlen(FOLDER UNIQUE);
+}
+
+/* Ours, and locked by us: whoever made it is not there any more. */
+static bool is_abandoned(int fd) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_uid == geteuid() &&
+           time(NULL) - st.st_mtime >= ABANDONED_S &&
+           flock(fd, LOCK_EX | LOCK_NB) == 0;
+}
+
+/* Takes over `fd`. */
+static void remove_files(int fd) {
+    DIR *d = fdopendir(fd);
+    if (d == NULL) {
+        close(fd);
+        return;
+    }
+    for (struct dirent *e; (e = readdir(d)) != NULL;)
+        (void)unlinkat(fd, e->d_name, 0); /* no folders, hence not "." */
+    closedir(d);
+}
+
+/* Remove folders of pulls that were killed; what cannot be removed stays. */
+static void sweep(const char *base) {
+    DIR *d = opendir(base);
+    if (d == NULL) return;
+    for (struct dirent *e; (e = readdir(d)) != NULL;) {
+        if (!is_folder_name(e->d_name)) continue;
+        int fd = openat(dirfd(d), e->d_name,
+                        O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0) continue;
+        if (is_abandoned(fd)) {
+            remove_files(fd);
+            (void)unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+        } else {
+            close(fd);
+        }
+    }
+    closedir(d);
+}
+
 /* ---- the folder ---- */
 
 static int make_folder(puller *p, char *why, size_t why_size) {
     const char *base = getenv("TMPDIR");
     if (base == NULL || base[0] != '/') base = "/tmp";
-    int n = snprintf(p->folder, sizeof(p->folder), "%s/roster-XXXXXX", base);
+    sweep(base);
+    int n = snprintf(p->folder, sizeof(p->folder), "%s/" FOLDER UNIQUE, base);
     if (n < 0 || (size_t)n >= sizeof(p->folder)) {
         return err_why(why, why_size, ERR_RANGE, "TMPDIR is too long");
     }
@@ -169,10 +225,13 @@ static int make_folder(puller *p, char *why, size_t why_size) {
                        base, err_text(rc));
     }
     p->folder_fd = open(p->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (p->folder_fd >= 0) return 0;
-    int rc = cannot_write(p, "", why, why_size);
-    rmdir(p->folder);
-    return rc;
+    if (p->folder_fd < 0) {
+        int rc = cannot_write(p, "", why, why_size);
+        rmdir(p->folder);
+        return rc;
+    }
+    (void)flock(p->folder_fd, LOCK_EX | LOCK_NB); /* where there are locks */
+    return 0;
 }
 
 /* Whatever was written of it. */

@@ -118,7 +118,7 @@ void rack_feed_placement(rack_feed *f, const rack_feed_plan *p) {
     assert_true(p->n_nodes <= 32);
     for (uint32_t i = 0; i < p->n_nodes; i++)
         snprintf(nodes[i], sizeof(nodes[i]), "%s", p->nodes[i]);
-    epoch_record r = {.incarnation = 1,
+    epoch_record r = {.incarnation = p->incarnation > 0 ? p->incarnation : 1,
                       .epoch = p->epoch,
                       .n_layers = p->n_layers,
                       .n_experts = p->n_experts,

@@ -28,7 +28,8 @@ void rack_feed_leader(rack_feed *f, const char *name, uint64_t boot);
  * the nodes whose bits are set in on(l, u).  Layers below first_moe are dense;
  * layer l is cut into slices[l]. */
 typedef struct {
-    uint64_t epoch; /* of incarnation 1 */
+    uint64_t epoch;
+    uint64_t incarnation; /* 0: 1 */
     uint8_t model[RECORD_MODEL];
     uint32_t n_layers, n_experts, max_slices;
     const uint32_t *slices;

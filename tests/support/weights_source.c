@@ -17,6 +17,7 @@
 #include "engine/util.h"
 
 #define CLUSTER "test"
+#define SAY_NOTHING 1
 
 static message reply_to(const weights_source *s, const message *m,
                         message_kind kind) {
@@ -86,15 +87,16 @@ static int answer_piece(const weights_source *s, frames *out,
 }
 
 static int answer(weights_source *s, frames *out, const message *m) {
+    int refusal = atomic_load(&s->refusal);
     unsigned n = atomic_fetch_add(&s->answers, 1);
     switch ((source_manner)atomic_load(&s->manner)) {
     case SOURCE_STOPS:
         if (n < atomic_load(&s->stop_after)) break;
-        return -EAGAIN;
+        return SAY_NOTHING;
     case SOURCE_SILENT:
-        return -EAGAIN;
+        return SAY_NOTHING;
     case SOURCE_REFUSES:
-        return ERR_WRONG_MODEL;
+        return refusal != 0 ? refusal : ERR_WRONG_MODEL;
     case SOURCE_BUSY:
         if (n % 2 == 0) return ERR_OVERLOADED;
         break;
@@ -116,7 +118,7 @@ static void serve(weights_source *s, message_arena *arena, frames *in) {
     if (message_open(in, arena, &m, why, sizeof(why)) < 0) return;
     frames_init(&out);
     int rc = answer(s, &out, &m);
-    if (rc < 0 && rc != -EAGAIN) {
+    if (rc < 0) {
         message self = message_from(CLUSTER, s->print.bytes, s->boot_id);
         frames_fini(&out);
         frames_init(&out);

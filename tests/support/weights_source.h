@@ -16,7 +16,7 @@
 typedef enum {
     SOURCE_SOUND,
     SOURCE_SILENT,      /* reads and says nothing */
-    SOURCE_REFUSES,     /* ERR_WRONG_MODEL */
+    SOURCE_REFUSES,     /* with `refusal` */
     SOURCE_SHORT_PIECE, /* a byte less than was asked for */
     SOURCE_OTHER_KIND,  /* a Done for everything */
     SOURCE_BUSY,        /* every second request is ERR_OVERLOADED */
@@ -30,6 +30,7 @@ typedef struct {
     uint64_t boot_id;
     atomic_int manner;
     atomic_uint answers, stop_after;
+    atomic_int refusal; /* 0: ERR_WRONG_MODEL */
     /* Added to what the model is said to be, for the liars. */
     uint64_t more_head, more_manifest;
     const char *other_name; /* NULL: the true one */

@@ -74,6 +74,7 @@ typedef struct {
     uint8_t *rows[ROWS];
     exchange_outputs outputs;
     bool lost[ROWS];
+    uint64_t serial; /* of both nodes in the next rack */
 } rig;
 
 /* every row goes to two experts, together to all four */
@@ -273,6 +274,7 @@ static inline void post_rack(rig *r, uint64_t epoch, uint32_t slices,
         if ((up >> i & 1) == 0) continue;
         held[i] = &all;
         seen[i].up = true;
+        seen[i].serial = r->serial;
         seen[i].boot_id = r->nodes[i].boot_id;
         snprintf(seen[i].endpoint, sizeof(seen[i].endpoint), "%u", i);
     }

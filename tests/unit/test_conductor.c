@@ -35,7 +35,8 @@ struct registry {
     void *drained_ctx;
     char drain[RECORD_NAME];
     bool undo;
-    rack_feed *feed; /* what is written goes there */
+    rack_feed *feed;  /* what is written goes there */
+    uint32_t no_room; /* so often a record cannot be taken */
 };
 
 static registry played;
@@ -56,6 +57,10 @@ void registry_close(registry *r, void (*on_closed)(void *ctx), void *ctx) {
 }
 
 int registry_set_coordinator(registry *r, const coordinator_record *c) {
+    if (r->no_room > 0) {
+        r->no_room--;
+        return -ENOMEM;
+    }
     r->own = *c;
     return 0;
 }
@@ -206,10 +211,12 @@ static uint32_t on_both(uint32_t layer, uint32_t unit) {
     return 3;
 }
 
+/* A bare epoch is one of incarnation 1. */
 static void feed_placement(rig *a, uint64_t epoch, uint8_t model) {
     static const char *const names[] = {"one", "two"};
     const model_config *m = &a->r->model->config;
-    rack_feed_plan p = {.epoch = epoch,
+    rack_feed_plan p = {.epoch = epoch & ((1ull << EPOCH_BITS) - 1),
+                        .incarnation = epoch >> EPOCH_BITS,
                         .model = {model},
                         .n_layers = m->n_layers,
                         .n_experts = m->n_experts,
@@ -340,7 +347,7 @@ static void refuses_to_serve_in_another_model_s_rack(void **state) {
     assert_non_null(strstr(json_string_value(json_object_get(root, "frozen")),
                            "another model"));
     json_decref(root);
-    feed_placement(a, 2, 0);
+    feed_placement(a, epoch_pack(2, 1), 0); /* an operator put it right */
     tell(a);
     assert_int_equal(a->refused, 0);
     close_rig(a);
@@ -374,6 +381,7 @@ static void its_record_says_when_it_is_empty(void **state) {
     tell(a);
     assert_int_equal(played.own.drained, 0);
     a->busy = false;
+    played.no_room = 2; /* tried again */
     uint64_t until = now_ms() + NODES_RIG_WAIT_MS;
     while (played.own.drained == 0) {
         assert_true(now_ms() < until);
@@ -381,6 +389,9 @@ static void its_record_says_when_it_is_empty(void **state) {
     }
     assert_string_equal(played.own.client, "tcp://127.0.0.1:7100");
     rack_feed_drain_gone(&a->feed, "c1");
+    played.no_room = 1;
+    tell(a);
+    assert_int_equal(played.own.drained, 1);
     tell(a);
     assert_int_equal(played.own.drained, 0);
     close_rig(a);

@@ -390,7 +390,7 @@ static void does_not_bury_a_new_node_under_a_prompt(void **state) {
     run_layers(&r, &s, 20, many, 40, 1000);
     dispatch_node_up(r.d, 1);
     run_layers(&r, &s, 1, many, 40, 1000);
-    assert_int_equal(rig_node(&r, 1).pairs, RIG_PIECE);
+    assert_in_range(rig_node(&r, 1).pairs, RIG_PIECE, 3 * RIG_PIECE);
     run_layers(&r, &s, 20, many, 40, 1000);
     assert_in_range(rig_node(&r, 1).pairs, 250, 550); /* of 840 */
     rig_close(&r);
@@ -406,7 +406,7 @@ static void forgives_a_new_node_its_slow_first_answer(void **state) {
     uint64_t first = rig_node(&r, 1).pairs;
     assert_true(first > 0);
     run_layers(&r, &s, 400, eight, 4, 1000);
-    assert_in_range(rig_node(&r, 1).pairs - first, 400, 1000); /* of 1600 */
+    assert_in_range(rig_node(&r, 1).pairs - first, 250, 1000); /* of 1600 */
     rig_close(&r);
 }
 

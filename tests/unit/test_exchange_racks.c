@@ -93,6 +93,23 @@ static void goes_on_when_places_for_nodes_vanish(void **state) {
     close_rig(r);
 }
 
+/* Whoever takes a place does not inherit what was computed there before. */
+static void counts_anew_for_another_at_the_same_place(void **state) {
+    (void)state;
+    rig *r = open_rig(GOOD, GOOD, PATIENT);
+    dispatch_node_stats s;
+    for (r->serial = 5; r->serial < 8; r->serial++) {
+        post_rack(r, r->serial, 1, 1, 1);
+        for (uint64_t i = 1; i < r->serial; i++) {
+            assert_int_equal(run(r, 0), 0);
+            exchange_node(r->x, 0, &s);
+            assert_int_equal(s.serial, r->serial);
+            assert_int_equal(s.pairs, i * PAIRS);
+        }
+    }
+    close_rig(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(asks_for_every_slice_of_an_expert),
@@ -100,6 +117,7 @@ int main(void) {
         cmocka_unit_test(says_the_epoch_that_requests_are_made_from),
         cmocka_unit_test(keeps_its_epoch_and_slices_while_a_layer_runs),
         cmocka_unit_test(goes_on_when_places_for_nodes_vanish),
+        cmocka_unit_test(counts_anew_for_another_at_the_same_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -169,6 +170,23 @@ static void goes_to_the_next_source_when_one_refuses(void **state) {
     rig_close(&r);
 }
 
+/* Whatever a peer says it with: it must not be waited for. */
+static void goes_on_at_once_after_any_refusal(void **state) {
+    (void)state;
+    const int codes[] = {-EAGAIN, -EINTR, ERR_DEADLINE, ERR_CANCELLED};
+    rig r;
+    rig_open(&r, 2, 3600 * 1000);
+    atomic_store(&r.sources[0].manner, SOURCE_REFUSES);
+    for (size_t i = 0; i < ARRAY_LEN(codes); i++) {
+        atomic_store(&r.sources[0].refusal, codes[i]);
+        list_sources(&r, 0, 1);
+        expect_failure(&r, codes[i], "refused");
+        list_sources(&r, 0, 2);
+        assert_int_equal(read_all(&r), 0);
+    }
+    rig_close(&r);
+}
+
 static void says_why_when_all_have_failed(void **state) {
     (void)state;
     rig r;
@@ -283,6 +301,7 @@ int main(void) {
         cmocka_unit_test(goes_to_the_next_source_when_one_says_nothing),
         cmocka_unit_test(goes_on_where_a_source_stopped),
         cmocka_unit_test(goes_to_the_next_source_when_one_refuses),
+        cmocka_unit_test(goes_on_at_once_after_any_refusal),
         cmocka_unit_test(says_why_when_all_have_failed),
         cmocka_unit_test(refuses_pieces_of_a_wrong_size_or_kind),
         cmocka_unit_test(takes_nothing_from_who_serves_another_model),

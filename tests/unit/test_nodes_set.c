@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <string.h>
+#include "coordinator/nodes_internal.h"
 #include "engine/err.h"
 #include "engine/util.h"
 #include "tests/support/nodes_rig.h"
@@ -245,6 +246,58 @@ static void asks_for_what_is_assigned_and_held_alone(void **state) {
     close_rack(&a);
 }
 
+/* A first placement that is too large for one transaction. */
+static void counts_on_layers_that_are_not_placed_yet(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 2);
+    uint32_t n = a.r->model->config.n_experts, both[2];
+    memcpy(both, a.r->cut.slices, sizeof(both));
+    assert_int_equal(both[1], 2);
+    feed_one(&a, "one", &a.r->one);
+    a.r->cut.slices[1] = 0; /* not in the placement */
+    feed_placement(&a, 1, all_on_first);
+    a.r->cut.slices[1] = both[1];
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_int_equal(unheld(&a), n * both[1]);
+    assert_false(nodes_all_covered(a.r->nodes));
+    assert_int_equal(placement_slices(a.r->nodes->where, 1), both[1]);
+    close_rack(&a);
+}
+
+/* Nodes that load report many times a second, and a rack takes a while to make:
+ * so it is not made for every report, but for every loss. */
+static void makes_racks_for_reports_at_times_alone(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    uint32_t n = a.r->model->config.n_experts;
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    a.r->nodes->rack_due_ms = now_ms() + 1000000;
+    uint32_t racks = a.r->racks;
+    for (uint32_t e = 0; e < n; e++) {
+        holdings_add(&a.r->held, 1, e);
+        nodes_rig_pong(a.r, &a.r->one, BOOT, 3 + e);
+        come_up(&a, &a.r->one, "one", BOOT);
+    }
+    assert_int_equal(a.r->racks, racks);
+    assert_int_equal(unheld(&a), n);
+    a.r->nodes->rack_due_ms = 0;
+    nodes_rig_pong(a.r, &a.r->one, BOOT, 0);
+    nodes_rig_pong(a.r, &a.r->one, BOOT, 0);
+    assert_int_equal(a.r->racks, racks + 1);
+    assert_int_equal(unheld(&a), 0);
+    a.r->nodes->rack_due_ms = now_ms() + 1000000;
+    nodes_rig_pong(a.r, &a.r->one, BOOT + 1, 0); /* it was restarted */
+    nodes_rig_take(a.r, &a.r->one, MESSAGE_HELLO);
+    assert_int_equal(unheld(&a), 2 * n);
+    close_rack(&a);
+}
+
 static void goes_by_the_placement_s_epoch(void **state) {
     (void)state;
     rack_rig a;
@@ -421,6 +474,8 @@ int main(void) {
         cmocka_unit_test(passes_over_addresses_that_cannot_be_used),
         cmocka_unit_test(keeps_who_has_work_although_its_record_is_gone),
         cmocka_unit_test(asks_for_what_is_assigned_and_held_alone),
+        cmocka_unit_test(counts_on_layers_that_are_not_placed_yet),
+        cmocka_unit_test(makes_racks_for_reports_at_times_alone),
         cmocka_unit_test(goes_by_the_placement_s_epoch),
         cmocka_unit_test(switches_when_that_loses_nothing),
         cmocka_unit_test(switches_at_once_when_there_is_nothing_to_lose),

@@ -7,10 +7,14 @@
 #include <cmocka.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 #include "engine/err.h"
 #include "engine/log.h"
 #include "expert_node/shard.h"
@@ -242,6 +246,50 @@ static void says_where_it_cannot_write(void **state) {
     rig_close(&r);
 }
 
+/* A folder as a pull makes it, with a file in it, `age_s` old. */
+static void leave_folder(const rig *r, const char *name, time_t age_s) {
+    char path[200];
+    const struct timespec then = {.tv_sec = time(NULL) - age_s};
+    const struct timespec times[2] = {then, then};
+    snprintf(path, sizeof(path), "%s/%s", r->folder, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(path, sizeof(path), "%s/%s/m.gguf", r->folder, name);
+    fixture_write(path, "GGUF", 4);
+    snprintf(path, sizeof(path), "%s/%s", r->folder, name);
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* Is it there?  Not any more, afterwards. */
+static bool folder_left(const rig *r, const char *name) {
+    char path[200];
+    snprintf(path, sizeof(path), "%s/%s/m.gguf", r->folder, name);
+    bool left = unlink(path) == 0;
+    snprintf(path, sizeof(path), "%s/%s", r->folder, name);
+    return rmdir(path) == 0 && left;
+}
+
+static void removes_what_a_killed_pull_left_behind(void **state) {
+    (void)state;
+    rig r;
+    char path[200];
+    rig_open(&r);
+    leave_folder(&r, "roster-model-killed", 3600);
+    leave_folder(&r, "roster-model-at_it_", 3600);
+    leave_folder(&r, "roster-model-newest", 0);
+    leave_folder(&r, "roster-model-of-mine", 3600);
+    snprintf(path, sizeof(path), "%s/roster-model-at_it_", r.folder);
+    int held = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_int_equal(flock(held, LOCK_EX | LOCK_NB), 0);
+
+    assert_int_equal(shard_pull(&r.s, r.f, r.why, sizeof(r.why)), 0);
+    assert_false(folder_left(&r, "roster-model-killed"));
+    assert_true(folder_left(&r, "roster-model-at_it_")); /* by another one */
+    assert_true(folder_left(&r, "roster-model-newest"));
+    assert_true(folder_left(&r, "roster-model-of-mine"));
+    close(held);
+    rig_close(&r);
+}
+
 /* ZeroMQ hands messages from thread to thread unseen by ThreadSanitizer. */
 extern void __tsan_init(void) __attribute__((weak));
 
@@ -263,6 +311,7 @@ int main(void) {
         cmocka_unit_test(refuses_names_that_lead_elsewhere),
         cmocka_unit_test(never_sums_the_holes_of_a_damaged_manifest),
         cmocka_unit_test(says_where_it_cannot_write),
+        cmocka_unit_test(removes_what_a_killed_pull_left_behind),
     };
     log_setup("test", LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

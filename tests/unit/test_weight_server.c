@@ -336,6 +336,22 @@ static void closes_with_pieces_on_their_way(void **state) {
     close_rig(r);
 }
 
+static void goes_on_when_a_file_was_cut_short(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    size_t n = r->n_bytes;
+    assert_int_equal(truncate(r->path, (off_t)n - 100), 0);
+    message m = fetch(1, 0, n - 200, 200, 0, 1);
+    ask(r, &m);
+    expect_error(r, 1, ERR_FORMAT, "weights.gguf");
+    assert_non_null(strstr(r->m.error.text, "cut short"));
+    m = fetch(2, 0, n - 200, 100, 0, 1);
+    ask(r, &m);
+    expect_piece(r, 2, r->bytes + n - 200, 100);
+    assert_int_equal(weight_server_look(r->server).outstanding, 0);
+    close_rig(r);
+}
+
 static void a_file_that_was_changed_is_not_served(void **state) {
     (void)state;
     rig *r = open_rig();
@@ -363,6 +379,7 @@ int main(void) {
         cmocka_unit_test(garbage_is_answered_and_changes_nothing),
         cmocka_unit_test(reads_a_bounded_number_of_pieces_at_once),
         cmocka_unit_test(closes_with_pieces_on_their_way),
+        cmocka_unit_test(goes_on_when_a_file_was_cut_short),
         cmocka_unit_test(a_file_that_was_changed_is_not_served),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
