@@ -22,7 +22,7 @@ typedef struct {
     keeper_action a; /* the last one */
 } rig;
 
-static uint32_t plan[EXPERTS];
+static uint32_t plan[EXPERTS * 4]; /* by unit; up to four slices */
 
 static uint32_t planned(uint32_t layer, uint32_t unit) {
     (void)layer;
@@ -34,7 +34,7 @@ static void place_sliced(rig *r, uint64_t epoch, uint32_t slices) {
     const rack_feed_plan p = {.epoch = epoch,
                               .model = {1, 2, 3},
                               .n_layers = 1,
-                              .n_experts = EXPERTS / slices,
+                              .n_experts = EXPERTS,
                               .max_slices = slices,
                               .slices = &slices,
                               .nodes = nodes,

@@ -399,7 +399,10 @@ static char *long_text(size_t len) {
     X(k_0, LOGITS, ERR_MALFORMED, h->logits->k = 0)                            \
     X(k_other, LOGITS, ERR_MALFORMED, h->logits->k = 3)                        \
     X(moe_layers_none, LOGITS, ERR_MALFORMED, h->logits->n_moe_layers = 0)     \
-    X(files_none, MODEL, ERR_MALFORMED, h->model->n_files = 0)                 \
+    X(files_none, MODEL, ERR_MALFORMED,                                        \
+      for (size_t i = 0; i < h->model->n_files; i++)                           \
+          roster__model_file__free_unpacked(h->model->files[i], NULL);         \
+      h->model->n_files = 0)                                                   \
     X(file_name_long, MODEL, ERR_TOO_LARGE, free(h->model->files[1]->name);    \
       h->model->files[1]->name = long_text(128))                               \
     X(head_beyond, MODEL, ERR_MALFORMED,                                       \
