@@ -208,7 +208,7 @@ static uint64_t again_us(const dispatch *d, const dispatch_request *r) {
     if (works_us == 0) return r->again_us;
     return dispatch_max(
         r->again_us,
-        dispatch_later(works_us, d->config.patience_us / DISPATCH_RESENDS));
+        dispatch_later(works_us, d->config.patience_us / DISPATCH_WORKS));
 }
 
 static void check_late(dispatch *d, uint64_t now_us) {

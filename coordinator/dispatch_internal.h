@@ -34,6 +34,10 @@
 /* A late request no longer keeps its node from being asked for the same pairs
  * again after 1 / so much of the patience. */
 #define DISPATCH_RESENDS 4
+/* So does one that is at work, counted from the last sign of it: well above the
+ * time between pings, which are what brings such signs.  What is asked twice is
+ * computed twice, by a node that has too much to do already. */
+#define DISPATCH_WORKS 2
 /* A request is forgotten, and its credit returned, after so many times the
  * patience: its deadline on the node has passed long before. */
 #define DISPATCH_FORGET 2
@@ -140,11 +144,11 @@ struct dispatch {
     /* no earlier than these does time alone change anything */
     uint64_t late_wake_us, give_up_us;
 
-    dispatch_peer *peers;       /* [max_nodes] */
+    dispatch_peer *peers;                  /* [max_nodes] */
     uint64_t usual_base_us, usual_pair_ns; /* of those that answer */
     uint32_t n_usual;                      /* answers, up to 8 */
-    dispatch_request *requests; /* [n_slots] */
-    uint32_t *request_pairs;    /* [n_slots * piece_pairs] */
+    dispatch_request *requests;            /* [n_slots] */
+    uint32_t *request_pairs;               /* [n_slots * piece_pairs] */
     uint32_t n_slots, free_slot, oldest, newest;
     uint64_t next_seq;
     dispatch_refusal refusals[DISPATCH_REFUSALS];

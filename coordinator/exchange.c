@@ -191,8 +191,7 @@ static void peer_up(exchange *x, uint32_t node, const rack_node *n) {
 static void take_node(exchange *x, uint32_t node, const rack_node *n) {
     exchange_peer *p = &x->peers[node];
     bool same = p->up && n->up && p->boot_id == n->boot_id &&
-                p->serial == n->serial &&
-                strcmp(p->endpoint, n->endpoint) == 0;
+                p->serial == n->serial && strcmp(p->endpoint, n->endpoint) == 0;
     if (same) return;
     peer_down(x, node);
     if (n->up) peer_up(x, node, n);

@@ -45,7 +45,7 @@ struct nodes {
     uint64_t last_serial;
     uv_timer_t timer;
     bool closing, settled;
-    bool unpublished; /* the newest rack lacks something, or was not made */
+    bool unpublished;     /* the newest rack lacks something, or was not made */
     uint64_t rack_due_ms; /* then the next one, if it is for that alone */
     uint64_t epoch;       /* of the newest rack */
     /* With registered nodes: the placement in use, and one that is to be. NULL:

@@ -51,9 +51,9 @@ static json_t *link_json(const nodes *n, const node *p) {
         (json_int_t)(units / slices), "held", (json_int_t)units, "slices",
         (int)slices, "resident_bytes", (json_int_t)p->resident_bytes, "batches",
         (json_int_t)p->batches, "pairs", (json_int_t)p->pairs, "pairs_used",
-        (json_int_t)d.pairs, "latency_us", (json_int_t)d.latency_us,
-        "threads", (int)p->threads, "cpu", p->cpu, "queued", (int)p->queued,
-        "suspect", d.suspect);
+        (json_int_t)d.pairs, "latency_us", (json_int_t)d.latency_us, "threads",
+        (int)p->threads, "cpu", p->cpu, "queued", (int)p->queued, "suspect",
+        d.suspect);
 }
 
 /* Has it reported all that the placement gives it as resident? */

@@ -221,7 +221,7 @@ static void waits_for_a_node_that_is_at_work(void **state) {
     while (r.now < start + 10 * RIG_PATIENCE_US) {
         dispatch_node_works(r.d, r.now, 0);
         rig_expect(&r, DISPATCH_WAIT); /* neither asked again nor given up */
-        r.now += RIG_PATIENCE_US / 8;
+        r.now += RIG_PATIENCE_US * 3 / 10;
     }
     assert_int_equal(rig_rows(&r, 0, id), 2);
     rig_expect(&r, DISPATCH_DONE);

@@ -325,8 +325,8 @@ static uint64_t run_layers(rig *r, const speeds *s, uint32_t layers,
         rig_begin(r, experts, n);
         while (rig_next(r) == DISPATCH_SEND) {
             uint32_t to = node[sent] = r->a.node;
-            uint64_t from = free_at[to] > 0 ? free_at[to]
-                                            : r->now + s->base_us[to];
+            uint64_t from =
+                free_at[to] > 0 ? free_at[to] : r->now + s->base_us[to];
             free_at[to] = due[sent] = from + r->a.n_pairs * s->pair_us[to];
             ids[sent++] = r->a.request_id;
         }
