@@ -55,6 +55,7 @@ static void send_to(node *p, const message *m) {
 void nodes_greet(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_HELLO);
     p->greeted = true;
+    p->doubted_since = false;
     m.hello.role = ROLE_COORDINATOR;
     m.hello.name = n->config.self->name;
     m.hello.has_profile = true;
@@ -168,6 +169,18 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
     if (rc < 0) {
         holdings_fini(&held);
         return rc;
+    }
+    /* A word that may be older than what was taken since says nothing of it. */
+    if (!p->doubted_since || p->doubted.slices != held.slices) {
+        holdings none;
+        rc = holdings_init_slices(&none, held.n_layers, held.n_experts,
+                                  held.slices);
+        if (rc < 0) {
+            holdings_fini(&held);
+            return rc;
+        }
+        holdings_fini(&p->doubted);
+        p->doubted = none;
     }
     holdings_fini(&p->held);
     p->held = held;
@@ -362,6 +375,7 @@ static void node_free(node *p) {
     zmq_watch_close(p->watch); /* its memory is the loop's from here on */
     link_close(p->link);
     holdings_fini(&p->held);
+    holdings_fini(&p->doubted);
     free(p);
 }
 

@@ -30,6 +30,11 @@ typedef struct {
     uint32_t threads;
     uint64_t resident_bytes, holdings_version;
     holdings held;
+    /* Of those, what a placement in use has taken from it since it was greeted:
+     * it may drop them at any time, so a later placement that gives them back
+     * waits for its next word. */
+    holdings doubted;
+    bool doubted_since; /* its last greeting: the welcome to come is no word */
 
     char why[200];                     /* of the last refusal */
     uint64_t batches, pairs, progress; /* of the last pong */
@@ -57,6 +62,13 @@ struct nodes {
 
 static inline bool node_is_up(const nodes *n, const node *p) {
     return membership_state(n->machine, p->index) == NODE_UP;
+}
+
+/* It said that it holds this, and there is no reason why it should not. */
+static inline bool node_can_be_asked(const node *p, uint32_t layer,
+                                     uint32_t unit) {
+    return holdings_has(&p->held, layer, unit) &&
+           !holdings_has(&p->doubted, layer, unit);
 }
 
 /* The newest placement that we know. */

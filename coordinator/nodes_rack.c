@@ -25,7 +25,7 @@ static void add_layer(const nodes *n, uint32_t layer, const node *const *of,
         const uint16_t *holders = layer_map_holders(map, unit, &count);
         for (uint32_t i = 0; i < count; i++) {
             const node *p = of[holders[i]];
-            if (p == NULL || !holdings_has(&p->held, layer, unit)) continue;
+            if (p == NULL || !node_can_be_asked(p, layer, unit)) continue;
             holdings_add(&usable[p->index], layer, unit);
         }
     }

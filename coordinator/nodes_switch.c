@@ -33,7 +33,7 @@ static bool can_be_asked(const layer_map *map, const node *const *of,
     const uint16_t *holders = layer_map_holders(map, unit, &count);
     for (uint32_t i = 0; i < count; i++) {
         const node *p = of[holders[i]];
-        if (p != NULL && holdings_has(&p->held, layer, unit)) return true;
+        if (p != NULL && node_can_be_asked(p, layer, unit)) return true;
     }
     return false;
 }
@@ -84,8 +84,56 @@ static bool must_wait(nodes *n) {
     return wait;
 }
 
+/* The switch tells the nodes, by our pings, that we ask for some units no more:
+ * from then on what they said of these counts no longer. */
+static void doubt_layer(node *p, uint32_t layer, const layer_map *map,
+                        int32_t was, int32_t is, const rack_placement *old,
+                        const rack_placement *new) {
+    uint32_t unit = holdings_next(&p->held, layer, 0, map->n_units);
+    while (unit < map->n_units) {
+        if (rack_placement_assigns(old, was, layer, unit) &&
+            !rack_placement_assigns(new, is, layer, unit)) {
+            holdings_add(&p->doubted, layer, unit);
+            p->doubted_since = true;
+        }
+        unit = holdings_next(&p->held, layer, unit + 1, map->n_units);
+    }
+}
+
+static bool gets_doubted_back(const node *p, uint32_t layer,
+                              const layer_map *map, int32_t is,
+                              const rack_placement *new) {
+    uint32_t unit = holdings_next(&p->doubted, layer, 0, map->n_units);
+    while (unit < map->n_units) {
+        if (rack_placement_assigns(new, is, layer, unit)) return true;
+        unit = holdings_next(&p->doubted, layer, unit + 1, map->n_units);
+    }
+    return false;
+}
+
+static void doubt_what_is_taken(nodes *n) {
+    const rack_placement *old = n->assignment, *new = n->next;
+    if (old == NULL) return;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        node *p = n->all[i];
+        bool ask = false;
+        if (p == NULL || !p->welcomed) continue;
+        int32_t was = rack_placement_node(old, p->listed);
+        int32_t is = rack_placement_node(new, p->listed);
+        for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
+            const layer_map *before = rack_placement_layer(old, l);
+            const layer_map *after = rack_placement_layer(new, l);
+            if (before == NULL || after == NULL || before == after) continue;
+            if (was >= 0) doubt_layer(p, l, before, was, is, old, new);
+            ask = ask || (is >= 0 && gets_doubted_back(p, l, after, is, new));
+        }
+        if (ask) nodes_greet(n, p);
+    }
+}
+
 bool nodes_switch(nodes *n) {
     if (n->next == NULL || must_wait(n)) return false;
+    doubt_what_is_taken(n);
     rack_placement_unref(n->assignment);
     n->assignment = n->next;
     n->next = NULL;
