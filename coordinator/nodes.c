@@ -191,6 +191,7 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
     p->resident_bytes = m->welcome.resident_bytes;
     p->holdings_version = m->welcome.holdings_version;
     p->welcomed = true;
+    nodes_doubt(n, p);
     return 0;
 }
 

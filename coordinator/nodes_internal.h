@@ -30,9 +30,9 @@ typedef struct {
     uint32_t threads;
     uint64_t resident_bytes, holdings_version;
     holdings held;
-    /* Of those, what a placement in use has taken from it since it was greeted:
-     * it may drop them at any time, so a later placement that gives them back
-     * waits for its next word. */
+    /* Of those, what no placement that we know gave it when it was greeted, or
+     * what a switch has taken from it since: it may drop them at any time, so a
+     * later placement that gives them back waits for its next word. */
     holdings doubted;
     bool doubted_since; /* its last greeting: the welcome to come is no word */
 
@@ -99,6 +99,8 @@ void nodes_pump(nodes *n);
 bool nodes_assign(nodes *n, const rack_placement *p);
 /* A node has said what it holds, or is gone: does that end the wait? */
 bool nodes_switch(nodes *n);
+/* After a welcome: what it holds, but was not to hold, does not count. */
+void nodes_doubt(nodes *n, node *p);
 /* Nodes by their places in a placement; NULL: not there, not up, or holding
  * experts that are cut in another way.  Malloc'ed; NULL without memory. */
 const node **nodes_by_place(const nodes *n, const rack_placement *p);

@@ -100,6 +100,26 @@ static void doubt_layer(node *p, uint32_t layer, const layer_map *map,
     }
 }
 
+static bool is_given(const rack_placement *p, const node *to, uint32_t layer,
+                     uint32_t unit) {
+    return p != NULL && rack_placement_assigns(
+                            p, rack_placement_node(p, to->listed), layer, unit);
+}
+
+void nodes_doubt(nodes *n, node *p) {
+    if (!n->config.registered) return;
+    const model_config *m = n->config.model;
+    uint32_t end = m->n_experts * p->held.slices;
+    for (uint32_t l = 0; l < m->n_layers; l++) {
+        uint32_t unit = holdings_next(&p->held, l, 0, end);
+        for (; unit < end; unit = holdings_next(&p->held, l, unit + 1, end)) {
+            if (is_given(n->assignment, p, l, unit)) continue;
+            if (is_given(n->next, p, l, unit)) continue;
+            holdings_add(&p->doubted, l, unit);
+        }
+    }
+}
+
 static bool gets_doubted_back(const node *p, uint32_t layer,
                               const layer_map *map, int32_t is,
                               const rack_placement *new) {
@@ -113,18 +133,20 @@ static bool gets_doubted_back(const node *p, uint32_t layer,
 
 static void doubt_what_is_taken(nodes *n) {
     const rack_placement *old = n->assignment, *new = n->next;
-    if (old == NULL) return;
     for (uint32_t i = 0; i < n->n_all; i++) {
         node *p = n->all[i];
         bool ask = false;
         if (p == NULL || !p->welcomed) continue;
-        int32_t was = rack_placement_node(old, p->listed);
         int32_t is = rack_placement_node(new, p->listed);
+        int32_t was = old != NULL ? rack_placement_node(old, p->listed) : -1;
         for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
-            const layer_map *before = rack_placement_layer(old, l);
             const layer_map *after = rack_placement_layer(new, l);
-            if (before == NULL || after == NULL || before == after) continue;
-            if (was >= 0) doubt_layer(p, l, before, was, is, old, new);
+            const layer_map *before =
+                old != NULL ? rack_placement_layer(old, l) : NULL;
+            if (after == NULL || before == after) continue;
+            if (was >= 0 && before != NULL) {
+                doubt_layer(p, l, before, was, is, old, new);
+            }
             ask = ask || (is >= 0 && gets_doubted_back(p, l, after, is, new));
         }
         if (ask) nodes_greet(n, p);

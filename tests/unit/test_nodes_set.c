@@ -230,12 +230,26 @@ static void asks_for_what_is_assigned_and_held_alone(void **state) {
     assert_int_equal(unheld(&a), 2 * n); /* it holds half, and has no orders */
     assert_false(nodes_all_covered(a.r->nodes));
 
+    /* What it held without orders it may drop: it is asked again. */
     feed_placement(&a, 1, even_on_first);
     take_up(&a);
+    assert_int_equal(unheld(&a), 2 * n);
+    come_up(&a, &a.r->one, "one", BOOT);
     assert_int_equal(unheld(&a), 2 * n - n / 2);
     feed_placement(&a, 2, all_on_first);
     take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
     assert_int_equal(unheld(&a), n); /* all it holds: the first layer */
+
+    /* Taken and given back: its old word counts no more. */
+    feed_placement(&a, 3, even_on_first);
+    take_up(&a);
+    assert_int_equal(unheld(&a), 2 * n - n / 2);
+    feed_placement(&a, 4, all_on_first);
+    take_up(&a);
+    assert_int_equal(unheld(&a), 2 * n - n / 2);
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_int_equal(unheld(&a), n);
 
     for (uint32_t e = 0; e < n; e++)
         holdings_add(&a.r->held, 1, e);
