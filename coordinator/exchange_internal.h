@@ -35,6 +35,9 @@ typedef struct {
 
 struct exchange {
     exchange_config config;
+    /* Refusals come in bursts: a few lines a period, then how many more. */
+    uint64_t refused_since_us;
+    uint32_t refused_lines;
     dispatch *machine;
     message_arena *arena;
     exchange_peer *peers;       /* [max_nodes] */

@@ -13,6 +13,8 @@
 #include "engine/util.h"
 
 #define RECEIVE_MAX 256 /* messages of one node before others get a turn */
+#define REFUSED_LINES 5 /* logged in a period, of all nodes */
+#define REFUSED_PERIOD_US (10 * 1000000u)
 
 /* ---- sending ---- */
 
@@ -147,6 +149,20 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     }
 }
 
+static void log_refusal(exchange *x, uint32_t node, const message *m) {
+    uint64_t now = now_us();
+    if (now - x->refused_since_us >= REFUSED_PERIOD_US) {
+        if (x->refused_lines > REFUSED_LINES) {
+            log_warn("%u more refusals", x->refused_lines - REFUSED_LINES);
+        }
+        x->refused_since_us = now;
+        x->refused_lines = 0;
+    }
+    if (++x->refused_lines > REFUSED_LINES) return;
+    log_warn("node %u refuses request %llu: %s", node,
+             (unsigned long long)m->request_id, m->error.text);
+}
+
 static void on_message(exchange *x, uint32_t node, frames *f) {
     message m;
     char why[160] = "";
@@ -167,8 +183,7 @@ static void on_message(exchange *x, uint32_t node, frames *f) {
     if (m.kind == MESSAGE_ROWS) {
         on_rows(x, node, &m, f);
     } else if (m.kind == MESSAGE_ERROR) {
-        log_warn("node %u refuses request %llu: %s", node,
-                 (unsigned long long)m.request_id, m.error.text);
+        log_refusal(x, node, &m);
         dispatch_refused(x->machine, now_us(), node, m.request_id,
                          m.error.code);
     } else {
