@@ -27,8 +27,8 @@
 #define MESSAGE_SHARES_MAX 1024
 #define MESSAGE_ARENA_MAX ((size_t)32 << 20) /* opens any honest message */
 #define MESSAGE_FINGERPRINT 32
-#define MESSAGE_SLICES_MAX 8   /* of one expert */
-#define MESSAGE_FILES_MAX 4096 /* of one model */
+#define MESSAGE_SLICES_MAX 8                /* of one expert */
+#define MESSAGE_FILES_MAX 4096              /* of one model */
 #define MESSAGE_PIECE_MAX ((size_t)1 << 20) /* that one fetch brings */
 
 typedef enum {
@@ -124,8 +124,8 @@ typedef struct {
             const char *data_endpoint;
             uint32_t n_layers, n_experts;
             uint32_t slices; /* 1 or more when opened */
-            /* a bit for each layer and unit: (n_layers * n_experts * slices + 7)
-             * / 8 bytes */
+            /* a bit for each layer and unit: (n_layers * n_experts * slices +
+             * 7) / 8 bytes */
             const uint8_t *holdings;
             size_t holdings_bytes;
             uint64_t resident_bytes, max_reply_bytes, holdings_version;

@@ -122,8 +122,8 @@ static int read_hello(wire_opening *o, const Roster__Header *h) {
 }
 
 /* Into how many slices: a power of two, 0 stands for 1. */
-static int read_slices(const wire_opening *o, const char *field, uint32_t slices,
-                       uint32_t *out) {
+static int read_slices(const wire_opening *o, const char *field,
+                       uint32_t slices, uint32_t *out) {
     if (slices > MESSAGE_SLICES_MAX || (slices & (slices - 1)) != 0) {
         return WIRE_REFUSE(o, ERR_UNSUPPORTED, "%s is %u", field, slices);
     }
@@ -500,8 +500,7 @@ static int read_files(wire_opening *o, const Roster__Model *b) {
     }
     for (size_t i = 0; i < n; i++) {
         const Roster__ModelFile *f = b->files[i];
-        int rc =
-            wire_read_name(o, "model.files.name", f->name, &files[i].name);
+        int rc = wire_read_name(o, "model.files.name", f->name, &files[i].name);
         if (rc < 0) return rc;
         if (f->head_bytes > f->bytes) {
             return WIRE_REFUSE(o, ERR_MALFORMED,

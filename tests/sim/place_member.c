@@ -58,7 +58,7 @@ static void carry_out(place_sim *s, uint32_t member, const session_action *a) {
                                                [SESSION_WRITE] = PLACE_WRITE};
     place_member *m = &s->members[member];
     if (a->kind == SESSION_REVOKE) return; /* nobody ends in good order */
-    assert(a->kind != SESSION_RELEASE); /* nor resigns */
+    assert(a->kind != SESSION_RELEASE);    /* nor resigns */
     place_request *r = request_new(s, kinds[a->kind]);
     r->slot = a->slot;
     r->lease = a->lease;

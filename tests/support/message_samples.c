@@ -10,7 +10,8 @@ static const uint32_t batch_counts[] = {2, 1, 2};
 static const uint32_t batch_rows[] = {0, 1, 1, 0, 2};
 static const uint32_t prompt[] = {1, 15043, 3186, 128255};
 static const uint32_t moe_layers[] = {1, 3};
-static const uint8_t holdings_bits[] = {0x5a, 0x0f}; /* 2 layers, 3 experts in 2 slices */
+static const uint8_t holdings_bits[] = {
+    0x5a, 0x0f}; /* 2 layers, 3 experts in 2 slices */
 static const message_file files[] = {
     {"story-00001-of-00002.gguf", 1ull << 33, 1700000000123456789, 4096},
     {"story-00002-of-00002.gguf", 1ull << 20, 1, 64}};

@@ -376,8 +376,8 @@ static void follows_the_revision_of_what_is_written_anew(void **state) {
     put_epoch(v, 1, 5, 17); /* damaged by somebody, and put right */
     assert_int_equal(settle(v), 0);
     assert_false(rack_view_rolled_back(v));
-    assert_int_equal(
-        rack_placement_head(rack_view_placement(v))->mod_revision, 17);
+    assert_int_equal(rack_placement_head(rack_view_placement(v))->mod_revision,
+                     17);
     assert_int_equal(rack_view_epoch_revision(v), 17);
     rack_view_free(v);
 }
