@@ -40,6 +40,14 @@ const char *message_kind_name(message_kind kind) {
         [MESSAGE_PIECE] = "piece",
         [MESSAGE_DRAIN] = "drain",
         [MESSAGE_DONE] = "done",
+        [MESSAGE_LOAD_REQUEST] = "load request",
+        [MESSAGE_LOAD] = "load",
+        [MESSAGE_MEMBERS_REQUEST] = "members request",
+        [MESSAGE_MEMBERS] = "members",
+        [MESSAGE_REBALANCE] = "rebalance",
+        [MESSAGE_RECOVER] = "recover",
+        [MESSAGE_REPORT] = "report",
+        [MESSAGE_FETCH_UNIT] = "fetch unit",
     };
     if ((unsigned)kind >= MESSAGE_KINDS) return "unknown";
     return names[kind];

@@ -29,6 +29,7 @@
 #define MESSAGE_FINGERPRINT 32
 #define MESSAGE_SLICES_MAX 8                /* of one expert */
 #define MESSAGE_FILES_MAX 4096              /* of one model */
+#define MESSAGE_MEMBERS_MAX 256             /* coordinators of one rack */
 #define MESSAGE_PIECE_MAX ((size_t)1 << 20) /* that one fetch brings */
 
 typedef enum {
@@ -55,6 +56,14 @@ typedef enum {
     MESSAGE_PIECE,
     MESSAGE_DRAIN,
     MESSAGE_DONE,
+    MESSAGE_LOAD_REQUEST,
+    MESSAGE_LOAD,
+    MESSAGE_MEMBERS_REQUEST,
+    MESSAGE_MEMBERS,
+    MESSAGE_REBALANCE,
+    MESSAGE_RECOVER,
+    MESSAGE_REPORT,
+    MESSAGE_FETCH_UNIT,
     MESSAGE_KINDS
 } message_kind;
 
@@ -96,6 +105,11 @@ typedef struct {
     const char *name;
     uint64_t bytes, mtime_ns, head_bytes;
 } message_file;
+
+typedef struct {
+    const char *name, *endpoint, *http;
+    bool leaving;
+} message_member;
 
 typedef struct {
     message_kind kind;
@@ -208,6 +222,29 @@ typedef struct {
             const char *name;
             bool undo;
         } drain;
+        struct {
+            uint64_t holdings_version, pairs, runs, weight_bytes, busy_us;
+        } load; /* its payload is a whole number of u32 */
+        struct {
+            const message_member *items;
+            size_t count;
+        } members;
+        struct {
+            bool dry_run;
+        } rebalance;
+        struct {
+            bool dry_run;
+            const char *by;
+        } recover;
+        struct {
+            message_text json;
+        } report;
+        struct {
+            uint32_t layer, unit;
+            uint32_t slices; /* 1 or more when opened */
+            uint64_t offset;
+            uint32_t bytes; /* checked: 1 to MESSAGE_PIECE_MAX */
+        } fetch_unit;
     };
 } message;
 

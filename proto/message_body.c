@@ -557,6 +557,91 @@ static int read_drain(wire_opening *o, const Roster__Header *h) {
     return 0;
 }
 
+static int read_load(wire_opening *o, const Roster__Header *h) {
+    const Roster__Load *b = h->load;
+    size_t payload = frames_bytes(o->f, 1);
+    if (payload % sizeof(uint32_t) != 0) {
+        return WIRE_REFUSE(o, ERR_MALFORMED, "load: %zu bytes of counters",
+                           payload);
+    }
+    o->m->load.holdings_version = b->holdings_version;
+    o->m->load.pairs = b->pairs;
+    o->m->load.runs = b->runs;
+    o->m->load.weight_bytes = b->weight_bytes;
+    o->m->load.busy_us = b->busy_us;
+    return 0;
+}
+
+static int read_member(wire_opening *o, const Roster__Member *b,
+                       message_member *out) {
+    int rc = wire_read_name(o, "members.name", b->name, &out->name);
+    if (rc < 0) return rc;
+    rc = wire_read_name(o, "members.endpoint", b->endpoint, &out->endpoint);
+    if (rc < 0) return rc;
+    rc = wire_read_name(o, "members.http", b->http, &out->http);
+    if (rc < 0) return rc;
+    out->leaving = b->leaving != 0;
+    return 0;
+}
+
+static int read_members(wire_opening *o, const Roster__Header *h) {
+    size_t n = h->members->n_members;
+    if (n > MESSAGE_MEMBERS_MAX) {
+        return WIRE_REFUSE(o, ERR_MALFORMED, "members has %zu items", n);
+    }
+    message_member *items = arena_take(o->arena, (n + 1) * sizeof(*items));
+    if (items == NULL) {
+        return WIRE_REFUSE(o, arena_error(o->arena),
+                           "members needs too much memory");
+    }
+    for (size_t i = 0; i < n; i++) {
+        int rc = read_member(o, h->members->members[i], &items[i]);
+        if (rc < 0) return rc;
+    }
+    o->m->members.items = items;
+    o->m->members.count = n;
+    return 0;
+}
+
+static int read_rebalance(wire_opening *o, const Roster__Header *h) {
+    o->m->rebalance.dry_run = h->rebalance->dry_run != 0;
+    return 0;
+}
+
+static int read_recover(wire_opening *o, const Roster__Header *h) {
+    o->m->recover.dry_run = h->recover->dry_run != 0;
+    return wire_read_name(o, "recover.by", h->recover->by, &o->m->recover.by);
+}
+
+static int read_report(wire_opening *o, const Roster__Header *h) {
+    const char *json = h->report->json;
+    return read_text(o, "report.json",
+                     (ProtobufCBinaryData){strlen(json), (uint8_t *)json},
+                     &o->m->report.json);
+}
+
+static int read_fetch_unit(wire_opening *o, const Roster__Header *h) {
+    const Roster__FetchUnit *b = h->fetch_unit;
+    uint32_t slices = b->slices != 0 ? b->slices : 1;
+    bool sound = b->bytes > 0 && b->bytes <= MESSAGE_PIECE_MAX &&
+                 b->offset <= UINT64_MAX / 2 && slices <= MESSAGE_SLICES_MAX &&
+                 b->layer < MESSAGE_LAYERS_MAX &&
+                 b->unit < MESSAGE_EXPERTS_MAX * MESSAGE_SLICES_MAX;
+    if (!sound) {
+        return WIRE_REFUSE(o, ERR_MALFORMED,
+                           "fetch unit: layer %u, unit %u of %u slices, %u "
+                           "bytes from %llu",
+                           b->layer, b->unit, b->slices, b->bytes,
+                           (unsigned long long)b->offset);
+    }
+    o->m->fetch_unit.layer = b->layer;
+    o->m->fetch_unit.unit = b->unit;
+    o->m->fetch_unit.slices = slices;
+    o->m->fetch_unit.offset = b->offset;
+    o->m->fetch_unit.bytes = b->bytes;
+    return 0;
+}
+
 /* How each kind is read, and how many payloads it may have. */
 static const struct {
     int (*read)(wire_opening *o, const Roster__Header *h);
@@ -584,6 +669,14 @@ static const struct {
     [MESSAGE_PIECE] = {read_nothing, 1, 1},
     [MESSAGE_DRAIN] = {read_drain, 0, 0},
     [MESSAGE_DONE] = {read_nothing, 0, 0},
+    [MESSAGE_LOAD_REQUEST] = {read_nothing, 0, 0},
+    [MESSAGE_LOAD] = {read_load, 1, 1},
+    [MESSAGE_MEMBERS_REQUEST] = {read_nothing, 0, 0},
+    [MESSAGE_MEMBERS] = {read_members, 0, 0},
+    [MESSAGE_REBALANCE] = {read_rebalance, 0, 0},
+    [MESSAGE_RECOVER] = {read_recover, 0, 0},
+    [MESSAGE_REPORT] = {read_report, 0, 0},
+    [MESSAGE_FETCH_UNIT] = {read_fetch_unit, 0, 0},
 };
 
 int wire_read_body(wire_opening *o, const Roster__Header *h,

@@ -38,6 +38,14 @@ typedef struct {
         Roster__Piece piece;
         Roster__Drain drain;
         Roster__Done done;
+        Roster__LoadRequest load_request;
+        Roster__Load load;
+        Roster__MembersRequest members_request;
+        Roster__Members members;
+        Roster__Rebalance rebalance;
+        Roster__Recover recover;
+        Roster__Report report;
+        Roster__FetchUnit fetch_unit;
     } body;
     Roster__Profile profile;
     Roster__Sampling sampling;
@@ -295,18 +303,21 @@ static void fill_status_request(draft *d, const message *m) {
     roster__status_request__init(&d->body.status_request);
 }
 
+static char *json_text(draft *d, message_text json) {
+    if (json.len == 0) return (char *)protobuf_c_empty_string;
+    assert(json.data[json.len] == '\0');
+    if (json.len > MESSAGE_TEXT_MAX) {
+        d->rc = ERR_TOO_LARGE;
+    } else if (!wire_is_text(json.data, json.len)) {
+        d->rc = ERR_RANGE;
+    }
+    return (char *)json.data;
+}
+
 static void fill_status(draft *d, const message *m) {
     Roster__Status *b = &d->body.status;
     roster__status__init(b);
-    b->json = (char *)protobuf_c_empty_string;
-    if (m->status.json.len == 0) return;
-    assert(m->status.json.data[m->status.json.len] == '\0');
-    if (m->status.json.len > MESSAGE_TEXT_MAX) {
-        d->rc = ERR_TOO_LARGE;
-    } else if (!wire_is_text(m->status.json.data, m->status.json.len)) {
-        d->rc = ERR_RANGE;
-    }
-    b->json = (char *)m->status.json.data;
+    b->json = json_text(d, m->status.json);
 }
 
 static void fill_model_request(draft *d, const message *m) {
@@ -362,6 +373,75 @@ static void fill_done(draft *d, const message *m) {
     roster__done__init(&d->body.done);
 }
 
+static void fill_load_request(draft *d, const message *m) {
+    (void)m;
+    roster__load_request__init(&d->body.load_request);
+}
+
+static void fill_load(draft *d, const message *m) {
+    Roster__Load *b = &d->body.load;
+    roster__load__init(b);
+    b->holdings_version = m->load.holdings_version;
+    b->pairs = m->load.pairs;
+    b->runs = m->load.runs;
+    b->weight_bytes = m->load.weight_bytes;
+    b->busy_us = m->load.busy_us;
+}
+
+static void fill_members_request(draft *d, const message *m) {
+    (void)m;
+    roster__members_request__init(&d->body.members_request);
+}
+
+static void fill_members(draft *d, const message *m) {
+    Roster__Members *b = &d->body.members;
+    roster__members__init(b);
+    size_t n = m->members.count;
+    Roster__Member **pointers =
+        list_of(d, n, MESSAGE_MEMBERS_MAX, sizeof(Roster__Member));
+    if (pointers == NULL) return;
+    Roster__Member *items = (Roster__Member *)(pointers + n);
+    for (size_t i = 0; i < n; i++) {
+        roster__member__init(&items[i]);
+        items[i].name = name(d, m->members.items[i].name);
+        items[i].endpoint = name(d, m->members.items[i].endpoint);
+        items[i].http = name(d, m->members.items[i].http);
+        items[i].leaving = m->members.items[i].leaving;
+        pointers[i] = &items[i];
+    }
+    b->members = pointers;
+    b->n_members = n;
+}
+
+static void fill_rebalance(draft *d, const message *m) {
+    Roster__Rebalance *b = &d->body.rebalance;
+    roster__rebalance__init(b);
+    b->dry_run = m->rebalance.dry_run;
+}
+
+static void fill_recover(draft *d, const message *m) {
+    Roster__Recover *b = &d->body.recover;
+    roster__recover__init(b);
+    b->dry_run = m->recover.dry_run;
+    b->by = name(d, m->recover.by);
+}
+
+static void fill_report(draft *d, const message *m) {
+    Roster__Report *b = &d->body.report;
+    roster__report__init(b);
+    b->json = json_text(d, m->report.json);
+}
+
+static void fill_fetch_unit(draft *d, const message *m) {
+    Roster__FetchUnit *b = &d->body.fetch_unit;
+    roster__fetch_unit__init(b);
+    b->layer = m->fetch_unit.layer;
+    b->unit = m->fetch_unit.unit;
+    b->slices = m->fetch_unit.slices;
+    b->offset = m->fetch_unit.offset;
+    b->bytes = m->fetch_unit.bytes;
+}
+
 static void (*const fills[MESSAGE_KINDS])(draft *d, const message *m) = {
     [MESSAGE_HELLO] = fill_hello,
     [MESSAGE_WELCOME] = fill_welcome,
@@ -385,6 +465,14 @@ static void (*const fills[MESSAGE_KINDS])(draft *d, const message *m) = {
     [MESSAGE_PIECE] = fill_piece,
     [MESSAGE_DRAIN] = fill_drain,
     [MESSAGE_DONE] = fill_done,
+    [MESSAGE_LOAD_REQUEST] = fill_load_request,
+    [MESSAGE_LOAD] = fill_load,
+    [MESSAGE_MEMBERS_REQUEST] = fill_members_request,
+    [MESSAGE_MEMBERS] = fill_members,
+    [MESSAGE_REBALANCE] = fill_rebalance,
+    [MESSAGE_RECOVER] = fill_recover,
+    [MESSAGE_REPORT] = fill_report,
+    [MESSAGE_FETCH_UNIT] = fill_fetch_unit,
 };
 
 /* ---- the header ---- */

@@ -11,8 +11,8 @@
  * A number of this range that we do not know is a kind of a newer version. */
 #define WIRE_BODY_FIRST 16
 #define WIRE_BODY_LAST 99
-_Static_assert(WIRE_BODY_FIRST + (int)MESSAGE_DONE - (int)MESSAGE_HELLO ==
-                   (int)ROSTER__HEADER__BODY_DONE,
+_Static_assert(WIRE_BODY_FIRST + (int)MESSAGE_FETCH_UNIT - (int)MESSAGE_HELLO ==
+                   (int)ROSTER__HEADER__BODY_FETCH_UNIT,
                "message_kind follows the order of the header's bodies");
 
 /* The header's last field, header_checksum, as bytes: its tag and a fixed64. */

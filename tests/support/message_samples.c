@@ -12,6 +12,10 @@ static const uint32_t prompt[] = {1, 15043, 3186, 128255};
 static const uint32_t moe_layers[] = {1, 3};
 static const uint8_t holdings_bits[] = {
     0x5a, 0x0f}; /* 2 layers, 3 experts in 2 slices */
+static const message_member members[] = {
+    {"c1", "tcp://10.0.0.1:7100", "http://10.0.0.1:8080", false},
+    {"c2", "tcp://10.0.0.2:7100", "", true},
+};
 static const message_file files[] = {
     {"story-00001-of-00002.gguf", 1ull << 33, 1700000000123456789, 4096},
     {"story-00002-of-00002.gguf", 1ull << 20, 1, 64}};
@@ -155,6 +159,34 @@ static void sample_body(message *m) {
         m->drain.name = "node-a";
         m->drain.undo = true;
         break;
+    case MESSAGE_LOAD:
+        m->load.holdings_version = 7;
+        m->load.pairs = 1ull << 40;
+        m->load.runs = 1ull << 33;
+        m->load.weight_bytes = 1ull << 50;
+        m->load.busy_us = 123456789;
+        break;
+    case MESSAGE_MEMBERS:
+        m->members.items = members;
+        m->members.count = 2;
+        break;
+    case MESSAGE_REBALANCE:
+        m->rebalance.dry_run = true;
+        break;
+    case MESSAGE_RECOVER:
+        m->recover.dry_run = true;
+        m->recover.by = "root@desk";
+        break;
+    case MESSAGE_REPORT:
+        m->report.json = (message_text){"{\"moves\":3}", 11};
+        break;
+    case MESSAGE_FETCH_UNIT:
+        m->fetch_unit.layer = 11;
+        m->fetch_unit.unit = 1023;
+        m->fetch_unit.slices = 4;
+        m->fetch_unit.offset = 1ull << 33;
+        m->fetch_unit.bytes = 1u << 20;
+        break;
     default: /* ping, cancel, status request have no fields */
         break;
     }
@@ -193,6 +225,7 @@ int sample_frames(message_kind kind, frames *f) {
     if (kind == MESSAGE_BATCH) payloads[0] = message_rows_bytes(1, 3, 64);
     if (kind == MESSAGE_ROWS) payloads[0] = message_rows_bytes(0, 5, 64);
     if (kind == MESSAGE_PIECE) payloads[0] = 8192;
+    if (kind == MESSAGE_LOAD) payloads[0] = 16 * sizeof(uint32_t);
     if (kind == MESSAGE_LOGITS) {
         payloads[0] = 3 * 10 * 4;
         payloads[1] = payloads[2] = 2 * 3 * 2 * 4;

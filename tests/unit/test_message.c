@@ -413,7 +413,18 @@ static char *long_text(size_t len) {
     X(fetch_wrap, FETCH, ERR_MALFORMED, h->fetch->offset = UINT64_MAX)         \
     X(fetch_stride, FETCH, ERR_MALFORMED, h->fetch->stride = UINT64_MAX / 4)   \
     X(fetch_file, FETCH, ERR_MALFORMED, h->fetch->file = 4097)                 \
-    X(drain_nobody, DRAIN, ERR_MALFORMED, h->drain->name[0] = '\0')
+    X(drain_nobody, DRAIN, ERR_MALFORMED, h->drain->name[0] = '\0')            \
+    X(fetch_unit_nothing, FETCH_UNIT, ERR_MALFORMED, h->fetch_unit->bytes = 0) \
+    X(fetch_unit_much, FETCH_UNIT, ERR_MALFORMED,                              \
+      h->fetch_unit->bytes = (1 << 20) + 1)                                    \
+    X(fetch_unit_wrap, FETCH_UNIT, ERR_MALFORMED,                              \
+      h->fetch_unit->offset = UINT64_MAX)                                      \
+    X(fetch_unit_slices, FETCH_UNIT, ERR_MALFORMED,                            \
+      h->fetch_unit->slices = 9)                                               \
+    X(fetch_unit_layer, FETCH_UNIT, ERR_MALFORMED,                             \
+      h->fetch_unit->layer = 1024)                                             \
+    X(fetch_unit_unit, FETCH_UNIT, ERR_MALFORMED,                              \
+      h->fetch_unit->unit = 65536 * 8)
 /* clang-format on */
 
 #define FORGE_FUNCTION(id, kind, code, change)                                 \
@@ -493,8 +504,8 @@ static void says_that_a_newer_kind_is_not_supported(void **state) {
     message m;
     frames_init(&f);
     assert_non_null(frames_add(&f, 0));
-    /* version 2, request 7, body 40 */
-    const uint8_t raw[] = {0x08, 2, 0x38, 7, 0xc2, 0x02, 1, 0};
+    /* version 2, request 7, body 98 */
+    const uint8_t raw[] = {0x08, 2, 0x38, 7, 0x92, 0x06, 1, 0};
     assert_int_equal(open_forged(&f, raw, sizeof(raw), &m), ERR_UNSUPPORTED);
     assert_int_equal(m.request_id, 7);
     assert_int_equal(m.protocol, 2);
