@@ -5,9 +5,10 @@
 
 A suite is a cmocka program under BUILD/tests/<group>/ or a unittest script
 tests/<group>/test_*.py.  Every suite runs in a process group of its own, which is
-ended when it exceeds its time.  The last line is `N passed, N failed, N skipped`.
+ended when it exceeds its time; two run at a time.  The last line is `N passed, N failed, N skipped`.
 """
 import argparse
+import concurrent.futures
 import os
 import re
 import signal
@@ -58,6 +59,13 @@ def run(command, build):
     return process.returncode, text
 
 
+def timed(suite, build):
+    group, name, command = suite
+    began = time.time()
+    status, text = run(command, build)
+    return group, name, status, text, time.time() - began
+
+
 def count(status, text):
     """(passed, failed, skipped) of one suite's output."""
     def number(pattern):
@@ -86,23 +94,28 @@ def main():
     parser.add_argument("--only", default=",".join(GROUPS))
     parser.add_argument("-k", metavar="WORD", default="",
                         help="only suites whose name contains WORD")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1),
+                        help="suites at a time: most of them wait more than "
+                             "they compute")
     options = parser.parse_args()
 
-    totals, broken, start = [0, 0, 0], [], time.time()
+    chosen = []
     for group in options.only.split(","):
         if group not in GROUPS:
             parser.error("no group '%s'" % group)
-        for name, command in suites(options.build, group):
-            if options.k not in name:
-                continue
-            began = time.time()
-            status, text = run(command, options.build)
+        chosen += [(group, name, command)
+                   for name, command in suites(options.build, group)
+                   if options.k in name]
+
+    totals, broken, start = [0, 0, 0], [], time.time()
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for group, name, status, text, took in pool.map(
+                lambda suite: timed(suite, options.build), chosen):
             result = count(status, text)
             totals = [a + b for a, b in zip(totals, result)]
             word = "FAIL" if result[1] else "ok"
             print("%-5s %s/%s: %d passed, %d failed, %d skipped, %.1f s" %
-                  ((word, group, name) + result + (time.time() - began,)),
-                  flush=True)
+                  ((word, group, name) + result + (took,)), flush=True)
             for line in re.findall(r"^(?:skipped|record): .*$", text, re.M):
                 print("      " + line)
             if result[1]:
