@@ -70,6 +70,22 @@ int wire_read_body(wire_opening *o, const Roster__Header *h,
 int wire_read_name(const wire_opening *o, const char *field, const char *text,
                    const char **out);
 
+/* Text of bounded length; the arena put a zero byte behind it. */
+int wire_read_text(const wire_opening *o, const char *field,
+                   ProtobufCBinaryData bytes, message_text *out);
+
+/* ---- message_body_rack.c: rows of message_body.c's table ---- */
+
+int wire_read_model(wire_opening *o, const Roster__Header *h);
+int wire_read_fetch(wire_opening *o, const Roster__Header *h);
+int wire_read_drain(wire_opening *o, const Roster__Header *h);
+int wire_read_load(wire_opening *o, const Roster__Header *h);
+int wire_read_members(wire_opening *o, const Roster__Header *h);
+int wire_read_rebalance(wire_opening *o, const Roster__Header *h);
+int wire_read_recover(wire_opening *o, const Roster__Header *h);
+int wire_read_report(wire_opening *o, const Roster__Header *h);
+int wire_read_fetch_unit(wire_opening *o, const Roster__Header *h);
+
 /* ---- message_arena.c ---- */
 
 /* Drop the last message's memory and give the allocator for the next one.

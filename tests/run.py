@@ -5,7 +5,8 @@
 
 A suite is a cmocka program under BUILD/tests/<group>/ or a unittest script
 tests/<group>/test_*.py.  Every suite runs in a process group of its own, which is
-ended when it exceeds its time; two run at a time.  The last line is `N passed, N failed, N skipped`.
+ended when it exceeds its time; two run at a time.  The last line is
+`N passed, N failed, N skipped`.
 """
 import argparse
 import concurrent.futures
