@@ -162,7 +162,7 @@ $(UNIT) $(MEMORY) $(GOLDEN) $(CLUSTER) $(BENCH): $(B)/tests/%: $(B)/obj/tests/%.
 	$(call link,-lcmocka)
 $(SIM): $(B)/tests/sim/%: $(B)/obj/tests/sim/%.o $(call obj,$(sim_SRC)) $(TEST_LIBS)
 	$(call link,-lcmocka)
-$(TOOLS): $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(LIBPROTO) $(LIBENGINE)
+$(TOOLS): $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
 	$(call link)
 
 test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS)
