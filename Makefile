@@ -87,6 +87,8 @@ GOLDEN := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/golden/test_*.c))
 CLUSTER := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/cluster/test_*.c))
 BENCH := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/bench/*.c))
 TOOLS := $(patsubst tests/tools/%.c,$(B)/tests/tools/%,$(wildcard tests/tools/*.c))
+proxy_SRC := tests/chaos/fault_proxy.c $(wildcard tests/chaos/proxy_*.c)
+CHAOS := $(B)/tests/chaos/fault_proxy $(B)/tests/chaos/story_load
 
 .PHONY: all deps deps-test run run-cluster test test-build asan tsan install uninstall \
 	soak-etcd soak-leaders \
@@ -134,7 +136,7 @@ $(LIBSUPPORT): $(call obj,$(support_SRC)); $(archive)
 
 # nor what needs the daemons' event loop
 LIBROSTER_OBJ := $(call obj,$(libroster_SRC) $(libroster_ENGINE) \
-	$(filter-out proto/zmq_watch.c,$(proto_SRC))) $(PROTO_GEN).o
+	$(filter-out proto/zmq_watch.c proto/bulk_server.c,$(proto_SRC))) $(PROTO_GEN).o
 $(B)/libroster.a: $(LIBROSTER_OBJ)
 	@echo "  AR $@"
 	$(archive)
@@ -165,7 +167,12 @@ $(SIM): $(B)/tests/sim/%: $(B)/obj/tests/sim/%.o $(call obj,$(sim_SRC)) $(TEST_L
 $(TOOLS): $(B)/tests/tools/%: $(B)/obj/tests/tools/%.o $(LIBSUPPORT) $(B)/libroster.a $(LIBPROTO) $(LIBENGINE)
 	$(call link)
 
-test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS)
+$(B)/tests/chaos/fault_proxy: $(call obj,$(proxy_SRC)) $(LIBENGINE)
+	$(call link)
+$(B)/tests/chaos/story_load: $(B)/obj/tests/chaos/story_load.o $(B)/libroster.a $(LIBENGINE)
+	$(call link)
+
+test-build: all $(UNIT) $(SIM) $(MEMORY) $(GOLDEN) $(CLUSTER) $(TOOLS) $(CHAOS)
 	@:
 
 test: deps-test

@@ -236,6 +236,17 @@ static void on_finished(server *s, request *r, const step_event *e) {
     free(text);
 }
 
+void answers_end(server *s, request *r, uint32_t n_tokens) {
+    uint64_t id = r->id;
+    const step_event e = {
+        .reason = FINISH_LENGTH,
+        .timing = {.prompt_tokens = n_tokens},
+    };
+    on_finished(s, r, &e);
+    r = clients_find(s->clients, id); /* gone, if its client was */
+    if (r != NULL) clients_drop_request(s->clients, r);
+}
+
 static void on_failed(server *s, request *r, const step_event *e) {
     log_warn("request %llu failed: %s", (unsigned long long)r->id, e->why);
     message m = answer(s, r, MESSAGE_ERROR);

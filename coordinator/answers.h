@@ -9,4 +9,8 @@
  * stood when the earlier stream ended. */
 int answers_begin(server *s, request *r, const message *asked);
 
+/* End a resume that has all of its tokens already: only the word that it is
+ * finished was lost.  Forgets the request. */
+void answers_end(server *s, request *r, uint32_t n_tokens);
+
 #endif

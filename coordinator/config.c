@@ -56,6 +56,26 @@ static int check_host(const char *host, char *why, size_t why_size) {
                    host);
 }
 
+/* They are told to clients in messages, which bound them. */
+static int check_peers(const config *c, char *why, size_t why_size) {
+    if (c->peers.count >= MESSAGE_MEMBERS_MAX) {
+        return err_why(why, why_size, ERR_USAGE, "--peer: at most %d",
+                       MESSAGE_MEMBERS_MAX - 1);
+    }
+    endpoint e;
+    for (size_t i = 0; i < c->peers.count; i++) {
+        int rc = endpoint_parse(&e, c->peers.items[i], why, why_size);
+        if (rc < 0) return rc;
+        if (strlen(c->peers.items[i]) <= MESSAGE_NAME_MAX && e.port != 0)
+            continue;
+        return err_why(why, why_size, ERR_USAGE,
+                       "--peer '%.60s': expected a port, and at most %d "
+                       "characters",
+                       c->peers.items[i], MESSAGE_NAME_MAX);
+    }
+    return 0;
+}
+
 /* Whether they can be reached is found out later; that they can be read, now.
  */
 static int check_endpoints(const config *c, char *why, size_t why_size) {
@@ -68,6 +88,7 @@ static int check_endpoints(const config *c, char *why, size_t why_size) {
     for (size_t i = 0; i < c->nodes.count && rc == 0; i++) {
         rc = endpoint_parse(&e, c->nodes.items[i], why, why_size);
     }
+    if (rc == 0) rc = check_peers(c, why, why_size);
     if (rc == 0 && c->weights_listen != NULL) {
         rc = endpoint_parse(&e, c->weights_listen, why, why_size);
     }
@@ -158,6 +179,10 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
         {"node", 0, OPTION_LIST, &c->nodes, "tcp://HOST:PORT",
          "Control endpoint of an expert node; may be repeated. Without any, "
          "and without --etcd, all experts are computed here."},
+        {"peer", 0, OPTION_LIST, &c->peers, "tcp://HOST:PORT",
+         "Client endpoint of another coordinator of the same model, which "
+         "clients are told to turn to when this one is gone; may be repeated. "
+         "With --etcd they are found by themselves."},
         {"slices", 0, OPTION_U32, &c->slices, "1|2|4|8",
          "Cut each expert into so many slices, which are placed on their own. "
          "With --etcd it counts for a first placement; with --node the nodes "
@@ -173,7 +198,7 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
          "Where nodes without a model file fetch it; by default any free port "
          "of --listen's address."},
         {"advertise", 0, OPTION_STRING, &c->advertise, "HOST",
-         "With --etcd: the host by which others reach this one; by default "
+         "The host by which others and clients reach this one; by default "
          "the address listened on or, for all addresses, the host's name."},
         {"no-local-experts", 0, OPTION_FLAG, &c->no_local_experts, NULL,
          "Never compute experts here: an expert that no live node holds is "

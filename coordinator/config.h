@@ -14,6 +14,7 @@ typedef struct {
     const char *listen, *cluster, *name, *kv, *log_level;
     const char *weights_listen, *advertise; /* NULL: not given */
     option_list nodes;
+    option_list peers; /* other coordinators, for clients */
     etcd_options etcd; /* given instead of nodes, or neither */
     bool no_local_experts, exact, insecure;
     uint64_t local_memory, kv_memory;

@@ -216,6 +216,7 @@ static int open_weight_server(coordinator *c, char *why, size_t why_size) {
         .self = &c->self,
         .file = c->file,
         .checks = c->checks,
+        .model = &c->model,
         .links = coordinator_links(c),
         .listen = listen,
     };
@@ -270,12 +271,8 @@ static int advertised(const coordinator *c, const char *bound,
 }
 
 static int open_conductor(coordinator *c, char *why, size_t why_size) {
-    int rc =
-        advertised(c, server_endpoint(c->server), c->client_at, why, why_size);
-    if (rc == 0) {
-        rc = advertised(c, weight_server_endpoint(c->shared), c->weights_at,
+    int rc = advertised(c, weight_server_endpoint(c->shared), c->weights_at,
                         why, why_size);
-    }
     if (rc < 0) return rc;
     conductor_config f = {
         .loop = &c->loop,
@@ -300,8 +297,19 @@ static int open_conductor(coordinator *c, char *why, size_t why_size) {
     return rc;
 }
 
+/* What clients are told of us and of the other coordinators. */
+static int tell_members(coordinator *c, char *why, size_t why_size) {
+    int rc =
+        advertised(c, server_endpoint(c->server), c->client_at, why, why_size);
+    if (rc < 0) return rc;
+    server_set_members(c->server, c->client_at, c->config.peers.items,
+                       c->config.peers.count);
+    return 0;
+}
+
 int coordinator_open_service(coordinator *c, char *why, size_t why_size) {
     int rc = open_server(c, why, why_size);
+    if (rc == 0) rc = tell_members(c, why, why_size);
     if (rc == 0) rc = open_weight_server(c, why, why_size);
     if (rc < 0) return rc;
     rc = uv_signal_start(&c->on_term, on_signal, SIGTERM);

@@ -4,11 +4,20 @@
  * For each layer of a batch step the caller begins with the router's choices,
  * then alternates: take the next action, feed in what happened.  Pairs are
  * grouped by expert and node; a replica is chosen by least predicted finish
- * time; one request's reply stays under piece_bytes and a node's outstanding
- * replies under credit_bytes.  When a request is late (an adaptive deadline),
- * its pairs go to another replica or, failing that, to the coordinator's own
- * file; the first answer for a pair wins, later ones are dropped.  A pair that
- * nobody can compute is given up, and its row with it: the others go on.
+ * time, and many pairs of one expert are split among replicas when that is
+ * faster; one request's reply stays under piece_bytes and a node's outstanding
+ * replies under credit_bytes.  When a request is late (a deadline from what its
+ * node has shown), its pairs go to another replica or, failing that, to the
+ * coordinator's own file; the first answer for a pair wins, later ones are
+ * dropped.  A pair that nobody can compute is given up, and its row with it:
+ * the others go on.
+ *
+ * What is asked twice is computed twice: such hedges have a budget, a share of
+ * all calls.  What a node certainly lost (its connection broke, it went down,
+ * it refused) is a retry, and is not limited; nor is what stays late for much
+ * longer.  A node that was late, or is far slower than its peers, is asked for
+ * nothing that others hold, but for a copy of a request now and then, on trial,
+ * which nobody waits for.
  *
  * An expert, in here, is what the placement calls a unit: where experts are cut
  * into slices, a slice of one, and k counts the slices of all that a row uses.
@@ -31,7 +40,10 @@ typedef struct {
     uint64_t piece_bytes;  /* most reply bytes of one request */
     uint64_t credit_bytes; /* most outstanding reply bytes of one node */
     uint32_t hedge_min_us; /* a request is never late before that */
-    uint32_t hedge_factor; /* late after this many times the expected time */
+    uint32_t hedge_factor; /* late after this many times the expected time ... */
+    uint32_t hedge_start_us; /* ... and what is allowed for irregularity: this
+                                much at first, then by what the node shows */
+    uint32_t hedge_percent;  /* of all calls may be hedges; 0: no limit */
     uint32_t patience_us;  /* a pair without an alternative waits this long
                               for a node that shows no sign of work */
     bool local;            /* the caller can compute experts itself */
@@ -108,6 +120,15 @@ void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
  * but is coming.  Nothing is given up, or asked of it again, for that long. */
 void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node);
 
+/* Its connection broke: what was in flight to it is lost.  It may live: until
+ * it has answered something, others are preferred. */
+void dispatch_node_broken(dispatch *d, uint64_t now_us, uint32_t node);
+
+/* How far a node is to be relied on: for all that it holds; only for what no
+ * other node that answers holds; only for what nobody else holds at all. */
+typedef enum { DISPATCH_TRUSTED, DISPATCH_LAST, DISPATCH_WRONG } dispatch_trust;
+void dispatch_node_trust(dispatch *d, uint32_t node, dispatch_trust trust);
+
 /* Membership: a node can be used (again), with nothing in flight to it; or it
  * cannot, and what was in flight to it is lost. */
 void dispatch_node_up(dispatch *d, uint32_t node);
@@ -127,7 +148,9 @@ typedef struct {
     uint64_t pairs;  /* answered and used */
     uint64_t outstanding_bytes;
     uint32_t latency_us; /* smoothed, of a request */
+    uint32_t late_us;    /* a request of one pair would be late after that */
     bool up, suspect;
+    uint64_t slow_us; /* since when it counts as slow; 0: it does not */
 } dispatch_node_stats;
 void dispatch_node(const dispatch *d, uint32_t node, dispatch_node_stats *out);
 
@@ -136,7 +159,14 @@ typedef struct {
     uint64_t takeover_pairs; /* answered by another than the first asked */
     uint64_t takeover_local; /* of these, computed here */
     uint64_t late_rows;      /* answers that came after another's */
-    uint64_t hedges, refusals, lost_pairs;
+    uint64_t refusals, lost_pairs;
+    uint64_t calls;      /* requests sent, those below included */
+    uint64_t hedges;     /* for what somebody else was asked and may answer */
+    uint64_t hedge_wins; /* that brought the first answer */
+    uint64_t retries;    /* for what was lost, or is late for much too long */
+    uint64_t trials;     /* copies for nodes that were late or slow */
+    uint64_t splits;     /* runs of one expert that were cut for two nodes */
+    uint64_t broken;     /* connections that broke */
 } dispatch_stats;
 void dispatch_totals(const dispatch *d, dispatch_stats *out);
 

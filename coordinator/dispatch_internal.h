@@ -2,7 +2,11 @@
  * it.
  *
  *   dispatch.c        life, the next action, statistics
- *   dispatch_plan.c   which node computes which waiting pair; cutting pieces
+ *   dispatch_plan.c   which node computes which waiting pair
+ *   dispatch_split.c  the pairs of one expert split between nodes
+ *   dispatch_cut.c    pieces of a node's queue, put in flight
+ *   dispatch_late.c   requests that are late, pairs out of patience
+ *   dispatch_speed.c  what nodes have shown: speed, regularity, being slow
  *   dispatch_event.c  answers, refusals, nodes that come and go
  *   dispatch_table.c  the requests in flight, and the memory of refusals
  *
@@ -31,6 +35,40 @@
  * must not retire a node that answers its pings. */
 #define DISPATCH_TRIAL_MIN_US 500000
 #define DISPATCH_TRIAL_MAX_US 8000000
+/* The same for one whose connection broke: it may be a new process by now. */
+#define DISPATCH_BROKEN_US 100000
+/* A trial asks for no more than this. */
+#define DISPATCH_TRIAL_PAIRS 16
+/* A node is slow that has been so many times slower than the median of its
+ * peers for so long; no longer so when it is less than half as bad. */
+#define DISPATCH_SLOW_FACTOR 4
+#define DISPATCH_SLOW_AFTER_US 1000000
+#define DISPATCH_SLOW_LOOK_US 100000 /* between looks at one node */
+#define DISPATCH_SLOW_PAIRS 8        /* for which speeds are compared */
+
+/* Irregularity: how much longer than twice the expected time answers took, in
+ * buckets of a quarter of an octave from this time on; the newest so many
+ * samples count most, and one in so many may be above what is allowed for. */
+#define DISPATCH_SLACK_US 64
+#define DISPATCH_SLACK_BUCKETS 64
+#define DISPATCH_SLACK_SAMPLES 1024
+#define DISPATCH_SLACK_RARE 200
+#define DISPATCH_SLACK_UNIT 8  /* weight of a sample, so that it can fade */
+#define DISPATCH_SLACK_PRIOR 8 /* samples that hedge_start_us stands for */
+/* Late again, when the budget of hedges was used up: after so many times the
+ * deadline, and not before that. */
+#define DISPATCH_SECOND 3
+#define DISPATCH_SECOND_US 200000
+#define DISPATCH_HEDGE_BURST 32 /* hedges that may be saved up */
+
+/* A second holder reads an expert's weights once more, which costs about as
+ * much as so many pairs; a run is split if both parts have as many. */
+#define DISPATCH_READ_PAIRS 6
+/* Predictions this close (a part of one) are no reason to prefer a node: then
+ * the one that was given less lately is asked. */
+#define DISPATCH_NEAR 10
+#define DISPATCH_GIVEN_US 1000000 /* what was given halves in that time */
+
 /* A late request no longer keeps its node from being asked for the same pairs
  * again after 1 / so much of the patience. */
 #define DISPATCH_RESENDS 4
@@ -70,6 +108,8 @@ typedef struct {
     uint64_t refused;  /* holders that will not compute it in this layer */
     dispatch_pair_state state;
     bool waiting;      /* to be asked (again) */
+    bool trial;        /* this time on trial: not counted as asked */
+    bool second;       /* to be asked again whatever the budget says */
     bool local;        /* handed out to be computed here */
     bool local_failed; /* that did not work */
     bool overdue;      /* out of patience: only computing it here is left */
@@ -78,17 +118,31 @@ typedef struct {
 typedef struct {
     uint64_t id; /* 0: a free slot */
     uint64_t layer_seq;
-    uint64_t sent_us, late_us, again_us; /* the last two are points in time */
+    uint64_t sent_us, late_us, second_us, again_us; /* points in time */
+    uint64_t expected_us;                           /* it would take */
     uint32_t node, layer, n_pairs;
     uint32_t ahead;  /* pairs the node had to do, with these */
     uint32_t *pairs; /* [piece_pairs]; meaningless once the layer is over */
     uint32_t newer, older; /* slots in flight, by age; newer: free list */
     bool late;
-    bool again; /* its pairs may be asked of the same node again */
+    bool doubled; /* late, and its pairs are to be asked of others as well */
+    bool again;   /* its pairs may be asked of the same node again */
+    bool hedge;
 } dispatch_request;
+
+/* Consecutive pairs of d->order, [begin, end), of which those that wait are for
+ * one node: the whole of an expert's run, or a part. */
+typedef struct {
+    uint32_t begin, end, count, node;
+    bool trial;
+} dispatch_part;
 
 typedef struct {
     bool up, suspect;
+    dispatch_trust trust;
+    uint64_t slow_us;           /* marked as slow then; 0: it is not */
+    uint64_t slow_since_us;     /* its speed was that of a slow node since */
+    uint64_t slow_looked_us;    /* that was looked at last */
     uint64_t outstanding_bytes; /* of replies */
     uint32_t outstanding_pairs;
     /* requests of the layer `fresh_seq` that are in flight and not late */
@@ -103,6 +157,10 @@ typedef struct {
     uint64_t base_us, pair_ns, sampled_us;
     uint32_t n_samples; /* up to DISPATCH_YOUNG; 0: the speed is a guess */
     uint32_t latency_us;
+    uint16_t slack[DISPATCH_SLACK_BUCKETS];
+    uint32_t slack_weight; /* sum of these */
+    uint32_t slack_us;     /* what only rare samples are above */
+    uint64_t given;        /* pairs, lately */
     uint64_t answered_pairs, serial;
     /* the plan's queue of pairs, in the order of their experts */
     uint32_t head, tail, planned;
@@ -132,6 +190,8 @@ struct dispatch {
 
     /* the plan: who is to compute the waiting pairs */
     bool replan;
+    dispatch_part *parts; /* [room] of the plan in the making */
+    uint32_t n_parts;
     uint32_t *busy; /* [max_nodes] nodes with a queue */
     uint32_t n_busy, turn;
     uint32_t *here;       /* [room] to be computed here */
@@ -147,6 +207,9 @@ struct dispatch {
     dispatch_peer *peers;                  /* [max_nodes] */
     uint64_t usual_base_us, usual_pair_ns; /* of those that answer */
     uint32_t n_usual;                      /* answers, up to 8 */
+    uint32_t n_seen;                       /* nodes above were never up */
+    uint64_t given_us;                     /* peers' `given` was halved then */
+    int64_t budget;                        /* of hedges, in percent of one */
     dispatch_request *requests;            /* [n_slots] */
     uint32_t *request_pairs;               /* [n_slots * piece_pairs] */
     uint32_t n_slots, free_slot, oldest, newest;
@@ -166,13 +229,6 @@ static inline uint64_t dispatch_later(uint64_t us, uint64_t by_us) {
     return us > UINT64_MAX - by_us ? UINT64_MAX : us + by_us;
 }
 
-/* How often an estimate has halved by then. */
-static inline uint32_t dispatch_faded(const dispatch_peer *peer, uint64_t us) {
-    uint64_t age_us = us > peer->sampled_us ? us - peer->sampled_us : 0;
-    uint64_t each_us = DISPATCH_FADE_US >> (DISPATCH_YOUNG - peer->n_samples);
-    return (uint32_t)dispatch_min(age_us / each_us, 32);
-}
-
 /* ---- dispatch.c: what can become of a pair ---- */
 void dispatch_wait_pair(dispatch *d, dispatch_pair *p); /* must be asked */
 void dispatch_unwait_pair(dispatch *d, dispatch_pair *p);
@@ -184,11 +240,53 @@ void dispatch_sort(dispatch *d);
 /* Place every waiting pair anew: in a node's queue, here, or (nobody can ever
  * compute it) among the lost.  What cannot be asked now keeps waiting. */
 void dispatch_plan(dispatch *d, uint64_t now_us);
+/* The bit of a node among an expert's holders; 0 if it is none. */
+uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node);
+/* Can this holder, number `i` of the pair's, be given more such pairs now, as a
+ * first choice? */
+bool dispatch_is_good(const dispatch *d, uint64_t now_us,
+                      const dispatch_pair *p, uint32_t i, uint32_t node,
+                      uint32_t count);
+
+/* ---- dispatch_split.c ---- */
+/* Move parts of the plan, or cut them, where that makes the last node end
+ * sooner. */
+void dispatch_split(dispatch *d, uint64_t now_us);
+
+/* ---- dispatch_cut.c ---- */
 /* Take the next piece that fits its node's credit from the queues, and put it
  * in flight; false: none. */
 bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out);
-/* The bit of a node among an expert's holders; 0 if it is none. */
-uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node);
+/* May a piece of this many pairs be sent now? */
+bool dispatch_has_credit(const dispatch *d, const dispatch_peer *peer,
+                         uint32_t count);
+
+/* ---- dispatch_late.c ---- */
+/* What time brings: late requests, pairs out of patience. */
+void dispatch_check_late(dispatch *d, uint64_t now_us);
+void dispatch_check_patience(dispatch *d, uint64_t now_us);
+/* A call is sent: what it is adds to the budget of hedges, or is taken from it.
+ */
+void dispatch_count_call(dispatch *d, const dispatch_request *r, bool retry,
+                         bool trial);
+
+/* ---- dispatch_speed.c ---- */
+/* When the node would be done with `more` pairs on top of what it has and is
+ * planned to have. */
+uint64_t dispatch_predict_us(const dispatch *d, const dispatch_peer *peer,
+                             uint64_t now_us, uint32_t more);
+/* What one pair more costs there. */
+uint64_t dispatch_pair_ns(const dispatch *d, const dispatch_peer *peer,
+                          uint64_t now_us);
+/* What it should take for so many pairs, and when that is late. */
+uint64_t dispatch_expect_us(const dispatch_peer *peer, uint32_t pairs);
+uint64_t dispatch_late_us(const dispatch *d, const dispatch_peer *peer,
+                          uint64_t expected_us);
+/* An answer came. */
+void dispatch_learn(dispatch *d, dispatch_peer *peer, uint64_t now_us,
+                    const dispatch_request *r);
+/* Nothing is known of it. */
+void dispatch_forget_speed(const dispatch *d, dispatch_peer *peer);
 
 /* ---- dispatch_table.c ---- */
 /* Slots for pieces of `piece_pairs`; more than before, if not as many.  The

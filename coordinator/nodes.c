@@ -40,7 +40,7 @@ static void keep_text(char *to, size_t size, const char *from) {
 
 /* ---- sending ---- */
 
-static void send_to(node *p, const message *m) {
+void nodes_send(node *p, const message *m) {
     if (p->link == NULL) return; /* it can never be connected to */
     frames f;
     frames_init(&f);
@@ -60,7 +60,7 @@ void nodes_greet(nodes *n, node *p) {
     m.hello.name = n->config.self->name;
     m.hello.has_profile = true;
     m.hello.profile = *n->config.profile;
-    send_to(p, &m);
+    nodes_send(p, &m);
 }
 
 /* A ping says which placement new requests are sent by: a node keeps what older
@@ -68,7 +68,7 @@ void nodes_greet(nodes *n, node *p) {
 static void ping(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_PING);
     m.epoch = exchange_epoch(n->config.experts);
-    send_to(p, &m);
+    nodes_send(p, &m);
 }
 
 /* ---- what nodes say ---- */
@@ -237,6 +237,7 @@ static void on_pong(nodes *n, node *p, const message *m) {
 
 static void on_error(nodes *n, node *p, const message *m) {
     char text[sizeof(p->why)];
+    if (nodes_load_refused(p, m)) return;
     keep_text(text, sizeof(text), m->error.text);
     if (m->error.code == ERR_STALE) {
         /* It lives; the watch will bring us what we have not seen. */
@@ -274,6 +275,8 @@ static void on_control(void *ctx, frames *f) {
         on_welcome(n, p, &m);
     } else if (m.kind == MESSAGE_PONG) {
         on_pong(n, p, &m);
+    } else if (m.kind == MESSAGE_LOAD) {
+        nodes_load_take(n, p, &m, f);
     } else if (m.kind == MESSAGE_ERROR) {
         on_error(n, p, &m);
     } else {
@@ -349,7 +352,8 @@ void nodes_pump(nodes *n) {
     bool out_of_patience = n->next != NULL && now >= n->switch_until_ms;
     if (out_of_patience || n->unpublished) nodes_changed(n);
     check_settled(n);
-    uint64_t wake = a.wake_ms < now + 1000 ? a.wake_ms : now + 1000;
+    uint64_t wake = sooner(a.wake_ms, now + 1000);
+    wake = sooner(wake, nodes_load_ask(n, now));
     if (n->unpublished) {
         wake = sooner(wake, n->rack_due_ms);
     } else if (n->next != NULL) {
@@ -377,6 +381,7 @@ static void node_free(node *p) {
     link_close(p->link);
     holdings_fini(&p->held);
     holdings_fini(&p->doubted);
+    load_meter_free(p->meter);
     free(p);
 }
 
@@ -472,6 +477,8 @@ void nodes_free(nodes *n) {
     placement_unref(n->where);
     rack_placement_unref(n->assignment);
     rack_placement_unref(n->next);
+    heat_free(n->heat);
+    heat_free(n->old_heat);
     free(n->all);
     free(n);
 }

@@ -1,10 +1,12 @@
 /* nodes_internal.h - what nodes.c (links and messages), nodes_set.c (who is
  * there), nodes_switch.c (by which placement), nodes_rack.c (what the step
- * thread is told) and nodes_status.c share. */
+ * thread is told), nodes_load.c (what was computed) and nodes_status.c share. */
 #ifndef COORDINATOR_NODES_INTERNAL_H
 #define COORDINATOR_NODES_INTERNAL_H
 
+#include "coordinator/load_meter.h"
 #include "coordinator/nodes.h"
+#include "coordinator/nodes_load.h"
 #include "proto/zmq_watch.h"
 
 typedef struct {
@@ -19,6 +21,7 @@ typedef struct {
     char listed[RECORD_NAME]; /* "": a node of the given list */
     bool registered;
     uint64_t record_boot;
+    bool draining;
 
     bool greeted; /* a welcome is due: one that we did not ask for is none */
     bool stale;   /* it told us that our placement is too old */
@@ -39,6 +42,11 @@ typedef struct {
     char why[200];                     /* of the last refusal */
     uint64_t batches, pairs, progress; /* of the last pong */
     uint32_t queued;
+
+    load_meter *meter; /* NULL: it has told nothing yet */
+    uint64_t load_id;  /* the question that is not answered yet; 0: none */
+    uint64_t load_asked_ms;
+    bool load_doubted; /* its last word could not be true */
 } node;
 
 struct nodes {
@@ -58,6 +66,9 @@ struct nodes {
     rack_placement *assignment, *next;
     uint64_t switch_until_ms; /* then `next` is used in any case */
     placement *where;         /* the newest: live, assigned and held */
+
+    heat *heat, *old_heat; /* NULL: not measured yet; of an earlier cut */
+    uint64_t last_load_id, load_due_ms;
 };
 
 static inline bool node_is_up(const nodes *n, const node *p) {
@@ -89,6 +100,7 @@ int nodes_add(nodes *n, const char *control, node **out);
 /* Once.  What link_connect() says; then the node has no link. */
 int nodes_connect(nodes *n, node *p, char *why, size_t why_size);
 void nodes_remove(nodes *n, node *p);
+void nodes_send(node *p, const message *m);
 void nodes_greet(nodes *n, node *p);
 /* Do what the machine wants, and come back when it says. */
 void nodes_pump(nodes *n);
@@ -104,6 +116,22 @@ void nodes_doubt(nodes *n, node *p);
 /* Nodes by their places in a placement; NULL: not there, not up, or holding
  * experts that are cut in another way.  Malloc'ed; NULL without memory. */
 const node **nodes_by_place(const nodes *n, const rack_placement *p);
+
+/* ---- nodes_load.c ---- */
+/* Ask whom it is time to ask; when to come back. */
+uint64_t nodes_load_ask(nodes *n, uint64_t now_ms);
+void nodes_load_take(nodes *n, node *p, const message *m, frames *f);
+/* Is this error the answer to such a question, and to nothing else? */
+bool nodes_load_refused(node *p, const message *m);
+/* False: it is not measured, all is 0. */
+bool nodes_load_figures(const nodes *n, const node *p, load_figures *out);
+/* What one node has to load and to drop; bytes are not counted. */
+void nodes_load_moves(const nodes *n, const node *p, nodes_moves *out);
+
+/* ---- nodes_load_status.c: members of the status object ---- */
+int nodes_load_node_json(const nodes *n, uint32_t node, json_t *into);
+int nodes_load_layer_json(const nodes *n, uint32_t layer, json_t *into);
+int nodes_load_json(const nodes *n, json_t *into);
 
 /* ---- nodes_rack.c ---- */
 /* Tell the step thread what is true now. */

@@ -31,6 +31,14 @@ static void leave(nodes *n, node *p, const char *reason) {
     nodes_remove(n, p);
 }
 
+/* What an operator wishes, registered or not. */
+static void see_drains(nodes *n, const rack_view *view) {
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        node *p = n->all[i];
+        if (p != NULL) p->draining = rack_view_drain(view, p->listed) != NULL;
+    }
+}
+
 /* Take over what the record says; false: it is a node of another place. */
 static bool update(nodes *n, node *p, const node_record *r) {
     if (strcmp(p->control, r->control) != 0) {
@@ -119,6 +127,7 @@ int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
     changed |= keep_or_leave(n, view, known);
     int rc = take_in(n, view, known);
     free(known);
+    see_drains(n, view);
     /* Who joined holds nothing yet that counts: no rack for them alone. */
     if (changed) nodes_publish(n);
     nodes_pump(n);

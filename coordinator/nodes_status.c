@@ -125,6 +125,7 @@ static json_t *list_json(const nodes *n, const rack_view *view) {
         if (p == NULL) continue;
         json_t *o = link_json(n, p);
         if (view != NULL) rc = add_record(n, view, p->listed, o);
+        rc |= nodes_load_node_json(n, i, o);
         rc |= json_array_append_new(list, o);
     }
     if (rc == 0 && view != NULL) rc = add_missing(n, view, list);
@@ -192,6 +193,7 @@ static json_t *layers_json(const nodes *n) {
             json_pack("{s:i, s:i, s:i, s:i, s:i}", "layer", (int)l, "slices",
                       (int)slices, "units", (int)units, "min_holders",
                       (int)least, "max_holders", (int)most);
+        nodes_load_layer_json(n, l, layer);
         if (holders && n->n_all > 0) {
             json_object_set_new(layer, "held", held_json(n, l, units));
         }
@@ -215,6 +217,7 @@ int nodes_status(const nodes *n, const rack_view *view, json_t *into) {
     nodes_look(n, &h);
     int rc = json_object_set_new(into, "nodes", list_json(n, view));
     rc |= json_object_set_new(into, "layers", layers_json(n));
+    rc |= nodes_load_json(n, into);
     rc |= json_object_set_new(
         into, "coverage",
         json_pack("{s:I, s:I, s:I}", "experts", (json_int_t)h.units, "unheld",

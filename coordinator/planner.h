@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "discovery/balancer.h"
 #include "discovery/rack_view.h"
 
 typedef struct {
@@ -35,6 +36,9 @@ typedef struct {
     /* The epoch (packed) up to which it reported all that is assigned to it as
      * resident; 0: never. */
     uint64_t ready_epoch;
+    /* For the balancer alone; see balance_node. */
+    double speed; /* 0: usual */
+    uint32_t zone;
 } planner_node;
 
 typedef struct {
@@ -43,6 +47,10 @@ typedef struct {
     const planner_node *nodes; /* live, missing or in `now`; sorted by name */
     uint32_t n_nodes;
     uint64_t incarnation; /* for a first placement */
+    /* Who should hold what, as the balancer has it: units through all layers,
+     * nodes as in `nodes`; NULL: equal shares.  As far as nodes stay and memory
+     * allows; what it lacks of min_replicas is filled up. */
+    const balance_map *target;
 } planner_input;
 
 typedef struct {

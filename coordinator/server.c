@@ -7,6 +7,7 @@
 #include <string.h>
 #include "coordinator/answers.h"
 #include "coordinator/server_internal.h"
+#include "coordinator/server_members.h"
 #include "coordinator/status.h"
 #include "engine/err.h"
 #include "engine/log.h"
@@ -152,7 +153,10 @@ static int prompt_tokens(const server *s, const message *m, uint32_t **out,
     if (rc == 0 && given->count + n == 0) {
         rc = err_why(why, why_size, ERR_RANGE, "the prompt is empty");
     }
-    if (rc == 0 && given->count + n >= s->config.max_context) {
+    /* What was generated before may have filled it. */
+    size_t most = s->config.max_context;
+    if (m->generate.resumed_tokens > 0) most++;
+    if (rc == 0 && given->count + n >= most) {
         rc = err_why(why, why_size, ERR_CONTEXT,
                      "the prompt has %zu tokens, the context %u",
                      given->count + n, s->config.max_context);
@@ -199,7 +203,7 @@ static void send_accepted(server *s, client *to, const message *asked,
         .seed = p->seed,
         .has_seed = true,
     };
-    m.accepted.max_tokens = q->max_new;
+    m.accepted.max_tokens = q->max_new + asked->generate.resumed_tokens;
     m.accepted.timeout_ms = q->timeout_ms;
     m.accepted.prompt_tokens = (message_u32s){q->tokens, q->n_tokens};
     server_send_message(s, to, &m);
@@ -240,6 +244,11 @@ static void start(server *s, client *from, const message *m, step_request *q) {
         free(q->tokens);
         return;
     }
+    if (q->kind == REQUEST_GENERATE && q->max_new == 0) {
+        free(q->tokens);
+        answers_end(s, r, q->n_tokens);
+        return;
+    }
     rc = step_submit(s->config.steps, q);
     if (rc < 0) {
         free(q->tokens);
@@ -251,6 +260,16 @@ static void start(server *s, client *from, const message *m, step_request *q) {
     if (!uv_is_active((uv_handle_t *)&s->probe)) {
         uv_timer_start(&s->probe, on_probe, PROBE_MS, PROBE_MS);
     }
+}
+
+/* How many tokens to add to the `n` there are.  0: a resume has all of its
+ * tokens, only the word that it is finished was lost. */
+static uint32_t new_tokens(const server *s, const message *m, uint32_t n) {
+    uint32_t most = m->generate.max_tokens != 0 ? m->generate.max_tokens
+                                                : DEFAULT_NEW_TOKENS;
+    uint32_t had = m->generate.resumed_tokens;
+    uint32_t room = n < s->config.max_context ? s->config.max_context - n : 0;
+    return most > had ? (uint32_t)size_min(most - had, room) : 0;
 }
 
 static void on_generate(server *s, client *from, const message *m) {
@@ -268,16 +287,17 @@ static void on_generate(server *s, client *from, const message *m) {
                      "resumed_tokens %u exceeds the tokens given",
                      m->generate.resumed_tokens);
     }
+    if (rc == 0 && m->generate.resumed_tokens > 0 && m->generate.text.len > 0) {
+        rc = err_why(why, sizeof(why), ERR_RANGE,
+                     "a resume has tokens only, no text after them");
+    }
     if (rc == 0)
         rc = prompt_tokens(s, m, &q.tokens, &q.n_tokens, why, sizeof(why));
     if (rc < 0) {
         server_send_error(s, from, m, rc, why[0] != '\0' ? why : err_text(rc));
         return;
     }
-    uint32_t room = s->config.max_context - q.n_tokens;
-    q.max_new = m->generate.max_tokens != 0 ? m->generate.max_tokens
-                                            : DEFAULT_NEW_TOKENS;
-    if (q.max_new > room) q.max_new = room;
+    q.max_new = new_tokens(s, m, q.n_tokens);
     start(s, from, m, &q);
 }
 
@@ -329,6 +349,7 @@ static const handler handlers[MESSAGE_KINDS] = {
     [MESSAGE_HELLO] = on_hello,       [MESSAGE_PING] = on_ping,
     [MESSAGE_GENERATE] = on_generate, [MESSAGE_EVAL] = on_eval,
     [MESSAGE_CANCEL] = on_cancel,     [MESSAGE_STATUS_REQUEST] = on_status,
+    [MESSAGE_MEMBERS_REQUEST] = server_on_members,
 };
 
 static bool needs_service(message_kind kind) {
@@ -413,6 +434,7 @@ int server_open(server **out, const server_config *c, char *why,
     if (s == NULL) return -ENOMEM;
     s->config = *c;
     s->started_ms = now_ms();
+    s->reached_at = "";
     uv_check_init(c->loop, &s->room);
     uv_timer_init(c->loop, &s->flush);
     uv_timer_init(c->loop, &s->probe);
@@ -456,6 +478,13 @@ void server_set_weights(server *s, const weight_server *w) {
 
 void server_set_conductor(server *s, conductor *c) {
     s->conductor = c;
+}
+
+void server_set_members(server *s, const char *reached_at,
+                        const char *const *peers, size_t n_peers) {
+    s->reached_at = reached_at;
+    s->peers = peers;
+    s->n_peers = n_peers;
 }
 
 const char *server_endpoint(const server *s) {

@@ -46,6 +46,10 @@ void server_set_nodes(server *s, const nodes *n);
 void server_set_weights(server *s, const weight_server *w);
 /* What knows the rack's etcd; never set with a list of nodes. */
 void server_set_conductor(server *s, conductor *c);
+/* The endpoint at which clients reach us, and those of other coordinators that
+ * no etcd lists; all borrowed. */
+void server_set_members(server *s, const char *reached_at,
+                        const char *const *peers, size_t n_peers);
 
 /* The step thread has events: call from the loop. */
 void server_take_events(server *s);

@@ -1,5 +1,5 @@
-/* server_internal.h - the server's state, for server.c, answers.c, status.c and
- * server_drain.c. */
+/* server_internal.h - the server's state, for server.c, answers.c, status.c,
+ * server_drain.c and server_members.c. */
 #ifndef COORDINATOR_SERVER_INTERNAL_H
 #define COORDINATOR_SERVER_INTERNAL_H
 
@@ -22,6 +22,9 @@ struct server {
     uint64_t tokens_generated;
     conductor *conductor; /* NULL: the nodes are a list */
     const weight_server *shared;
+    const char *reached_at;   /* by clients; "" until it is known */
+    const char *const *peers; /* client endpoints of other coordinators */
+    size_t n_peers;
     bool refusing, closing;
     int declined; /* 0: requests are taken */
     char declined_why[400];

@@ -50,7 +50,7 @@ static void correct_own(const server *s, json_t *root) {
 }
 
 static json_t *weights_json(const weight_server *w) {
-    weight_server_stats t = weight_server_look(w);
+    bulk_server_stats t = weight_server_look(w);
     return json_pack("{s:s, s:I, s:I, s:I, s:i}", "endpoint",
                      weight_server_endpoint(w), "pieces", (json_int_t)t.pieces,
                      "bytes", (json_int_t)t.bytes, "refusals",

@@ -1,28 +1,24 @@
-/* weight_server.h - serves the model's files to nodes that have none: a socket
- * of its own, so that bulk data never stands before a client's token.
+/* weight_server.h - serves the model's files to nodes that have none.
  *
  * It says what files there are (ModelRequest) and gives pieces of them (Fetch);
- * one more file, after the last, is the manifest.  Files are read by libuv's
- * threads, never by the loop.  What is read at once is bounded, over all peers
- * and for each; what goes beyond is refused with ERR_OVERLOADED.  Loop thread
- * only. */
+ * one more file, after the last, is the manifest.  It gives units as well
+ * (FetchUnit), each checked against the manifest before its first bytes are
+ * given.  Loop thread only. */
 #ifndef COORDINATOR_WEIGHT_SERVER_H
 #define COORDINATOR_WEIGHT_SERVER_H
 
-#include <uv.h>
 #include "coordinator/identity.h"
 #include "engine/gguf.h"
 #include "engine/manifest.h"
-#include "proto/link.h"
-
-#define WEIGHT_SERVER_MOST 64   /* pieces read at once */
-#define WEIGHT_SERVER_OF_PEER 8 /* of these for one peer */
+#include "engine/model.h"
+#include "proto/bulk_server.h"
 
 typedef struct {
     uv_loop_t *loop;
-    const identity *self; /* borrowed, like the next two */
+    const identity *self; /* borrowed, like the next three */
     const gguf *file;
     const manifest *checks;
+    const model_config *model; /* NULL: no units are given */
     link_config links;
     const char *listen; /* "tcp://HOST:PORT", '*' for any port */
 } weight_server_config;
@@ -38,11 +34,6 @@ void weight_server_close(weight_server *w);
 void weight_server_free(weight_server *w); /* NULL is fine */
 
 const char *weight_server_endpoint(const weight_server *w);
-
-typedef struct {
-    uint64_t pieces, bytes, refusals; /* since the start */
-    uint32_t outstanding;
-} weight_server_stats;
-weight_server_stats weight_server_look(const weight_server *w);
+bulk_server_stats weight_server_look(const weight_server *w);
 
 #endif

@@ -271,6 +271,7 @@ static void forget(rack_view *v, record_kind kind, const char *name,
     case RECORD_LAYER:
         forget_layer(v, layer);
         break;
+    case RECORD_RECOVERED: /* history, for operators */
     case RECORD_KINDS:
         break;
     }
@@ -292,6 +293,7 @@ static int put(rack_view *v, record_kind kind, uint32_t layer, const fed *f) {
         return put_head(v, f);
     case RECORD_LAYER:
         return put_layer(v, layer, f);
+    case RECORD_RECOVERED:
     case RECORD_KINDS:
         break;
     }
@@ -450,6 +452,11 @@ const drain_record *rack_view_drains(const rack_view *v, size_t *n) {
 
 int64_t rack_view_epoch_revision(const rack_view *v) {
     return v->head_revision;
+}
+
+uint64_t rack_view_head_epoch(const rack_view *v) {
+    if (v->head_state != PRESENT) return 0;
+    return epoch_pack(v->head.incarnation, v->head.epoch);
 }
 
 bool rack_view_rolled_back(const rack_view *v) {

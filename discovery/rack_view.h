@@ -49,6 +49,9 @@ const drain_record *rack_view_drains(const rack_view *v, size_t *n);
 
 /* mod_revision of placement/epoch as it stands in etcd, 0: there is none. */
 int64_t rack_view_epoch_revision(const rack_view *v);
+/* The epoch (packed) that it names, whether or not that was accepted; 0: there
+ * is none, or it cannot be read. */
+uint64_t rack_view_head_epoch(const rack_view *v);
 bool rack_view_rolled_back(const rack_view *v);
 /* Documents that could not be read, since the view was made. */
 uint64_t rack_view_passed_over(const rack_view *v);

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include "discovery/holdings.h"
 #include "discovery/layer_map.h"
 #include "engine/err.h"
@@ -131,6 +132,15 @@ static const member drain_members[] = {
     {NULL, "by", MEMBER_TEXT, MAY_LACK, DRAIN(by), 0, 0, 0},
     {NULL, "at", MEMBER_TEXT, MAY_LACK, DRAIN(at), 0, 0, 0},
 };
+
+#define RECOVERED(field) AT(recovered_record, field)
+static const member recovered_members[] = {
+    {NULL, "by", MEMBER_TEXT, MAY_LACK, RECOVERED(by), 0, 0, 0},
+    {NULL, "at", MEMBER_TEXT, MAY_LACK, RECOVERED(at), 0, 0, 0},
+    {NULL, "was", MEMBER_TEXT, MAY_LACK, RECOVERED(was), 0, 0, 0},
+    {NULL, "became", MEMBER_TEXT, NEEDED, RECOVERED(became), 0, 0, 0},
+    {NULL, "writer", MEMBER_NAME, NEEDED, RECOVERED(writer), 0, 0, 0},
+};
 /* clang-format on */
 
 typedef struct {
@@ -154,6 +164,8 @@ static const document ready_document =
     DOCUMENT("ready", ready_members, ready_record);
 static const document drain_document =
     DOCUMENT("drain", drain_members, drain_record);
+static const document recovered_document =
+    DOCUMENT("recovered", recovered_members, recovered_record);
 
 /* ---- texts ---- */
 
@@ -162,6 +174,13 @@ static bool is_printable(const char *text) {
         if (*text < 0x20 || *text > 0x7e) return false;
     }
     return true;
+}
+
+void record_time(char out[32]) {
+    time_t now = time(NULL);
+    struct tm utc;
+    gmtime_r(&now, &utc);
+    strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc);
 }
 
 bool record_is_name(const char *name) {
@@ -449,6 +468,15 @@ int drain_record_unpack(drain_record *r, const void *data, size_t bytes,
     return unpack(&drain_document, r, data, bytes, why, why_size);
 }
 
+char *recovered_record_pack(const recovered_record *r) {
+    return pack(&recovered_document, r);
+}
+
+int recovered_record_unpack(recovered_record *r, const void *data, size_t bytes,
+                            char *why, size_t why_size) {
+    return unpack(&recovered_document, r, data, bytes, why, why_size);
+}
+
 /* ---- the epoch: the one with a list ---- */
 
 char *epoch_record_pack(const epoch_record *r) {
@@ -556,6 +584,7 @@ static const struct {
     [RECORD_LAYER]       = {"placement/layer/", true},
     [RECORD_READY]       = {"ready/", true},
     [RECORD_DRAIN]       = {"drain/", true},
+    [RECORD_RECOVERED]   = {"recovered/", true},
 };
 /* clang-format on */
 

@@ -8,6 +8,7 @@
  *   /roster/<cluster>/placement/layer/<n>      layer_map
  *   /roster/<cluster>/ready/<name>             ready_record         lease
  *   /roster/<cluster>/drain/<name>             drain_record
+ *   /roster/<cluster>/recovered/<incarnation>  recovered_record
  *
  * JSON; unknown members are passed over, so that versions can differ.  Names
  * are printable ASCII without '/', see record_is_name(). */
@@ -94,6 +95,16 @@ typedef struct {
     int64_t mod_revision;
 } drain_record;
 
+/* That an operator had a new incarnation begun: for whoever asks later. */
+typedef struct {
+    char by[RECORD_NAME], at[32]; /* who asked, when */
+    char was[64], became[64];     /* epochs, as in 1.12; "" if there was none */
+    char writer[RECORD_NAME];     /* the coordinator */
+} recovered_record;
+
+/* Now, as records have it: 2026-11-22T21:30:00Z. */
+void record_time(char out[32]);
+
 /* 1 to 127 printable ASCII characters, no '/'. */
 bool record_is_name(const char *name);
 
@@ -120,6 +131,10 @@ char *drain_record_pack(const drain_record *r);
 int drain_record_unpack(drain_record *r, const void *data, size_t bytes,
                         char *why, size_t why_size);
 
+char *recovered_record_pack(const recovered_record *r);
+int recovered_record_unpack(recovered_record *r, const void *data, size_t bytes,
+                            char *why, size_t why_size);
+
 /* ---- keys ---- */
 typedef enum {
     RECORD_NODE,
@@ -129,14 +144,15 @@ typedef enum {
     RECORD_LAYER,
     RECORD_READY,
     RECORD_DRAIN,
+    RECORD_RECOVERED,
     RECORD_KINDS /* something else: not ours to judge */
 } record_kind;
 
 #define RECORD_KEY 384
 /* "/roster/<cluster>/" into `out`; its length. */
 size_t record_prefix(const char *cluster, char out[RECORD_KEY]);
-/* The key of a record: `name` for nodes, coordinators, ready, drain; `layer`
- * for RECORD_LAYER.  Returns `out`. */
+/* The key of a record: `name` for nodes, coordinators, ready, drain and (the
+ * incarnation's digits) recovered; `layer` for RECORD_LAYER.  Returns `out`. */
 char *record_key(const char *cluster, record_kind kind, const char *name,
                  uint32_t layer, char out[RECORD_KEY]);
 /* What a key (without the cluster's prefix) names. */

@@ -60,13 +60,18 @@ typedef void (*registry_done)(void *ctx, etcd_code code, const char *why,
 
 /* One step of the leader: these layers and the epoch, if the leader key is
  * ours, its create_revision is `term` and placement/epoch's mod_revision is
- * `expected_revision` (0: there is none). */
+ * `expected_revision` (0: there is none).
+ *
+ * A recovery may need several: all but the last one have no head, and the one
+ * that stands in etcd goes with the first, so that layers that do not belong
+ * together are never taken for a placement. */
 typedef struct {
-    const epoch_record *head;
+    const epoch_record *head; /* NULL: there is none after this write */
     const uint32_t *layer_numbers;
-    const layer_map *const *layers;
+    const layer_map *const *layers; /* NULL: a layer without experts */
     uint32_t n_layers;
     int64_t term, expected_revision;
+    const recovered_record *audit; /* NULL: none; goes with the head */
 } placement_write;
 int registry_write_placement(registry *r, const placement_write *w,
                              registry_done cb, void *ctx);
@@ -77,7 +82,28 @@ int registry_compact(registry *r, int64_t revision, registry_done cb,
                      void *ctx);
 
 /* Members "connected", "endpoint", "revision", "registered", "leading",
- * "name_taken", "rolled_back", "why" of a status object. */
+ * "name_taken", "rolled_back", "no_space", "why" of a status object. */
 json_t *registry_status(const registry *r);
+
+/* ---- an etcd whose quota is used up ---- */
+
+/* A write was refused for want of space, and none has worked since. */
+bool registry_no_space(const registry *r);
+
+/* What a reclaim found and did. */
+typedef struct {
+    uint32_t alarms;           /* members that had raised NOSPACE */
+    uint32_t defragmented;     /* endpoints */
+    uint32_t not_defragmented; /* those that did not answer, or refused */
+    int64_t compacted;         /* the revision; 0: not */
+    uint32_t disarmed;
+} registry_space;
+typedef void (*registry_space_done)(void *ctx, etcd_code code, const char *why,
+                                    const registry_space *found);
+/* Ask for alarms and, unless `only_look`, do something about them: compact up
+ * to now, defragment every endpoint, disarm.  ETCD_OK if nothing is wrong (any
+ * more).  One at a time: -EBUSY. */
+int registry_reclaim(registry *r, bool only_look, registry_space_done cb,
+                     void *ctx);
 
 #endif

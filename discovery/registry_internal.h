@@ -1,7 +1,8 @@
 /* registry_internal.h - what the parts of a registry share.
  *
- * registry.c opens, closes, publishes and writes; registry_session.c carries
- * out what the session asks for; registry_watch.c lists and watches. */
+ * registry.c opens, closes and publishes; registry_session.c carries out what
+ * the session asks for; registry_watch.c lists and watches; registry_write.c
+ * writes for the rack; registry_space.c gets etcd out of want of space. */
 #ifndef DISCOVERY_REGISTRY_INTERNAL_H
 #define DISCOVERY_REGISTRY_INTERNAL_H
 
@@ -29,6 +30,8 @@ typedef enum {
 
 /* What the last words about etcd in the log were. */
 typedef enum { ETCD_NEVER_SEEN, ETCD_HERE, ETCD_NOT_HERE } etcd_seen;
+
+typedef struct reclaim reclaim;
 
 struct registry {
     uv_loop_t *loop;
@@ -65,6 +68,10 @@ struct registry {
     char why[REGISTRY_WHY];     /* what is wrong now, or "" */
     char refusal[REGISTRY_WHY]; /* of the last write; "": it was not refused */
 
+    bool no_space;
+    uint64_t space_looked_ms;
+    reclaim *reclaiming; /* under way; NULL: none */
+
     /* what was reported last */
     bool registered, name_taken;
     int64_t term;
@@ -90,7 +97,18 @@ void registry_sight(registry *r, own_key *own, const etcd_kv *kv,
 /* The lease is gone for good, or nobody knows: go on with closing. */
 void registry_left(registry *r);
 
+/* ---- registry_space.c ---- */
+
+/* What a write's outcome says of etcd's space. */
+void registry_note_space(registry *r, const etcd_answer *a);
+/* From time to time: look whether somebody else has done something about it. */
+void registry_look_for_space(registry *r);
+
 /* ---- registry_watch.c ---- */
+
+/* The store may be another one: nothing that was seen of it counts, and all is
+ * listed anew. */
+void registry_list_anew(registry *r);
 
 void registry_list(registry *r);
 void registry_on_list_timer(uv_timer_t *timer);

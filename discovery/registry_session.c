@@ -32,6 +32,7 @@ static session_outcome outcome_of(etcd_code code) {
         return SESSION_MAYBE;
     case ETCD_FALSE:
     case ETCD_REFUSED:
+    case ETCD_NO_SPACE:
     case ETCD_AWAY:
     case ETCD_BAD_ANSWER:
     case ETCD_NO_MEMORY:
@@ -43,7 +44,8 @@ static session_outcome outcome_of(etcd_code code) {
 /* Refusals last until somebody does something: they are said, but not again
  * and again.  That etcd is away is registry_watch.c's to say. */
 static void tell_refusal(registry *r, const etcd_answer *a) {
-    if (a->code != ETCD_REFUSED || strcmp(a->why, r->refusal) == 0) return;
+    if (a->code != ETCD_REFUSED && a->code != ETCD_NO_SPACE) return;
+    if (strcmp(a->why, r->refusal) == 0) return;
     snprintf(r->refusal, sizeof(r->refusal), "%s", a->why);
     log_warn("etcd refuses: %s", r->refusal);
 }
@@ -51,7 +53,8 @@ static void tell_refusal(registry *r, const etcd_answer *a) {
 /* Only a write that works says that writes are refused no more. */
 static void tell_write(registry *r, const etcd_answer *a) {
     if (a->code == ETCD_OK) r->refusal[0] = '\0';
-    tell_refusal(r, a);
+    registry_note_space(r, a);
+    if (a->code != ETCD_NO_SPACE) tell_refusal(r, a);
 }
 
 /* Whose document it is, and whether it names our own endpoint. */
@@ -118,6 +121,9 @@ static void on_kept(void *ctx, const etcd_answer *a, int64_t lease,
     (void)lease;
     (void)ttl_s;
     session_kept(r->session, registry_now_ms(), outcome_of(a->code));
+    /* A lease that was kept goes when we slept, and when the store was replaced
+     * by one that never knew it, which may not show otherwise. */
+    if (a->code == ETCD_GONE) registry_list_anew(r);
     registry_drive(r);
 }
 

@@ -80,7 +80,7 @@ static void tell_rolled_back(registry *r) {
     if (back) {
         log_warn("etcd has no placement, or an older one: it was restored or "
                  "wiped; serving goes on with %s, and nothing is placed until "
-                 "an operator recovers the rack",
+                 "an operator runs `roster recover`",
                  placement);
     } else {
         log_info("etcd's placement is not older any more: %s", placement);
@@ -157,10 +157,23 @@ static void sight_listing(registry *r, const etcd_kv *kvs, size_t n,
     }
 }
 
-static int watch_from(registry *r, const etcd_answer *a) {
+/* The placement's epoch is the key that tells whether the store is the same:
+ * never deleted, rarely changed, and what matters most. */
+static int watch_from(registry *r, const etcd_answer *a, const etcd_kv *kvs,
+                      size_t n) {
+    char key[RECORD_KEY];
+    record_key(r->cluster, RECORD_EPOCH, NULL, 0, key);
+    etcd_kv anchor = {.key = key, .key_len = strlen(key)};
+    for (size_t i = 0; i < n; i++) {
+        if (kvs[i].key_len == anchor.key_len &&
+            memcmp(kvs[i].key, key, anchor.key_len) == 0) {
+            anchor = kvs[i];
+        }
+    }
     assert(r->watch == NULL);
-    return etcd_watch_open(&r->watch, r->etcd, r->prefix, r->prefix_len,
-                           a->revision + 1, a->cluster_id, on_watch, r);
+    int rc = etcd_watch_open(&r->watch, r->etcd, r->prefix, r->prefix_len,
+                             a->revision + 1, a->cluster_id, on_watch, r);
+    return rc == 0 ? etcd_watch_anchor(r->watch, &anchor) : rc;
 }
 
 static bool take_listing(registry *r, const etcd_kv *kvs, size_t n,
@@ -190,7 +203,7 @@ static void on_listed(void *ctx, const etcd_answer *a, const etcd_kv *kvs,
         list_later(r);
         return;
     }
-    if (!take_listing(r, kvs, n, a->revision) || watch_from(r, a) < 0) {
+    if (!take_listing(r, kvs, n, a->revision) || watch_from(r, a, kvs, n) < 0) {
         tell_away(r, "out of memory for what it says");
         list_later(r);
         return;
@@ -243,6 +256,13 @@ static void take_events(registry *r, const etcd_answer *a,
     registry_drive(r);
 }
 
+static void lose_sight(registry *r) {
+    r->listing_anew = true;
+    r->live_since = 0;
+    list_again(r);
+    registry_notify(r);
+}
+
 static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
                      const etcd_event *events, size_t n) {
     registry *r = ctx;
@@ -257,6 +277,7 @@ static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
         /* The second time: what was listed has held for a while. */
         if (r->live_since != 0) r->list_retry_ms = REGISTRY_RETRY_MS;
         tell_here(r);
+        registry_look_for_space(r);
         break;
     case ETCD_WATCH_AWAY:
         tell_away(r, a->why);
@@ -265,10 +286,11 @@ static void on_watch(void *ctx, etcd_watch_what what, const etcd_answer *a,
         log_warn("etcd's history cannot be followed (%s): everything is read "
                  "anew",
                  a->why);
-        r->listing_anew = true;
-        r->live_since = 0;
-        list_again(r);
-        registry_notify(r);
+        lose_sight(r);
         break;
     }
+}
+
+void registry_list_anew(registry *r) {
+    if (r->phase == REGISTRY_RUNNING && r->listed) lose_sight(r);
 }

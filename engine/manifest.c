@@ -259,15 +259,26 @@ struct manifest_check {
     segment_sums sums;
 };
 
-int manifest_check_open(manifest_check **out, const manifest *m, size_t tensor,
-                        uint64_t slab, uint32_t slice, uint32_t slices) {
-    *out = NULL;
-    if (tensor >= m->n_tensors) return ERR_RANGE;
+const uint64_t *manifest_slice_sums(const manifest *m, size_t tensor,
+                                    uint64_t slab, uint32_t slice,
+                                    uint32_t slices, size_t *n) {
+    if (tensor >= m->n_tensors) return NULL;
     const manifest_layout *l = &m->layouts[tensor];
     if (slab >= l->n_slabs || slices == 0 || slice >= slices ||
         l->n_segments % slices != 0) {
-        return ERR_RANGE;
+        return NULL;
     }
+    *n = l->n_segments / slices;
+    return &m->sums[l->first + slab * l->n_segments + slice * *n];
+}
+
+int manifest_check_open(manifest_check **out, const manifest *m, size_t tensor,
+                        uint64_t slab, uint32_t slice, uint32_t slices) {
+    size_t n;
+    *out = NULL;
+    const uint64_t *wanted =
+        manifest_slice_sums(m, tensor, slab, slice, slices, &n);
+    if (wanted == NULL) return ERR_RANGE;
     manifest_check *c = calloc(1, sizeof(*c));
     if (c == NULL) return -ENOMEM;
     int rc = sums_init(&c->sums);
@@ -275,9 +286,8 @@ int manifest_check_open(manifest_check **out, const manifest *m, size_t tensor,
         manifest_check_close(c);
         return rc;
     }
-    uint32_t n = l->n_segments / slices;
-    c->wanted = &m->sums[l->first + slab * l->n_segments + slice * n];
-    sums_begin(&c->sums, l, n);
+    c->wanted = wanted;
+    sums_begin(&c->sums, &m->layouts[tensor], (uint32_t)n);
     *out = c;
     return 0;
 }

@@ -60,6 +60,12 @@ void manifest_check_add(manifest_check *c, const void *data, size_t bytes);
  * than the slice has. */
 int manifest_check_result(const manifest_check *c);
 
+/* The checksums of such a slice, *n of them, that is what it is made of;
+ * borrowed.  NULL where manifest_check_open() says ERR_RANGE. */
+const uint64_t *manifest_slice_sums(const manifest *m, size_t tensor,
+                                    uint64_t slab, uint32_t slice,
+                                    uint32_t slices, size_t *n);
+
 /* Slabs of a tensor and segments of each of its slabs (a power of two up to
  * MANIFEST_SEGMENTS). */
 uint64_t manifest_slabs(const manifest *m, size_t tensor);

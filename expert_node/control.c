@@ -94,21 +94,26 @@ static message answer_to(const control *c, const message *asked,
     return m;
 }
 
+/* Seal an answer that has its payloads, and put it in the place of the
+ * question.  `answer` is empty afterwards. */
+static int replace(frames *f, frames *answer, const message *m) {
+    frames_copy_address(answer, f);
+    int rc = message_seal(answer, m);
+    if (rc < 0) {
+        frames_fini(answer);
+        return rc;
+    }
+    frames_fini(f);
+    frames_move(f, answer);
+    return 0;
+}
+
 /* Put an answer in the place of the question.  *f keeps its address. */
 static int put_answer(frames *f, const message *m) {
     frames answer;
     frames_init(&answer);
-    frames_copy_address(&answer, f);
-
-    int rc =
-        frames_add(&answer, 0) == NULL ? -ENOMEM : message_seal(&answer, m);
-    if (rc < 0) {
-        frames_fini(&answer);
-        return rc;
-    }
-    frames_fini(f);
-    frames_move(f, &answer);
-    return 0;
+    int rc = frames_add(&answer, 0) == NULL ? -ENOMEM : 0;
+    return rc < 0 ? rc : replace(f, &answer, m);
 }
 
 /* ---- hello ---- */
@@ -199,7 +204,7 @@ static int welcome(control *c, frames *f, const message *asked, char *why) {
     return rc;
 }
 
-/* ---- ping and status ---- */
+/* ---- ping ---- */
 
 /* By its pings a coordinator says which placement it has switched to.  Pings
  * of another model's coordinators mean nothing. */
@@ -228,6 +233,55 @@ static int pong(control *c, frames *f, const message *asked, char *why) {
     m.pong.holdings_version = holdings_version(c);
     return put_answer(f, &m);
 }
+
+/* ---- load ---- */
+
+/* The counters of what is held, in the order of its bits. */
+static void fill_counters(const shard *s, const tally *t, uint32_t *out) {
+    uint32_t end = s->held.n_experts * s->held.slices;
+    for (uint32_t l = 0; l < s->held.n_layers; l++) {
+        uint32_t unit = holdings_next(&s->held, l, 0, end);
+        for (; unit < end; unit = holdings_next(&s->held, l, unit + 1, end))
+            *out++ = t != NULL ? tally_pairs(t, l, unit) : 0;
+    }
+}
+
+/* What is held changes from one moment to the next, so the answer names the
+ * units that it tells of. */
+static int load(control *c, frames *f, const message *asked, char *why) {
+    const shard *s = c->shard;
+    if (s == NULL || !same_model(c, asked)) {
+        return err_why(why, WHY_SIZE,
+                       s == NULL ? ERR_NOT_HERE : ERR_WRONG_MODEL,
+                       "this node computes nothing for you");
+    }
+    const tally *t = c->worker != NULL ? worker_tally(c->worker) : NULL;
+    tally_totals totals = {0};
+    if (t != NULL) tally_read(t, &totals);
+    message m = answer_to(c, asked, MESSAGE_LOAD);
+    m.load.holdings_version = holdings_version(c);
+    m.load.pairs = totals.pairs;
+    m.load.runs = totals.runs;
+    m.load.weight_bytes = totals.weight_bytes;
+    m.load.busy_us = totals.busy_us;
+    m.load.holdings = s->held.bits;
+    m.load.holdings_bytes = holdings_bytes(&s->held);
+    m.load.slices = s->held.slices;
+
+    frames answer;
+    frames_init(&answer);
+    size_t bytes = holdings_count(&s->held) * sizeof(uint32_t);
+    bool room = frames_add(&answer, 0) != NULL;
+    uint32_t *counters = room ? frames_add(&answer, bytes) : NULL;
+    if (counters == NULL) {
+        frames_fini(&answer);
+        return -ENOMEM;
+    }
+    fill_counters(s, t, counters);
+    return replace(f, &answer, &m);
+}
+
+/* ---- status ---- */
 
 static json_int_t number(uint64_t n) {
     return n < INT64_MAX ? (json_int_t)n : INT64_MAX;
@@ -327,6 +381,8 @@ static int answer(control *c, frames *f, const message *m, char *why) {
         return welcome(c, f, m, why);
     case MESSAGE_PING:
         return pong(c, f, m, why);
+    case MESSAGE_LOAD_REQUEST:
+        return load(c, f, m, why);
     case MESSAGE_STATUS_REQUEST:
         return status(c, f, m, why);
     default:

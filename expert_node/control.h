@@ -1,4 +1,4 @@
-/* control.h - a node's answers to hello, ping and status requests.
+/* control.h - a node's answers to hello, ping, load and status requests.
  *
  * A plain function from a message to its answer: the loop that carries both is
  * server.c.  Everything else, and every peer that this node must not work with,

@@ -31,6 +31,7 @@ struct executor {
     const expert_store *store;
     size_t width, padded;
     bool exact;
+    tally *tally;
     pool *pool;
     ffn_scratch *scratch;
     uint32_t piece_most, piece_pairs;
@@ -40,6 +41,7 @@ struct executor {
 
     /* The piece in hand. */
     ffn_job *jobs;
+    uint32_t *job_units;
     const void **x;
     float **y;
     float **reply_rows; /* where y belongs */
@@ -59,6 +61,7 @@ int executor_new(executor **out, const executor_config *c) {
     if (e == NULL) return -ENOMEM;
     e->store = c->store;
     e->exact = c->exact;
+    e->tally = c->tally;
     e->width = c->width;
     e->padded = round_up(c->width, WEIGHT_GROUP);
     size_t fitting = SCRATCH_BYTES / scratch_per_pair(c);
@@ -70,11 +73,12 @@ int executor_new(executor **out, const executor_config *c) {
     e->groups_room = GROUPS_FIRST;
     e->groups = calloc(e->groups_room, sizeof(*e->groups));
     e->jobs = calloc(e->piece_most, sizeof(*e->jobs));
+    e->job_units = calloc(e->piece_most, sizeof(*e->job_units));
     e->x = calloc(e->piece_most, sizeof(*e->x));
     e->y = calloc(e->piece_most, sizeof(*e->y));
     e->reply_rows = calloc(e->piece_most, sizeof(*e->reply_rows));
-    if (e->groups == NULL || e->jobs == NULL || e->x == NULL || e->y == NULL ||
-        e->reply_rows == NULL) {
+    if (e->groups == NULL || e->jobs == NULL || e->job_units == NULL ||
+        e->x == NULL || e->y == NULL || e->reply_rows == NULL) {
         goto fail;
     }
     if (e->padded != e->width) {
@@ -104,6 +108,7 @@ void executor_free(executor *e) {
     free(e->reply_rows);
     free(e->y);
     free(e->x);
+    free(e->job_units);
     free(e->jobs);
     free(e->groups);
     free(e);
@@ -177,6 +182,7 @@ static int64_t fill_piece(executor *e, batch *const *batches, size_t n_groups,
         if (last != NULL && last->weights == w) {
             last->n_rows += count;
         } else {
+            e->job_units[*n_jobs] = g->unit;
             e->jobs[(*n_jobs)++] =
                 (ffn_job){w, count, e->x + pairs, e->y + pairs};
         }
@@ -204,6 +210,18 @@ static void adapt(executor *e, size_t pairs, uint64_t us) {
     }
 }
 
+/* Each job has read its unit's weights once. */
+static void count_piece(const executor *e, uint32_t layer, size_t n_jobs,
+                        uint64_t us) {
+    if (e->tally == NULL) return;
+    uint64_t bytes = expert_store_unit_bytes(e->store, layer);
+    for (size_t i = 0; i < n_jobs; i++) {
+        tally_add_run(e->tally, layer, e->job_units[i],
+                      (uint32_t)e->jobs[i].n_rows, bytes);
+    }
+    tally_add_busy(e->tally, us);
+}
+
 int executor_run(executor *e, batch *const *batches, size_t n,
                  void (*between)(void *ctx), void *ctx) {
     size_t n_groups = 0;
@@ -221,7 +239,9 @@ int executor_run(executor *e, batch *const *batches, size_t n,
         rc = ffn_run(e->pool, e->scratch, e->jobs, n_jobs, form, e->exact);
         if (rc < 0) return rc;
         if (e->spill != NULL) copy_spill(e, pairs);
-        adapt(e, pairs, now_us() - began_us);
+        uint64_t us = now_us() - began_us;
+        adapt(e, pairs, us);
+        count_piece(e, batches[0]->layer, n_jobs, us);
         if (next < n_groups) between(ctx);
     }
     return 0;

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include "engine/expert_store.h"
 #include "expert_node/batch.h"
+#include "expert_node/tally.h"
 
 typedef struct executor executor;
 
@@ -20,6 +21,7 @@ typedef struct {
     uint32_t width, expert_dim;
     bool exact;
     uint32_t threads; /* 0: one per CPU */
+    tally *tally;     /* counts what is computed; NULL: nobody does */
 } executor_config;
 
 /* -ENOMEM and what pool_new() says. */

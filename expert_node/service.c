@@ -13,6 +13,7 @@ struct service {
     service_config config;
     shard *shard;
     worker *worker;
+    tally *tally; /* of all workers, one after the other */
     pthread_t thread;
     bool has_thread;
     atomic_bool ended; /* the thread has nothing more to do */
@@ -24,7 +25,11 @@ int service_new(service **out, const service_config *c) {
     *out = s;
     if (s == NULL) return -ENOMEM;
     s->config = *c;
-    return 0;
+    int rc = tally_new(&s->tally);
+    if (rc == 0) return 0;
+    free(s);
+    *out = NULL;
+    return rc;
 }
 
 static void join(service *s) {
@@ -38,6 +43,7 @@ void service_free(service *s) {
     assert(!s->has_thread || atomic_load(&s->ended));
     join(s);
     worker_free(s->worker);
+    tally_free(s->tally);
     shard_close(s->shard);
     free(s);
 }
@@ -78,10 +84,13 @@ static int make_worker(service *s) {
         .exact = c->exact,
         .threads = c->threads,
         .max_reply_bytes = c->max_queue,
+        .tally = s->tally,
         .on_dropped = s->config.on_news,
         .ctx = s->config.ctx,
     };
     memcpy(w.fingerprint, held->print.bytes, sizeof(w.fingerprint));
+    int rc = tally_cut(s->tally, held->store, held->model.n_layers);
+    if (rc < 0) return rc;
     return worker_new(&s->worker, &w, s->config.data);
 }
 

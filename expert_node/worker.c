@@ -99,6 +99,7 @@ static int make_parts(worker *w) {
         .expert_dim = c->expert_dim,
         .exact = c->exact,
         .threads = c->threads,
+        .tally = c->tally,
     };
     const job_limits limits = {
         .max_jobs = WORKER_MAX_JOBS,
@@ -554,4 +555,8 @@ void worker_read_counts(const worker *w, worker_counts *out) {
 
 uint32_t worker_threads(const worker *w) {
     return executor_threads(w->executor);
+}
+
+const tally *worker_tally(const worker *w) {
+    return w->config.tally;
 }

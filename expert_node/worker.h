@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include "engine/expert_store.h"
 #include "expert_node/orders.h"
+#include "expert_node/tally.h"
 #include "proto/link.h"
 #include "proto/message.h"
 
@@ -31,6 +32,7 @@ typedef struct {
     bool exact;
     uint32_t threads;         /* 0: one per CPU */
     uint64_t max_reply_bytes; /* waiting, computing or not yet sent */
+    tally *tally; /* counts what is computed; NULL: nobody does */
     /* After units were dropped; on the worker's thread.  May be NULL. */
     void (*on_dropped)(void *ctx);
     void *ctx;
@@ -72,5 +74,6 @@ typedef struct {
 
 void worker_read_counts(const worker *w, worker_counts *out); /* any thread */
 uint32_t worker_threads(const worker *w);
+const tally *worker_tally(const worker *w); /* NULL: nothing is counted */
 
 #endif

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t max_part_bytes; /* ZMQ_MAXMSGSIZE; a larger part drops the peer */
     int queue_messages;      /* high-water mark, each direction */
     bool insecure;           /* may leave the loopback interface */
+    bool tell_broken;        /* of a connecting end: see link_recv() */
 } link_config;
 
 /* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats), or a
@@ -32,8 +33,9 @@ int link_bind(struct link **out, const link_config *c, const char *endpoint,
 /* Both ends of a memory channel, each holding up to `queue_messages` in each
  * direction.  The server end sees the client's messages with `address` set, and
  * several clients may share one server: pass the server in *server (NULL makes
- * one).  The ends may be used by different threads; close clients first (one
- * that is left behind sees a peer that never answers). */
+ * one).  The ends may be used by different threads.  Clients that are still
+ * there when the server is closed see a broken connection, and then a peer that
+ * never answers. */
 int link_memory(struct link **client, struct link **server, int queue_messages);
 
 /* Send all parts or none.  0: *f was taken and is empty.  -EAGAIN: full, or the
@@ -45,7 +47,10 @@ int link_send(struct link *l, frames *f);
 
 /* The next whole message into *f (which is empty).  -EAGAIN: none now.
  * ERR_MALFORMED: a message with too many or no parts was read and dropped;
- * -ENOMEM: one was dropped for lack of memory.  *f is empty on failure. */
+ * -ENOMEM: one was dropped for lack of memory.  -ECONNRESET, once: the
+ * connection broke, and what had arrived before was read; a connecting end of
+ * ZeroMQ says so if its config asked for it, and goes on trying to connect. *f
+ * is empty on failure. */
 int link_recv(struct link *l, frames *f);
 
 /* For poll(): readable when link_recv() might have something, or a full link

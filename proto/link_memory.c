@@ -43,6 +43,7 @@ typedef struct {
     struct link base;
     hub *hub;
     lane *lane; /* a client's; NULL: this is the server */
+    bool told;  /* a client: it knows that the server is closed */
 } memory_link;
 
 /* ---- rings ---- */
@@ -155,7 +156,9 @@ static int recv_locked(memory_link *m, frames *f) {
     if (l != NULL) r = m->lane != NULL ? &l->to_client : &l->to_server;
     if (r == NULL || r->count == 0) {
         no_more_news(m->base.fd);
-        return -EAGAIN;
+        if (m->lane == NULL || h->server_open || m->told) return -EAGAIN;
+        m->told = true;
+        return -ECONNRESET;
     }
     int fd = m->lane != NULL ? h->server_fd : l->client_fd;
     if (ring_take(r, f) && (m->lane == NULL || h->server_open)) wake(fd);
@@ -207,6 +210,8 @@ static void memory_close(struct link *base) {
             remove_lane(h, m->lane);
         } else {
             h->server_open = false;
+            for (lane *l = h->lanes; l != NULL; l = l->next)
+                wake(l->client_fd);
         }
         bool last = --h->ends == 0;
         pthread_mutex_unlock(&h->lock);

@@ -18,6 +18,7 @@
 #include "engine/failpoint.h"
 #include "engine/util.h"
 #include "proto/link_form.h"
+#include "proto/link_monitor.h"
 
 /* How long a closed socket still tries to send.  Not 0: ZeroMQ 4.3.4 aborts
  * when a connection breaks while it drops a message that is half sent
@@ -28,6 +29,7 @@
 typedef struct {
     struct link base;
     void *sock;
+    link_monitor *monitor; /* NULL: nobody wants to know, or it cannot be had */
     bool router;
 } zmq_link;
 
@@ -60,6 +62,11 @@ static int send_address(zmq_link *z, const frames *f) {
 
 static int zmq_link_send(struct link *l, frames *f) {
     zmq_link *z = (zmq_link *)l;
+    /* The break shows before ZeroMQ has given up the connection: what is sent
+     * in between would be lost. */
+    if (z->monitor != NULL && !link_monitor_connected(z->monitor)) {
+        return -EAGAIN;
+    }
     if (z->router) {
         int rc = send_address(z, f);
         if (rc < 0) return rc;
@@ -119,8 +126,7 @@ static int keep_address(frames *f, zmq_msg_t *part) {
     return 0;
 }
 
-static int zmq_link_recv(struct link *l, frames *f) {
-    zmq_link *z = (zmq_link *)l;
+static int recv_message(zmq_link *z, frames *f) {
     bool address = z->router, more = true;
     int result = 0;
 
@@ -143,10 +149,24 @@ static int zmq_link_recv(struct link *l, frames *f) {
     return result;
 }
 
+/* The break is told after what had arrived before: by the time that it shows,
+ * all of that can be read. */
+static int zmq_link_recv(struct link *l, frames *f) {
+    zmq_link *z = (zmq_link *)l;
+    int rc = recv_message(z, f);
+    if (rc != -EAGAIN || z->monitor == NULL) return rc;
+    if (!link_monitor_look(z->monitor)) return rc;
+    rc = recv_message(z, f);
+    if (rc != -EAGAIN) return rc;
+    link_monitor_told(z->monitor);
+    return -ECONNRESET;
+}
+
 /* ---- opening and closing ---- */
 
 static void zmq_link_close(struct link *l) {
     zmq_link *z = (zmq_link *)l;
+    link_monitor_close(z->monitor);
     if (z->sock != NULL) zmq_close(z->sock);
     free(z);
 }
@@ -238,6 +258,11 @@ static int attach(zmq_link *z, const char *text) {
     if (zmq_getsockopt(z->sock, ZMQ_FD, &z->base.fd, &size) != 0) {
         return system_error(errno);
     }
+    if (z->monitor != NULL) {
+        rc = link_monitor_join(z->monitor, z->base.fd);
+        if (rc < 0) return rc;
+        z->base.fd = link_monitor_fd(z->monitor);
+    }
     size = sizeof(z->base.endpoint);
     if (zmq_getsockopt(z->sock, ZMQ_LAST_ENDPOINT, z->base.endpoint, &size) !=
         0) {
@@ -260,6 +285,12 @@ static int open_zmq(struct link **out, const link_config *c, bool router,
     z->sock = zmq_socket(c->zmq, router ? ZMQ_ROUTER : ZMQ_DEALER);
     rc = z->sock != NULL ? 0 : system_error(errno);
     if (rc == 0) rc = set_options(z, c, at.ipv6);
+    /* Before it connects, so that nothing is missed.  Without one (no more
+     * descriptors) a lost peer shows by deadlines and heartbeats alone. */
+    bool tcp = strncmp(at.text, "tcp://", 6) == 0;
+    if (rc == 0 && !router && tcp && c->tell_broken) {
+        (void)link_monitor_open(&z->monitor, c->zmq, z->sock);
+    }
     if (rc == 0) rc = attach(z, at.text);
     if (rc < 0) {
         zmq_link_close(&z->base);

@@ -224,7 +224,10 @@ typedef struct {
         } drain;
         struct {
             uint64_t holdings_version, pairs, runs, weight_bytes, busy_us;
-        } load; /* its payload is a whole number of u32 */
+            const uint8_t *holdings; /* as in a welcome */
+            size_t holdings_bytes;
+            uint32_t slices; /* 1 or more when opened */
+        } load; /* its payload is a u32 for each bit that is set */
         struct {
             const message_member *items;
             size_t count;

@@ -73,13 +73,22 @@ int wire_read_drain(wire_opening *o, const Roster__Header *h) {
     return 0;
 }
 
+/* A counter for each unit that is named. */
 int wire_read_load(wire_opening *o, const Roster__Header *h) {
     const Roster__Load *b = h->load;
-    size_t payload = frames_bytes(o->f, 1);
-    if (payload % sizeof(uint32_t) != 0) {
-        return WIRE_REFUSE(o, ERR_MALFORMED, "load: %zu bytes of counters",
-                           payload);
+    size_t payload = frames_bytes(o->f, 1), units = 0;
+    uint32_t slices = b->slices != 0 ? b->slices : 1;
+    for (size_t i = 0; i < b->holdings.len; i++)
+        units += (size_t)__builtin_popcount(b->holdings.data[i]);
+    if (payload != units * sizeof(uint32_t) || slices > MESSAGE_SLICES_MAX) {
+        return WIRE_REFUSE(o, ERR_MALFORMED,
+                           "load: %zu bytes of counters for %zu units of %u "
+                           "slices",
+                           payload, units, slices);
     }
+    o->m->load.holdings = b->holdings.data;
+    o->m->load.holdings_bytes = b->holdings.len;
+    o->m->load.slices = slices;
     o->m->load.holdings_version = b->holdings_version;
     o->m->load.pairs = b->pairs;
     o->m->load.runs = b->runs;

@@ -19,6 +19,7 @@ struct zmq_watch {
     uv_idle_t again;
     struct link *link; /* borrowed */
     zmq_watch_cb on_message;
+    zmq_watch_broken_cb on_broken; /* NULL: nobody wants to know */
     void *ctx;
     uint64_t dropped;
     unsigned open_handles;
@@ -44,6 +45,11 @@ static void on_prepare(uv_prepare_t *prepare) {
         int rc = link_recv(w->link, &f);
         if (rc == ERR_MALFORMED || rc == -ENOMEM) {
             w->dropped++;
+            continue;
+        }
+        if (rc == -ECONNRESET) {
+            if (w->on_broken != NULL) w->on_broken(w->ctx);
+            if (uv_is_closing((uv_handle_t *)prepare)) return;
             continue;
         }
         if (rc < 0) { /* none now, or the ZeroMQ context is gone */
@@ -82,6 +88,10 @@ int zmq_watch_open(zmq_watch **out, uv_loop_t *loop, struct link *l,
     uv_prepare_start(&w->prepare, on_prepare);
     *out = w;
     return 0;
+}
+
+void zmq_watch_on_broken(zmq_watch *w, zmq_watch_broken_cb on_broken) {
+    w->on_broken = on_broken;
 }
 
 static void on_handle_closed(uv_handle_t *handle) {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs Roster's tests and counts them.
 
-  tests/run.py --build build [--only unit,sim,memory,golden,cluster] [-k WORD]
+  tests/run.py --build build [--only unit,sim,memory,golden,cluster,chaos]
+               [-k WORD]
 
 A suite is a cmocka program under BUILD/tests/<group>/ or a unittest script
 tests/<group>/test_*.py.  Every suite runs in a process group of its own, which is
@@ -18,7 +19,7 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-GROUPS = ["unit", "sim", "memory", "golden", "cluster"]
+GROUPS = ["unit", "sim", "memory", "golden", "cluster", "chaos"]
 SUITE_SECONDS = 600
 
 

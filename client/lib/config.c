@@ -42,6 +42,7 @@ static const setting settings[] = {
     VALUE(grace_ms, SETTING_MS),
     VALUE(interrupt_fd, SETTING_FD),
     VALUE(insecure, SETTING_BOOL),
+    VALUE(failover, SETTING_BOOL),
 };
 
 void client_config_defaults(roster_config *c) {
@@ -51,6 +52,7 @@ void client_config_defaults(roster_config *c) {
         .timeout_ms = 0,
         .grace_ms = 2000,
         .interrupt_fd = -1,
+        .failover = true,
     };
 }
 
@@ -115,7 +117,7 @@ static int set_ms(uint32_t *to, const setting *s, const char *value, char *why,
 static int set_bool(bool *to, const setting *s, const char *value, char *why,
                     size_t why_size) {
     static const char *const words[][2] = {
-        {"false", "true"}, {"0", "1"}, {"no", "yes"}};
+        {"false", "true"}, {"0", "1"}, {"no", "yes"}, {"off", "on"}};
 
     for (size_t i = 0; i < ARRAY_LEN(words); i++) {
         for (int truth = 0; truth < 2; truth++) {

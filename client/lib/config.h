@@ -9,8 +9,10 @@
 #include "proto/endpoint.h"
 #include "proto/message.h"
 
+#define CONFIG_ENDPOINTS 4096
+
 struct roster_config {
-    char endpoint[ENDPOINT_MAX + 8]; /* "": not set */
+    char endpoint[CONFIG_ENDPOINTS]; /* separated by commas; "": not set */
     char cluster[MESSAGE_NAME_MAX + 1];
     char name[MESSAGE_NAME_MAX + 1];
     uint32_t connect_timeout_ms;
@@ -18,11 +20,12 @@ struct roster_config {
     uint32_t grace_ms;
     int interrupt_fd; /* -1: none */
     bool insecure;
+    bool failover;
 };
 
 void client_config_defaults(roster_config *c);
 
-/* The endpoint set, or the environment's; ERR_USAGE if there is neither.
+/* The endpoints set, or the environment's; ERR_USAGE if there is neither.
  * Borrowed. */
 int client_config_endpoint(const roster_config *c, const char **out, char *why,
                            size_t why_size);

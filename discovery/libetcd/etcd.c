@@ -15,6 +15,9 @@
  *   worth nothing after a restart of the member.  A client certificate with a
  *   common name is refused by the gateway; `--config-file` turns the gateway
  *   off, and then every path answers 404.
+ * - Out of space, it refuses puts and new leases (429, code 8) until its alarm
+ *   is disarmed, which needs the member's id: without one the request is
+ *   answered as if all were well (etcd_upkeep.c).
  * - A cluster that is wiped and started again with the same addresses and the
  *   same --initial-cluster-token has the same cluster id: only its revision
  *   tells, and only until it has overtaken the old one. */
@@ -41,6 +44,7 @@ const char *etcd_code_text(etcd_code code) {
         [ETCD_OK] = "ok",
         [ETCD_FALSE] = "the compare did not hold",
         [ETCD_REFUSED] = "refused",
+        [ETCD_NO_SPACE] = "etcd is out of space",
         [ETCD_UNKNOWN] = "outcome unknown",
         [ETCD_AWAY] = "etcd is away",
         [ETCD_GONE] = "the lease is gone",
@@ -376,37 +380,4 @@ int etcd_revoke(etcd *e, int64_t lease, etcd_lease_cb cb, void *ctx) {
     l->call.read = read_plain;
     etcd_build_lease(&l->call.body, lease);
     return etcd_call_begin(e, &l->call);
-}
-
-/* ---- upkeep ---- */
-
-typedef struct {
-    etcd_call call; /* first: a call is a compaction */
-    etcd_done_cb cb;
-    void *ctx;
-} compaction;
-
-/* Already compacted is what was asked for. */
-static void on_compacted(etcd_call *c, const etcd_answer *a) {
-    compaction *k = (compaction *)c;
-    etcd_answer b = *a;
-    if (a->code == ETCD_REFUSED && strstr(a->why, "has been compacted")) {
-        b.code = ETCD_OK;
-        b.why = "";
-    }
-    k->cb(k->ctx, &b);
-}
-
-int etcd_compact(etcd *e, int64_t revision, etcd_done_cb cb, void *ctx) {
-    if (revision <= 0) return -EINVAL;
-    compaction *k = calloc(1, sizeof(*k));
-    if (k == NULL) return -ENOMEM;
-    k->cb = cb;
-    k->ctx = ctx;
-    k->call.path = "/v3/kv/compaction";
-    k->call.is_write = true;
-    k->call.read = read_plain;
-    k->call.done = on_compacted;
-    etcd_build_compaction(&k->call.body, revision);
-    return etcd_call_begin(e, &k->call);
 }

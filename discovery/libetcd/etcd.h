@@ -31,11 +31,12 @@
 
 typedef enum {
     ETCD_OK,
-    ETCD_FALSE,   /* a transaction whose compare did not hold: not written */
-    ETCD_REFUSED, /* not written; see `why` (bad request, no space, no right) */
-    ETCD_UNKNOWN, /* a write whose outcome nobody knows */
-    ETCD_AWAY,    /* no endpoint answers, or no quorum; a write was not sent */
-    ETCD_GONE,    /* the lease does not exist (any more): not written */
+    ETCD_FALSE,    /* a transaction whose compare did not hold: not written */
+    ETCD_REFUSED,  /* not written; see `why` (bad request, no right) */
+    ETCD_NO_SPACE, /* not written: etcd's quota is used up (see upkeep) */
+    ETCD_UNKNOWN,  /* a write whose outcome nobody knows */
+    ETCD_AWAY,     /* no endpoint answers, or no quorum; a write was not sent */
+    ETCD_GONE,     /* the lease does not exist (any more): not written */
     ETCD_BAD_ANSWER, /* an answer that is not what etcd says; not a write */
     ETCD_CANCELLED,  /* etcd_close(); a write may have been done */
     ETCD_NO_MEMORY,  /* not written */
@@ -207,6 +208,14 @@ typedef void (*etcd_watch_cb)(void *ctx, etcd_watch_what what,
 int etcd_watch_open(etcd_watch **out, etcd *e, const void *prefix,
                     size_t prefix_len, int64_t revision, uint64_t cluster_id,
                     etcd_watch_cb cb, void *ctx);
+/* A key under the prefix to keep an eye on, as the range had it (mod_revision
+ * 0: it was not there); copied.  Call once, before the loop goes on.  -ENOMEM.
+ * It serves twice.  Looking at one key tells that the watch is up to date at a
+ * fraction of what a look at all keys costs, which then is rare.  And the key
+ * tells of a store that was replaced unseen: wiped or restored with the same
+ * cluster id, and written to until its revision had passed the old one.  A key
+ * with another history is ETCD_WATCH_LOST. */
+int etcd_watch_anchor(etcd_watch *w, const etcd_kv *key);
 /* No callback follows.  NULL is fine.  Also needed after LOST. */
 void etcd_watch_close(etcd_watch *w);
 
@@ -215,6 +224,24 @@ void etcd_watch_close(etcd_watch *w);
 typedef void (*etcd_done_cb)(void *ctx, const etcd_answer *a);
 /* Forget revisions before this one. */
 int etcd_compact(etcd *e, int64_t revision, etcd_done_cb cb, void *ctx);
+
+/* An etcd whose quota is used up raises the alarm NOSPACE, and refuses every
+ * put and every new lease from then on (ETCD_NO_SPACE), also when there is room
+ * again.  The way out, in this order: compact up to now and wait until that is
+ * done, defragment every member, disarm the alarm of each member that has it.
+ * Deletions and keepalives work all the time. */
+int etcd_compact_fully(etcd *e, int64_t revision, etcd_done_cb cb, void *ctx);
+/* The member behind this endpoint (0 .. etcd_endpoints()) gives back what was
+ * compacted.  It answers nobody else meanwhile; seconds, for a large one. */
+int etcd_defragment(etcd *e, size_t endpoint, etcd_done_cb cb, void *ctx);
+/* Which members have the alarm. */
+typedef void (*etcd_alarms_cb)(void *ctx, const etcd_answer *a,
+                               const uint64_t *members, size_t n);
+int etcd_no_space_alarms(etcd *e, etcd_alarms_cb cb, void *ctx);
+/* The alarm of one member; without a member nothing would happen. */
+int etcd_disarm(etcd *e, uint64_t member, etcd_done_cb cb, void *ctx);
+
+size_t etcd_endpoints(const etcd *e);
 
 /* The endpoint that answered last, for status; "" if none has. */
 const char *etcd_endpoint(const etcd *e);

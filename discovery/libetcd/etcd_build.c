@@ -1,6 +1,8 @@
 /* etcd_build.c - see etcd_build.h. */
 #include "discovery/libetcd/etcd_build.h"
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
@@ -85,6 +87,13 @@ void etcd_build_newer(etcd_text *t, const void *prefix, size_t prefix_len,
     word_field(t, "sort_target", "\"MOD\"");
     word_field(t, "keys_only", "true");
     number_field(t, "min_mod_revision", revision + 1);
+    etcd_text_add(t, "}");
+}
+
+void etcd_build_stamp(etcd_text *t, const void *key, size_t key_len) {
+    etcd_text_add(t, "{");
+    key_field(t, key, key_len);
+    word_field(t, "keys_only", "true");
     etcd_text_add(t, "}");
 }
 
@@ -229,9 +238,26 @@ void etcd_build_lease(etcd_text *t, int64_t lease) {
     etcd_text_add(t, "}");
 }
 
-void etcd_build_compaction(etcd_text *t, int64_t revision) {
+void etcd_build_compaction(etcd_text *t, int64_t revision, bool physical) {
     etcd_text_add(t, "{");
     number_field(t, "revision", revision);
+    if (physical) word_field(t, "physical", "true");
+    etcd_text_add(t, "}");
+}
+
+void etcd_build_alarms(etcd_text *t) {
+    etcd_text_add(t, "{");
+    word_field(t, "action", "\"GET\"");
+    etcd_text_add(t, "}");
+}
+
+void etcd_build_disarm(etcd_text *t, uint64_t member) {
+    char id[32];
+    snprintf(id, sizeof(id), "\"%" PRIu64 "\"", member);
+    etcd_text_add(t, "{");
+    word_field(t, "action", "\"DEACTIVATE\"");
+    word_field(t, "memberID", id);
+    word_field(t, "alarm", "\"NOSPACE\"");
     etcd_text_add(t, "}");
 }
 

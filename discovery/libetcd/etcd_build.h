@@ -27,13 +27,20 @@ void etcd_build_page(etcd_text *t, const etcd_page *p);
 void etcd_build_newer(etcd_text *t, const void *prefix, size_t prefix_len,
                       int64_t revision);
 
+/* When a key was made and changed, without its value. */
+void etcd_build_stamp(etcd_text *t, const void *key, size_t key_len);
+
 /* -EINVAL without a compare, or with an empty key or unknown kind; -E2BIG above
  * etcd's limits. */
 int etcd_build_txn(etcd_text *t, const etcd_txn *txn);
 
 void etcd_build_grant(etcd_text *t, int64_t ttl_s);
 void etcd_build_lease(etcd_text *t, int64_t lease);
-void etcd_build_compaction(etcd_text *t, int64_t revision);
+/* `physical`: answered when it is done, not when it is agreed on. */
+void etcd_build_compaction(etcd_text *t, int64_t revision, bool physical);
+/* Which alarms there are. */
+void etcd_build_alarms(etcd_text *t);
+void etcd_build_disarm(etcd_text *t, uint64_t member);
 void etcd_build_watch(etcd_text *t, const void *prefix, size_t prefix_len,
                       int64_t revision);
 void etcd_build_login(etcd_text *t, const char *user, const char *password);

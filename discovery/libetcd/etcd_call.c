@@ -231,7 +231,8 @@ static verdict judge_error(etcd_call *c, const etcd_parse_error_out *error) {
         return LOG_IN;
     }
     if (!is_refusal(error)) return unsure(c, ETCD_AWAY, what);
-    say(c, ETCD_REFUSED, what);
+    bool full = strstr(what, "database space exceeded") != NULL;
+    say(c, full ? ETCD_NO_SPACE : ETCD_REFUSED, what);
     c->lacks_revision = strstr(what, "required revision") != NULL;
     return answered(c);
 }

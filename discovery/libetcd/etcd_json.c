@@ -92,8 +92,8 @@ int etcd_json_int(const json_t *o, const char *name, int64_t *out,
     return 0;
 }
 
-static int read_id(const json_t *o, const char *name, uint64_t *out,
-                   etcd_why *why) {
+int etcd_json_id(const json_t *o, const char *name, uint64_t *out,
+                 etcd_why *why) {
     const char *digits = json_string_value(json_object_get(o, name));
     char *end;
     if (digits == NULL || *digits < '0' || *digits > '9')
@@ -149,8 +149,8 @@ int etcd_json_header(const json_t *answer, etcd_header *out, etcd_why *why) {
     if (rc < 0) return rc;
     if (header == NULL) return nonsense(why, "no \"header\"");
 
-    rc = read_id(header, "cluster_id", &out->cluster_id, why);
-    if (rc == 0) rc = read_id(header, "member_id", &out->member_id, why);
+    rc = etcd_json_id(header, "cluster_id", &out->cluster_id, why);
+    if (rc == 0) rc = etcd_json_id(header, "member_id", &out->member_id, why);
     if (rc == 0) rc = etcd_json_int(header, "revision", &out->revision, why);
     if (rc < 0) return rc;
     if (out->revision < 0) return nonsense(why, "a negative revision");

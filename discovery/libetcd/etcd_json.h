@@ -36,6 +36,9 @@ int etcd_json_load(const char *text, size_t n, json_t **root, etcd_why *why);
 int etcd_json_header(const json_t *answer, etcd_header *out, etcd_why *why);
 int etcd_json_int(const json_t *o, const char *name, int64_t *out,
                   etcd_why *why);
+/* A cluster's or member's: a number above 0. */
+int etcd_json_id(const json_t *o, const char *name, uint64_t *out,
+                 etcd_why *why);
 int etcd_json_bool(const json_t *o, const char *name, bool *out, etcd_why *why);
 /* NULL in *out if absent; borrowed from o. */
 int etcd_json_object(const json_t *o, const char *name, const json_t **out,

@@ -188,6 +188,36 @@ int etcd_parse_plain(const char *text, size_t len, etcd_header *out,
     return rc;
 }
 
+static int read_alarm(const json_t *o, uint64_t members[ETCD_ALARMS_MAX],
+                      size_t *n, etcd_why *why) {
+    const char *kind;
+    size_t len;
+    if (!json_is_object(o)) return nonsense(why, "an alarm is no object");
+    int rc = etcd_json_string(o, "alarm", &kind, &len, why);
+    if (rc < 0 || strcmp(kind, "NOSPACE") != 0) return rc;
+    if (*n == ETCD_ALARMS_MAX) return nonsense(why, "too many alarms");
+    rc = etcd_json_id(o, "memberID", &members[*n], why);
+    if (rc == 0) (*n)++;
+    return rc;
+}
+
+int etcd_parse_alarms(const char *text, size_t len,
+                      uint64_t members[ETCD_ALARMS_MAX], size_t *n,
+                      etcd_why *why) {
+    json_t *root;
+    const json_t *list;
+    size_t count;
+    *n = 0;
+    int rc = etcd_json_load(text, len, &root, why);
+    if (rc < 0) return rc;
+    rc = etcd_json_array(root, "alarms", &list, &count, why);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = read_alarm(json_array_get(list, i), members, n, why);
+    json_decref(root);
+    if (rc < 0) *n = 0;
+    return rc;
+}
+
 /* The token becomes a line of a later request's head. */
 static int read_token(const json_t *root, etcd_parse_login_out *out,
                       etcd_why *why) {

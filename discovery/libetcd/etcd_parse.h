@@ -54,6 +54,13 @@ int etcd_parse_lease(const char *text, size_t len, etcd_parse_lease_out *out,
 int etcd_parse_plain(const char *text, size_t len, etcd_header *out,
                      etcd_why *why);
 
+/* The members that have the alarm NOSPACE; others of theirs are passed over.
+ * No header comes with them. */
+#define ETCD_ALARMS_MAX 64
+int etcd_parse_alarms(const char *text, size_t len,
+                      uint64_t members[ETCD_ALARMS_MAX], size_t *n,
+                      etcd_why *why);
+
 typedef struct {
     char token[1024];
 } etcd_parse_login_out;

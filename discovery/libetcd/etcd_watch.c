@@ -15,6 +15,11 @@
  * The same check precedes each connection, so it decides alone about LOST, and
  * logs in when etcd wants that.
  *
+ * etcd walks all keys under the prefix for that question.  With an anchor it is
+ * asked before each connection, and while the stream is silent although the
+ * store's revision rises (by others' keys, most likely), every WIDE_EVERY_MS at
+ * most.  Otherwise the question is for the anchor alone.
+ *
  * etcd's `hasleader` ends the stream when its member has no leader, which is
  * sooner than the check notices; keepalives of TCP (etcd_http.c) notice a
  * machine that is gone.
@@ -34,8 +39,14 @@
 
 #define CHECK_EVERY_MS 2000
 #define CHECK_TIMEOUT_MS 3000
+#define WIDE_EVERY_MS 30000
 #define BACKOFF_FIRST_MS 100
 #define BACKOFF_LAST_MS 1000
+
+/* A key's history, as far as it was handed over; 0, 0: it is not there. */
+typedef struct {
+    int64_t create_revision, mod_revision;
+} stamp;
 
 struct etcd_watch {
     etcd *etcd;
@@ -55,10 +66,17 @@ struct etcd_watch {
     int64_t covered; /* all up to here was handed over */
     int64_t newest;  /* of the keys under the prefix, at the last check; 0: no
                       * newer one than covered */
-    bool heard;      /* something came since the last check */
-    bool created;    /* the stream runs */
-    bool told_away;  /* since it was last live */
-    bool ended;      /* LOST was told */
+    uint8_t *anchor; /* NULL: none */
+    size_t anchor_len;
+    stamp known;           /* of the anchor */
+    bool missed;           /* it was not there, at the last check */
+    int64_t wide_revision; /* of the store, at the last wide check */
+    uint64_t wide_ms;      /* when that was */
+    int64_t revision;      /* of the store, at the last check */
+    bool heard;            /* something came since the last check */
+    bool created;          /* the stream runs */
+    bool told_away;        /* since it was last live */
+    bool ended;            /* LOST was told */
     bool closed;
 
     etcd_watch_cb cb;
@@ -68,7 +86,8 @@ struct etcd_watch {
 typedef struct {
     etcd_call call; /* first: a call is a check */
     etcd_watch *watch;
-    int64_t newest;
+    bool is_wide; /* else it is for the anchor */
+    stamp found;  /* the newest key, or the anchor */
 } check;
 
 static void on_timer(uv_timer_t *timer);
@@ -154,6 +173,19 @@ static const char *check_events(const etcd_watch *w,
     return NULL;
 }
 
+static void note_anchor(etcd_watch *w, const etcd_parse_watch_out *line) {
+    if (w->anchor == NULL) return;
+    for (size_t i = 0; i < line->n; i++) {
+        const etcd_kv *kv = &line->events[i].kv;
+        if (kv->key_len != w->anchor_len ||
+            memcmp(kv->key, w->anchor, kv->key_len) != 0)
+            continue;
+        bool gone = line->events[i].deleted;
+        w->known.create_revision = gone ? 0 : kv->create_revision;
+        w->known.mod_revision = gone ? 0 : kv->mod_revision;
+    }
+}
+
 static void on_events(etcd_watch *w, const etcd_parse_watch_out *line) {
     const char *wrong = check_events(w, line);
     if (wrong != NULL) {
@@ -167,6 +199,7 @@ static void on_events(etcd_watch *w, const etcd_parse_watch_out *line) {
     }
     bool was_behind = w->newest > w->covered;
     w->covered = line->events[line->n - 1].kv.mod_revision;
+    note_anchor(w, line);
     tell(w, ETCD_WATCH_EVENTS, ETCD_OK, "", line);
     if (is_over(w) || !was_behind || w->newest > w->covered) return;
     live(w);
@@ -299,9 +332,44 @@ static etcd_code read_check(etcd_call *c, const char *body, size_t len,
     int rc = etcd_parse_range(body, len, &out, why);
     if (rc < 0) return rc == -ENOMEM ? ETCD_NO_MEMORY : ETCD_BAD_ANSWER;
     c->header = out.header;
-    ((check *)c)->newest = out.n > 0 ? out.kvs[0].mod_revision : 0;
+    if (out.n > 0) {
+        ((check *)c)->found.create_revision = out.kvs[0].create_revision;
+        ((check *)c)->found.mod_revision = out.kvs[0].mod_revision;
+    }
     etcd_parse_range_fini(&out);
     return ETCD_OK;
+}
+
+static int begin_check(etcd_watch *w, bool wide);
+
+/* Could the anchor have got this stamp since what was handed over? */
+static bool may_follow(etcd_watch *w, const stamp *found, int64_t revision) {
+    const stamp *known = &w->known;
+    bool missed = w->missed;
+    w->missed = found->mod_revision == 0 && known->mod_revision != 0;
+    /* Deleted just now, and the event is on its way?  It has one more look. */
+    if (w->missed) return w->stream != NULL && revision > w->covered && !missed;
+    if (found->mod_revision <= w->covered)
+        return found->mod_revision == known->mod_revision &&
+               found->create_revision == known->create_revision;
+    return found->create_revision > w->covered ||
+           found->create_revision == known->create_revision;
+}
+
+/* Are there newer keys than the stream brought?  As far as this check, or an
+ * earlier one, can tell. */
+static int64_t newest_of(const etcd_watch *w, const check *c) {
+    int64_t newest = c->found.mod_revision;
+    if (c->is_wide) return newest;
+    if (newest < w->newest) newest = w->newest;
+    return newest > w->covered ? newest : 0;
+}
+
+static bool wants_wide(const etcd_watch *w) {
+    if (w->anchor == NULL) return true;
+    if (w->stream == NULL || w->heard) return false;
+    return w->revision > w->covered && w->revision > w->wide_revision &&
+           uv_now(w->etcd->loop) - w->wide_ms >= WIDE_EVERY_MS;
 }
 
 /* The endpoint is well: what of the stream? */
@@ -327,8 +395,9 @@ static void connect_or_judge(etcd_watch *w, int64_t newest) {
     if (newest <= w->covered) live(w);
 }
 
-static void on_check(etcd_call *c, const etcd_answer *a) {
-    etcd_watch *w = ((check *)c)->watch;
+static void on_check(etcd_call *call, const etcd_answer *a) {
+    const check *c = (const check *)call;
+    etcd_watch *w = c->watch;
     char why[ETCD_WHY_MAX];
     w->check = NULL;
     if (w->etcd->closing) return;
@@ -349,13 +418,27 @@ static void on_check(etcd_call *c, const etcd_answer *a) {
         lose(w, why);
         return;
     }
+    w->revision = a->revision;
+    if (!c->is_wide && !may_follow(w, &c->found, a->revision)) {
+        lose(w, "the store is another one: a key has not the history it had");
+        return;
+    }
+    if (!c->is_wide && w->stream == NULL) {
+        if (begin_check(w, true) < 0) break_off(w, "no memory");
+        return;
+    }
+    if (c->is_wide) {
+        w->wide_revision = a->revision;
+        w->wide_ms = uv_now(w->etcd->loop);
+    }
     uv_timer_start(&w->timer, on_timer, CHECK_EVERY_MS, 0);
-    connect_or_judge(w, ((check *)c)->newest);
+    connect_or_judge(w, newest_of(w, c));
 }
 
-static int begin_check(etcd_watch *w) {
+static int begin_check(etcd_watch *w, bool wide) {
     check *c = calloc(1, sizeof(*c));
     if (c == NULL) return -ENOMEM;
+    c->is_wide = wide;
     uint32_t longest = w->etcd->request_ms;
     c->watch = w;
     c->call.path = "/v3/kv/range";
@@ -365,7 +448,11 @@ static int begin_check(etcd_watch *w) {
     c->call.total_ms = longest < CHECK_TIMEOUT_MS ? longest : CHECK_TIMEOUT_MS;
     c->call.read = read_check;
     c->call.done = on_check;
-    etcd_build_newer(&c->call.body, w->prefix, w->prefix_len, w->covered);
+    if (wide) {
+        etcd_build_newer(&c->call.body, w->prefix, w->prefix_len, w->covered);
+    } else {
+        etcd_build_stamp(&c->call.body, w->anchor, w->anchor_len);
+    }
     int rc = etcd_call_begin(w->etcd, &c->call);
     w->check = rc < 0 ? NULL : &c->call;
     return rc;
@@ -373,7 +460,8 @@ static int begin_check(etcd_watch *w) {
 
 static void on_timer(uv_timer_t *timer) {
     etcd_watch *w = timer->data;
-    if (w->check == NULL && begin_check(w) < 0) break_off(w, "no memory");
+    if (w->check == NULL && begin_check(w, wants_wide(w)) < 0)
+        break_off(w, "no memory");
 }
 
 /* ---- open and close ---- */
@@ -419,9 +507,20 @@ int etcd_watch_open(etcd_watch **out, etcd *e, const void *prefix,
     return 0;
 }
 
+int etcd_watch_anchor(etcd_watch *w, const etcd_kv *key) {
+    assert(w->anchor == NULL && w->stream == NULL && key->key_len > 0);
+    w->anchor = malloc(key->key_len);
+    if (w->anchor == NULL) return -ENOMEM;
+    memcpy(w->anchor, key->key, key->key_len);
+    w->anchor_len = key->key_len;
+    w->known = (stamp){key->create_revision, key->mod_revision};
+    return 0;
+}
+
 static void on_closed(uv_handle_t *handle) {
     etcd_watch *w = handle->data;
     etcd *e = w->etcd;
+    free(w->anchor);
     free(w->prefix);
     free(w);
     etcd_release_handle(e);

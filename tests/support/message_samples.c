@@ -165,6 +165,9 @@ static void sample_body(message *m) {
         m->load.runs = 1ull << 33;
         m->load.weight_bytes = 1ull << 50;
         m->load.busy_us = 123456789;
+        m->load.holdings = holdings_bits;
+        m->load.holdings_bytes = sizeof(holdings_bits);
+        m->load.slices = 2;
         break;
     case MESSAGE_MEMBERS:
         m->members.items = members;
@@ -225,7 +228,7 @@ int sample_frames(message_kind kind, frames *f) {
     if (kind == MESSAGE_BATCH) payloads[0] = message_rows_bytes(1, 3, 64);
     if (kind == MESSAGE_ROWS) payloads[0] = message_rows_bytes(0, 5, 64);
     if (kind == MESSAGE_PIECE) payloads[0] = 8192;
-    if (kind == MESSAGE_LOAD) payloads[0] = 16 * sizeof(uint32_t);
+    if (kind == MESSAGE_LOAD) payloads[0] = 8 * sizeof(uint32_t);
     if (kind == MESSAGE_LOGITS) {
         payloads[0] = 3 * 10 * 4;
         payloads[1] = payloads[2] = 2 * 3 * 2 * 4;

@@ -252,7 +252,7 @@ static void writes_the_small_requests(void **state) {
     assert_text(&t, "{\"TTL\":\"5\"}");
     etcd_build_lease(&t, 7587862094871462154);
     assert_text(&t, "{\"ID\":\"7587862094871462154\"}");
-    etcd_build_compaction(&t, 12);
+    etcd_build_compaction(&t, 12, false);
     assert_text(&t, "{\"revision\":\"12\"}");
     etcd_build_watch(&t, "a", 1, 7);
     assert_text(&t, "{\"create_request\":{\"key\":\"YQ==\",\"range_end\":"

@@ -414,6 +414,9 @@ static char *long_text(size_t len) {
     X(fetch_stride, FETCH, ERR_MALFORMED, h->fetch->stride = UINT64_MAX / 4)   \
     X(fetch_file, FETCH, ERR_MALFORMED, h->fetch->file = 4097)                 \
     X(drain_nobody, DRAIN, ERR_MALFORMED, h->drain->name[0] = '\0')            \
+    X(load_units_more, LOAD, ERR_MALFORMED, h->load->holdings.data[1] = 0x1f)  \
+    X(load_units_fewer, LOAD, ERR_MALFORMED, h->load->holdings.len = 1)        \
+    X(load_slices, LOAD, ERR_MALFORMED, h->load->slices = 9)                   \
     X(fetch_unit_nothing, FETCH_UNIT, ERR_MALFORMED, h->fetch_unit->bytes = 0) \
     X(fetch_unit_much, FETCH_UNIT, ERR_MALFORMED,                              \
       h->fetch_unit->bytes = (1 << 20) + 1)                                    \

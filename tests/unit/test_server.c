@@ -384,7 +384,7 @@ static void a_resume_that_ends_at_once_gets_what_is_owed(void **state) {
     assert_true(strlen(owed) > 1);
     for (uint64_t seed = 1;; seed++) {
         assert_true(seed < 100000);
-        message m = generate(seed, 1);
+        message m = generate(seed, 4);
         m.generate.tokens = (message_u32s){told, 5};
         m.generate.resumed_tokens = 3;
         m.generate.delivered_bytes = 1;

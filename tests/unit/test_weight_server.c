@@ -297,7 +297,7 @@ static void reads_a_bounded_number_of_pieces_at_once(void **state) {
     message m = fetch(0, 0, 0, 10, 0, 1);
     ask(r, &m);
     expect_piece(r, 0, r->bytes, 10); /* connected */
-    for (uint64_t id = 1; id <= 3 * WEIGHT_SERVER_OF_PEER; id++) {
+    for (uint64_t id = 1; id <= 3 * BULK_SERVER_OF_PEER; id++) {
         m = fetch(id, 0, 0, 1000, 0, 1);
         frames f;
         frames_init(&f);
@@ -308,16 +308,16 @@ static void reads_a_bounded_number_of_pieces_at_once(void **state) {
     }
     m = fetch(1, 0, 0, 10, 0, 1);
     uint32_t pieces = 0, refused = 0;
-    for (int i = 0; i < 3 * WEIGHT_SERVER_OF_PEER; i++) {
+    for (int i = 0; i < 3 * BULK_SERVER_OF_PEER; i++) {
         hear(r);
         pieces += r->m.kind == MESSAGE_PIECE;
         refused +=
             r->m.kind == MESSAGE_ERROR && r->m.error.code == ERR_OVERLOADED;
         assert_true(weight_server_look(r->server).outstanding <=
-                    WEIGHT_SERVER_OF_PEER);
+                    BULK_SERVER_OF_PEER);
     }
-    assert_int_equal(pieces + refused, 3 * WEIGHT_SERVER_OF_PEER);
-    assert_true(pieces >= WEIGHT_SERVER_OF_PEER);
+    assert_int_equal(pieces + refused, 3 * BULK_SERVER_OF_PEER);
+    assert_true(pieces >= BULK_SERVER_OF_PEER);
     assert_true(refused > 0);
     ask(r, &m);
     expect_piece(r, 1, r->bytes, 10); /* and goes on */

@@ -1,0 +1,229 @@
+/* recovery.c - see recovery.h. */
+#include "coordinator/recovery.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/err.h"
+#include "engine/util.h"
+
+static uint64_t incarnation_of(uint64_t packed) {
+    return packed >> EPOCH_BITS;
+}
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* ---- what is wrong ---- */
+
+static void find_fault(recovery *r, const recovery_input *in) {
+    const rack_placement *known = rack_view_placement(in->view);
+    uint64_t epoch = known != NULL ? rack_placement_epoch(known) : 0;
+    uint64_t etcd = rack_view_head_epoch(in->view);
+    int64_t revision = rack_view_epoch_revision(in->view);
+    int64_t accepted =
+        known != NULL ? rack_placement_head(known)->mod_revision : 0;
+    const char *fault = "";
+
+    if (rack_view_rolled_back(in->view)) {
+        fault = revision == 0 ? "etcd has lost the placement"
+                : etcd == epoch
+                    ? "etcd has another placement under the same number"
+                    : "etcd has an older placement than the rack";
+    } else if (in->nodes_epoch > epoch) {
+        fault = "nodes know a newer placement than etcd has";
+    } else if (accepted != revision) {
+        fault = "the placement in etcd cannot be used";
+    }
+    snprintf(r->why, sizeof(r->why), "%s", fault);
+}
+
+/* ---- from memory ---- */
+
+static int copy_names(epoch_record *to, const epoch_record *from) {
+    *to = *from;
+    to->nodes = calloc((size_t)from->n_nodes + 1, sizeof(*to->nodes));
+    if (to->nodes == NULL) return -ENOMEM;
+    if (from->n_nodes > 0)
+        memcpy(to->nodes, from->nodes, from->n_nodes * sizeof(*to->nodes));
+    return 0;
+}
+
+static int take_memory(recovery *r, const recovery_input *in, char *why,
+                       size_t why_size) {
+    const rack_placement *known = rack_view_placement(in->view);
+    const epoch_record *head = rack_placement_head(known);
+    if (memcmp(head->model, in->model->model, RECORD_MODEL) != 0 ||
+        head->n_layers != in->model->n_layers) {
+        return err_why(why, why_size, ERR_WRONG_MODEL,
+                       "the placement that is known is of another model");
+    }
+    r->source = RECOVERY_MEMORY;
+    r->kept = rack_placement_ref(known);
+    int rc = copy_names(&r->head, head);
+    if (rc < 0) return rc;
+    for (uint32_t i = 0; i < head->n_layers; i++)
+        r->maps[i] = rack_placement_layer(known, i);
+    return 0;
+}
+
+/* ---- from what the nodes hold ---- */
+
+static uint32_t count_holders(const recovery_input *in, uint32_t layer,
+                              uint32_t unit) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < in->n_nodes; i++)
+        n += holdings_has(in->nodes[i].held, layer, unit);
+    return n < LAYER_MAP_MAX_HOLDERS ? n : LAYER_MAP_MAX_HOLDERS;
+}
+
+static int map_layer(layer_map *m, const recovery_input *in, uint32_t layer) {
+    uint32_t slices = in->model->slices[layer];
+    uint32_t units = in->model->n_experts * slices, total = 0, at = 0;
+    for (uint32_t u = 0; u < units; u++)
+        total += count_holders(in, layer, u);
+    int rc = layer_map_init(m, slices, units, total);
+    if (rc < 0) return rc;
+
+    for (uint32_t u = 0; u < units; u++) {
+        uint32_t left = count_holders(in, layer, u);
+        m->first[u] = at;
+        for (uint32_t i = 0; i < in->n_nodes && left > 0; i++) {
+            if (!holdings_has(in->nodes[i].held, layer, u)) continue;
+            m->holders[at++] = (uint16_t)i;
+            left--;
+        }
+    }
+    m->first[units] = at;
+    return 0;
+}
+
+static int take_nodes(recovery *r, const recovery_input *in, char *why,
+                      size_t why_size) {
+    const planner_model *model = in->model;
+    epoch_record *head = &r->head;
+    uint64_t held = 0;
+    for (uint32_t i = 0; i < in->n_nodes; i++)
+        held += holdings_count(in->nodes[i].held);
+    if (held == 0) {
+        return err_why(why, why_size, ERR_UNAVAILABLE,
+                       "nodes know placement %llu.%llu, but none of them has "
+                       "said what it holds: ask a coordinator that knows it, "
+                       "or wait until they are up",
+                       (unsigned long long)incarnation_of(in->nodes_epoch),
+                       (unsigned long long)(in->nodes_epoch &
+                                            (((uint64_t)1 << EPOCH_BITS) - 1)));
+    }
+    r->source = RECOVERY_NODES;
+    *head = (epoch_record){.n_layers = model->n_layers,
+                           .n_experts = model->n_experts,
+                           .slices = model->max_slices,
+                           .min_replicas = model->min_replicas,
+                           .n_nodes = in->n_nodes};
+    memcpy(head->model, model->model, RECORD_MODEL);
+    head->nodes = calloc((size_t)in->n_nodes + 1, sizeof(*head->nodes));
+    r->made = calloc((size_t)model->n_layers + 1, sizeof(*r->made));
+    if (head->nodes == NULL || r->made == NULL) return -ENOMEM;
+    for (uint32_t i = 0; i < in->n_nodes; i++)
+        memcpy(head->nodes[i], in->nodes[i].name, RECORD_NAME);
+
+    for (uint32_t l = 0; l < model->n_layers; l++) {
+        if (model->slices[l] == 0) continue;
+        int rc = map_layer(&r->made[l], in, l);
+        if (rc < 0) return rc;
+        r->maps[l] = &r->made[l];
+    }
+    return 0;
+}
+
+/* ---- transactions ---- */
+
+/* At most: a count and two bytes for each holder, and the frame. */
+static size_t packed_bytes(const layer_map *m) {
+    if (m == NULL) return 0;
+    return 32 + 2 * (size_t)m->n_units + 3 * (size_t)m->first[m->n_units];
+}
+
+static int cut_steps(recovery *r) {
+    size_t bytes = 0;
+    r->steps = calloc((size_t)r->head.n_layers + 1, sizeof(*r->steps));
+    if (r->steps == NULL) return -ENOMEM;
+    r->n_steps = 1;
+    for (uint32_t l = 0; l < r->head.n_layers; l++) {
+        recovery_step *s = &r->steps[r->n_steps - 1];
+        size_t more = packed_bytes(r->maps[l]);
+        if (s->end > s->first && (s->end - s->first >= PLANNER_STEP_LAYERS ||
+                                  bytes + more > PLANNER_STEP_BYTES)) {
+            s = &r->steps[r->n_steps++];
+            s->first = l;
+            bytes = 0;
+        }
+        s->end = l + 1;
+        bytes += more;
+    }
+    return 0;
+}
+
+static void count(recovery *r) {
+    for (uint32_t l = 0; l < r->head.n_layers; l++) {
+        const layer_map *m = r->maps[l];
+        if (m == NULL) continue;
+        r->layers++;
+        r->units += m->n_units;
+        r->holders += m->first[m->n_units];
+    }
+}
+
+/* ---- the plan ---- */
+
+static int plan(recovery *r, const recovery_input *in, char *why,
+                size_t why_size) {
+    const rack_placement *known = rack_view_placement(in->view);
+    uint64_t epoch = known != NULL ? rack_placement_epoch(known) : 0;
+    uint64_t etcd = rack_view_head_epoch(in->view);
+
+    find_fault(r, in);
+    r->was = r->becomes = larger(epoch, in->nodes_epoch);
+    if (r->why[0] == '\0') return 0;
+    if (epoch == 0 && in->nodes_epoch == 0) {
+        r->begins_anew = true;
+        return 0;
+    }
+    r->maps = calloc((size_t)in->model->n_layers + 1, sizeof(*r->maps));
+    if (r->maps == NULL) return -ENOMEM;
+    int rc = in->nodes_epoch > epoch ? take_nodes(r, in, why, why_size)
+                                     : take_memory(r, in, why, why_size);
+    if (rc < 0) return rc;
+
+    r->head.incarnation = incarnation_of(larger(r->was, etcd)) + 1;
+    r->head.epoch = 1;
+    r->head.mod_revision = 0;
+    r->becomes = epoch_pack(r->head.incarnation, r->head.epoch);
+    count(r);
+    return cut_steps(r);
+}
+
+int recovery_plan(recovery *out, const recovery_input *in, char *why,
+                  size_t why_size) {
+    *out = (recovery){.source = RECOVERY_NOTHING};
+    if (why_size > 0) why[0] = '\0';
+    int rc = plan(out, in, why, why_size);
+    if (rc < 0 && why_size > 0 && why[0] == '\0')
+        err_why(why, why_size, rc, "%s", err_text(rc));
+    return rc;
+}
+
+void recovery_fini(recovery *r) {
+    if (r->made != NULL) {
+        for (uint32_t l = 0; l < r->head.n_layers; l++)
+            layer_map_fini(&r->made[l]);
+    }
+    free(r->made);
+    free(r->maps);
+    free(r->steps);
+    rack_placement_unref(r->kept);
+    epoch_record_fini(&r->head);
+    *r = (recovery){0};
+}

@@ -1,0 +1,32 @@
+/* link_monitor.h - notices that the connection below a ZeroMQ socket broke.
+ *
+ * A killed peer's system closes its connections, and ZeroMQ knows it within
+ * milliseconds, but tells only who monitors the socket.  The monitor belongs to
+ * the link's thread, and adds no other: ZeroMQ's I/O thread writes an event,
+ * and the link's descriptor becomes readable. */
+#ifndef PROTO_LINK_MONITOR_H
+#define PROTO_LINK_MONITOR_H
+
+#include <stdbool.h>
+
+typedef struct link_monitor link_monitor;
+
+/* To be made before `sock` connects, and closed before it is closed. -errno:
+ * the socket works without one. */
+int link_monitor_open(link_monitor **out, void *zmq, void *sock);
+void link_monitor_close(link_monitor *m); /* NULL is fine */
+
+/* Make one descriptor of the monitor's and the socket's own: readable when
+ * either is. */
+int link_monitor_join(link_monitor *m, int sock_fd);
+int link_monitor_fd(const link_monitor *m);
+
+/* Did a connection that had been made break, since link_monitor_told()?  Looks
+ * again only a moment after the last look: it is asked in busy loops. */
+bool link_monitor_look(link_monitor *m);
+void link_monitor_told(link_monitor *m);
+
+/* Is there a connection now, as far as events tell? */
+bool link_monitor_connected(link_monitor *m);
+
+#endif
