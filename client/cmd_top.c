@@ -4,18 +4,19 @@
  * differences of its counters.  On a terminal each picture takes the place of
  * the last one; elsewhere they follow one another. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "client/cli.h"
 #include "client/commands.h"
 #include "client/rack_command.h"
+#include "client/top_picture.h"
 #include "engine/err.h"
 #include "engine/util.h"
 
 #define NAME "roster top"
-#define NAME_WIDTH 20
+#define UNSAID UINT32_MAX /* --count was not given: see run() */
 
 typedef struct {
     session_config session;
@@ -23,98 +24,24 @@ typedef struct {
     bool json;
 } top_config;
 
-/* Two looks and the time between them. */
-typedef struct {
-    const json_t *now, *before; /* before: NULL at first */
-    double seconds;
-} looks;
+/* ---- JSON ---- */
 
-/* ---- rates ---- */
-
-/* Per second; a counter that went back belongs to a process that was started
- * again: it counts from zero. */
-static double rate(const json_t *now, const json_t *before, const char *key,
-                   double seconds) {
-    uint64_t a = rack_number(before, key), b = rack_number(now, key);
-    if (before == NULL || seconds <= 0) return 0;
-    return (double)(b >= a ? b - a : b) / seconds;
-}
-
-/* The pairs that all nodes compute in a second. */
-static double pairs_of_all(const looks *l) {
-    double sum = 0;
-    size_t i;
-    json_t *node;
-    json_array_foreach(json_object_get(l->now, "nodes"), i, node) {
-        sum +=
-            rate(node, rack_find(l->before, "nodes", rack_text(node, "name")),
-                 "pairs", l->seconds);
-    }
-    return sum;
-}
-
-/* ---- showing ---- */
-
-static void print_name(const char *name) {
-    char text[NAME_WIDTH + 1];
-    snprintf(text, sizeof(text), "%s", name);
-    make_printable(text);
-    printf("%-*s", NAME_WIDTH, text);
-}
-
-static void print_head(const looks *l) {
-    const json_t *requests = json_object_get(l->now, "requests");
-    const json_t *placement = json_object_get(l->now, "placement");
-    char model[64];
-
-    snprintf(model, sizeof(model), "%s", rack_text(l->now, "model"));
-    make_printable(model);
-    printf("%s  %.0f tokens/s, %.0f of them generated  %" PRIu64
-           " requests active, %" PRIu64 " queued\n",
-           model, rate(l->now, l->before, "tokens", l->seconds),
-           rate(l->now, l->before, "tokens_generated", l->seconds),
-           rack_number(requests, "active"), rack_number(requests, "queued"));
-    const json_t *epoch = json_object_get(l->now, "epoch");
-    printf("epoch ");
-    if (json_is_string(epoch)) {
-        printf("%.40s", json_string_value(epoch));
-    } else {
-        printf("%" PRIu64, rack_number(l->now, "epoch"));
-    }
-    printf("  %" PRIu64 " holders on the move, %" PRIu64
-           " units without a holder\n\n",
-           rack_number(placement, "moving"),
-           rack_number(placement, "unplaced"));
-}
-
-static void print_node(const looks *l, const json_t *node, double all_pairs) {
+static json_t *node_json(const looks *l, const json_t *node) {
     const json_t *before =
         rack_find(l->before, "nodes", rack_text(node, "name"));
-    double pairs = rate(node, before, "pairs", l->seconds);
-    char bytes[32], state[12];
-
-    cli_format_bytes(rack_number(node, "resident_bytes"), bytes, sizeof(bytes));
-    snprintf(state, sizeof(state), "%s", rack_text(node, "state"));
-    make_printable(state);
-    print_name(rack_text(node, "name"));
-    printf(" %-10s %7" PRIu64 " %10s %9.0f %9.0f %6.1f%% %6" PRIu64 "\n", state,
-           rack_number(node, "held"), bytes,
-           rate(node, before, "batches", l->seconds), pairs,
-           all_pairs > 0 ? 100 * pairs / all_pairs : 0,
-           rack_number(node, "queued"));
-}
-
-static void print_picture(const looks *l) {
-    size_t i;
-    json_t *node;
-    double all_pairs = pairs_of_all(l);
-
-    print_head(l);
-    printf("%-*s %-10s %7s %10s %9s %9s %7s %6s\n", NAME_WIDTH, "NODE", "STATE",
-           "UNITS", "RESIDENT", "BATCHES/s", "PAIRS/s", "SHARE", "QUEUE");
-    json_array_foreach(json_object_get(l->now, "nodes"), i, node) {
-        print_node(l, node, all_pairs);
+    json_t *o = json_pack(
+        "{s:s, s:s, s:I, s:I, s:f, s:f}", "name", rack_text(node, "name"),
+        "state", rack_text(node, "state"), "held",
+        (json_int_t)rack_number(node, "held"), "resident_bytes",
+        (json_int_t)rack_number(node, "resident_bytes"), "batches_per_s",
+        looks_rate(l, node, before, "batches"), "pairs_per_s",
+        looks_rate(l, node, before, "pairs"));
+    static const char *const as_told[] = {"busy", "speed", "moves"};
+    for (size_t i = 0; i < ARRAY_LEN(as_told); i++) {
+        json_t *value = json_object_get(node, as_told[i]);
+        if (value != NULL) json_object_set(o, as_told[i], value);
     }
+    return o;
 }
 
 /* One object a line. */
@@ -123,23 +50,13 @@ static int print_json(const looks *l) {
     size_t i;
     json_t *node;
     json_array_foreach(json_object_get(l->now, "nodes"), i, node) {
-        const json_t *before =
-            rack_find(l->before, "nodes", rack_text(node, "name"));
-        json_array_append_new(
-            nodes,
-            json_pack(
-                "{s:s, s:s, s:I, s:I, s:f, s:f}", "name",
-                rack_text(node, "name"), "state", rack_text(node, "state"),
-                "held", (json_int_t)rack_number(node, "held"), "resident_bytes",
-                (json_int_t)rack_number(node, "resident_bytes"),
-                "batches_per_s", rate(node, before, "batches", l->seconds),
-                "pairs_per_s", rate(node, before, "pairs", l->seconds)));
+        json_array_append_new(nodes, node_json(l, node));
     }
     json_t *root = json_pack(
-        "{s:f, s:f, s:f, s:o}", "seconds", l->seconds, "tokens_per_s",
-        rate(l->now, l->before, "tokens", l->seconds), "generated_per_s",
-        rate(l->now, l->before, "tokens_generated", l->seconds), "nodes",
-        nodes);
+        "{s:f, s:f, s:f, s:O?, s:o}", "seconds", l->seconds, "tokens_per_s",
+        looks_rate(l, l->now, l->before, "tokens"), "generated_per_s",
+        looks_rate(l, l->now, l->before, "tokens_generated"), "balance",
+        json_object_get(l->now, "balance"), "nodes", nodes);
     char *text = root != NULL ? json_dumps(root, JSON_COMPACT) : NULL;
     if (text != NULL) puts(text);
     free(text);
@@ -155,16 +72,26 @@ static int show(const top_config *c, const looks *l, bool terminal) {
         rc = print_json(l);
     } else {
         if (terminal) fputs("\033[H\033[2J", stdout);
-        print_picture(l);
+        top_picture_print(l);
         if (!terminal) putchar('\n');
     }
     if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout))) return -EIO;
     return rc;
 }
 
+/* For a bar of progress: what is left is compared with the most that was. */
+static uint64_t most_to_load(const json_t *status, uint64_t most) {
+    const json_t *m =
+        json_object_get(json_object_get(status, "balance"), "moves");
+    uint64_t left = rack_number(m, "to_load");
+    if (!json_is_true(json_object_get(m, "moving"))) return 0;
+    return left > most ? left : most;
+}
+
 /* Rates need two looks: the first picture comes after one interval. */
-static int watch(session *s, const top_config *c, char *why, size_t why_size) {
-    bool terminal = !c->json && isatty(STDOUT_FILENO) != 0;
+static int watch(session *s, const top_config *c, bool terminal, char *why,
+                 size_t why_size) {
+    uint64_t most = 0;
     json_t *before = NULL;
     uint64_t before_us = 0;
     int rc = 0;
@@ -174,7 +101,8 @@ static int watch(session *s, const top_config *c, char *why, size_t why_size) {
         rc = rack_status(s, &now, why, why_size);
         if (rc < 0) break;
         uint64_t at_us = now_us();
-        const looks l = {now, before, (double)(at_us - before_us) / 1e6};
+        most = most_to_load(now, most);
+        const looks l = {now, before, (double)(at_us - before_us) / 1e6, most};
         if (before != NULL) rc = show(c, &l, terminal);
         json_decref(before);
         before = now;
@@ -195,33 +123,39 @@ static int watch(session *s, const top_config *c, char *why, size_t why_size) {
     return rc;
 }
 
-/* A signal is how it is meant to end. */
-static int run(const top_config *c, char *why, size_t why_size) {
+/* Pictures go on where they replace each other, and objects where a program
+ * reads them; else one is what was asked for.  A signal is how it is meant to
+ * end. */
+static int run(const top_config *given, char *why, size_t why_size) {
     session s;
-    int rc = session_open(&s, &c->session, why, why_size);
-    if (rc == 0) rc = watch(&s, c, why, why_size);
-    if (rc == -EINTR && c->count == 0) rc = 0;
+    top_config c = *given;
+    bool terminal = !c.json && isatty(STDOUT_FILENO) != 0;
+    if (c.count == UNSAID) c.count = terminal || c.json ? 0 : 1;
+    int rc = session_open(&s, &c.session, why, why_size);
+    if (rc == 0) rc = watch(&s, &c, terminal, why, why_size);
+    if (rc == -EINTR && c.count == 0) rc = 0;
     session_close(&s);
     return rc;
 }
 
 int cmd_top(int argc, char **argv) {
     enum { OWN = 3 };
-    top_config c = {.interval_ms = 1000};
+    top_config c = {.interval_ms = 1000, .count = UNSAID};
     session_config_init(&c.session);
     option table[OWN + RACK_OPTIONS] = {
         {"interval", 0, OPTION_MS, &c.interval_ms, "TIME",
          "Time between two pictures."},
         {"count", 'n', OPTION_U32, &c.count, "N",
-         "End after N pictures; 0: when interrupted."},
+         "End after N pictures; 0: when interrupted, which is what happens on "
+         "a terminal and with --json. Elsewhere one is shown."},
         {"json", 0, OPTION_FLAG, &c.json, NULL, "One JSON object a picture."},
     };
     size_t n = OWN + rack_options(&c.session, table + OWN);
     const option_set set = {
         .program = NAME,
         .usage = "[options]",
-        .about = "Shows what each expert node of a rack computes now, until "
-                 "Ctrl-C.",
+        .about = "Shows what each expert node of a rack computes now, how "
+                 "evenly, and what moves, until Ctrl-C.",
         .table = table,
         .count = n,
     };

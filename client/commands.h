@@ -12,5 +12,7 @@ int cmd_detokenize(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
+int cmd_rebalance(int argc, char **argv);
+int cmd_recover(int argc, char **argv);
 
 #endif

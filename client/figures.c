@@ -72,6 +72,12 @@ void figures_print(FILE *out, const roster_stats *s,
             "weights", read, resident,
             percent(s->bytes_per_token, s->bytes_resident));
     print_shares(out, s);
+    if (s->moves > 0) {
+        fprintf(out,
+                "%-11s moved to another coordinator %u time%s; the figures are "
+                "of the last one\n",
+                "moves", s->moves, s->moves == 1 ? "" : "s");
+    }
     fprintf(out, "%-11s %s, seed %" PRIu64 "\n", "end",
             finish_text(roster_generation_finish(g)),
             roster_generation_seed(g));

@@ -23,6 +23,8 @@ static const command commands[] = {
     {"status",     cmd_status,     "show what a coordinator and its rack do"},
     {"top",        cmd_top,        "the same, live, with rates"},
     {"drain",      cmd_drain,      "empty a node or a coordinator"},
+    {"rebalance",  cmd_rebalance,  "place experts by their load now"},
+    {"recover",    cmd_recover,    "put a wiped, restored or full etcd right"},
 };
 /* clang-format on */
 

@@ -2,6 +2,7 @@
 #include "client/rack_command.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -47,6 +48,24 @@ int rack_status(session *s, json_t **out, char *why, size_t why_size) {
     return 0;
 }
 
+int rack_go_to_leader(session *s, const session_config *c, char *why,
+                      size_t why_size) {
+    char endpoint[256] = "";
+    json_t *status;
+    int rc = rack_status(s, &status, why, why_size);
+    if (rc < 0) return rc;
+    const json_t *leader =
+        rack_find(status, "coordinators", rack_text(status, "leader"));
+    if (leader != NULL && !json_is_true(json_object_get(leader, "us")))
+        snprintf(endpoint, sizeof(endpoint), "%s", rack_text(leader, "client"));
+    json_decref(status);
+    if (endpoint[0] == '\0') return 0;
+    session_config to = *c;
+    to.endpoint = endpoint;
+    session_close(s);
+    return session_open(s, &to, why, why_size);
+}
+
 const json_t *rack_find(const json_t *status, const char *list,
                         const char *name) {
     size_t i;
@@ -63,6 +82,10 @@ uint64_t rack_number(const json_t *object, const char *key) {
     if (json_is_integer(value) && n >= 0)
         return (uint64_t)json_integer_value(value);
     return n > 0 && n < 1e18 ? (uint64_t)n : 0;
+}
+
+double rack_real(const json_t *object, const char *key) {
+    return json_number_value(json_object_get(object, key));
 }
 
 const char *rack_text(const json_t *object, const char *key) {

@@ -1,5 +1,5 @@
 /* rack_command.h - what commands share that look at a running rack, or ask
- * something of it: status, top, drain. */
+ * something of it: status, top, drain, rebalance. */
 #ifndef CLIENT_RACK_COMMAND_H
 #define CLIENT_RACK_COMMAND_H
 
@@ -14,6 +14,11 @@ size_t rack_options(session_config *c, option *table);
  * code with a sentence. */
 int rack_status(session *s, json_t **out, char *why, size_t why_size);
 
+/* The session becomes one with the coordinator that leads the rack, as far as
+ * the status of the one that is asked names one (`c` without its endpoint). */
+int rack_go_to_leader(session *s, const session_config *c, char *why,
+                      size_t why_size);
+
 /* One entry of the status's list `list` ("nodes", "coordinators"), borrowed;
  * NULL: nobody is called that. */
 const json_t *rack_find(const json_t *status, const char *list,
@@ -21,6 +26,7 @@ const json_t *rack_find(const json_t *status, const char *list,
 
 /* A number of an object, 0 if it is not there; a text, "" if it is not. */
 uint64_t rack_number(const json_t *object, const char *key);
+double rack_real(const json_t *object, const char *key);
 const char *rack_text(const json_t *object, const char *key);
 
 /* Wait for `ms`, or until the session ends: 0, -EINTR for a signal, or the

@@ -21,9 +21,10 @@ void session_config_init(session_config *c) {
 
 size_t session_options(session_config *c, option *table) {
     const option rows[] = {
-        {"endpoint", 0, OPTION_STRING, &c->endpoint, "tcp://HOST:PORT",
-         "The coordinator to ask; without this and --model, the environment's "
-         "ROSTER_ENDPOINT."},
+        {"endpoint", 0, OPTION_STRING, &c->endpoint, "tcp://HOST:PORT[,...]",
+         "The coordinator to ask, or several: the first that answers is, and "
+         "another takes over when it is lost. Without this and --model, the "
+         "environment's ROSTER_ENDPOINT."},
         {"model", 0, OPTION_STRING, &c->rack.model, "FILE",
          "Serve this GGUF file for as long as the command runs."},
         {"cluster", 0, OPTION_STRING, &c->cluster, "NAME",
@@ -97,6 +98,10 @@ static int connect_client(session *s, const session_config *c, char *why,
         rc = set(config, "insecure", "true", why, why_size);
     if (rc == 0 && c->timeout_ms > 0)
         rc = set(config, "timeout_ms", timeout, why, why_size);
+    /* The only coordinator of a rack of ours is what session_explain() is
+     * about. */
+    if (rc == 0 && s->rack != NULL)
+        rc = set(config, "failover", "off", why, why_size);
     if (rc == 0) rc = roster_client_create(&s->client, config, why, why_size);
     roster_config_destroy(&config);
     return rc;

@@ -187,6 +187,44 @@ static void print_placement(FILE *out, const json_t *root) {
     print_survival(out, p);
 }
 
+/* ---- balance ---- */
+
+/* A factor of a few digits; "-" if it is not known. */
+static const char *factor(const json_t *object, const char *key, char *out) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_number(value)) return "-";
+    snprintf(out, CELL, "%.2f", json_number_value(value));
+    return out;
+}
+
+static void print_moves(FILE *out, const json_t *moves) {
+    char a[CELL], b[CELL], d[CELL];
+    if (!json_is_true(json_object_get(moves, "moving"))) return;
+    fprintf(out, LABEL "%s units to load (%s), %s to give up, for %.0f s\n",
+            "moves", member(moves, "to_load", a),
+            bytes_member(moves, "bytes_left", b), member(moves, "to_drop", d),
+            json_number_value(json_object_get(moves, "since_ms")) / 1000);
+}
+
+/* How evenly the nodes are used, and what is being done about it. */
+static void print_balance(FILE *out, const json_t *root) {
+    const json_t *b = json_object_get(root, "balance");
+    char x[CELL], y[CELL], z[CELL], w[CELL];
+
+    if (!json_is_object(b)) return;
+    if (!json_is_number(json_object_get(b, "imbalance"))) {
+        fprintf(out, LABEL "nothing was computed of late\n", "imbalance");
+    } else {
+        fprintf(out, LABEL "%s; the worst layer is %s with %s", "imbalance",
+                factor(b, "imbalance", x), member(b, "worst_layer", y),
+                factor(b, "worst", z));
+        const char *predicted = factor(b, "predicted", w);
+        if (predicted == w) fprintf(out, "; predicted %s", predicted);
+        fputc('\n', out);
+    }
+    print_moves(out, json_object_get(b, "moves"));
+}
+
 static void print_coordinators(FILE *out, const json_t *list) {
     static const char row[] = "%-14s %-26s %-10s %s\n";
     size_t i;
@@ -252,64 +290,106 @@ static void print_holders(FILE *out, const json_t *layer) {
     }
 }
 
+/* [[expert, share]...] as "17 12%, 3 9%". */
+static const char *hottest(const json_t *layer, char *out, size_t size) {
+    size_t i, at = 0;
+    json_t *pair;
+    out[0] = '\0';
+    json_array_foreach(json_object_get(layer, "hottest"), i, pair) {
+        int n = snprintf(
+            out + at, size - at, "%s%" JSON_INTEGER_FORMAT " %.0f%%",
+            at > 0 ? ", " : "", json_integer_value(json_array_get(pair, 0)),
+            100 * json_number_value(json_array_get(pair, 1)));
+        if (n < 0 || at + (size_t)n >= size) break;
+        at += (size_t)n;
+    }
+    return out;
+}
+
 static void print_layers(FILE *out, const json_t *list) {
-    static const char row[] = "%6s %7s %7s %12s\n";
+    static const char row[] = "%6s %7s %7s %12s %9s %10s  %s\n";
     size_t i;
     json_t *l;
 
     if (!json_is_array(list) || json_array_size(list) == 0) return;
     fputc('\n', out);
-    fprintf(out, row, "LAYER", "SLICES", "UNITS", "HOLDERS");
+    fprintf(out, row, "LAYER", "SLICES", "UNITS", "HOLDERS", "PAIRS/s",
+            "IMBALANCE", "HOTTEST EXPERTS");
     json_array_foreach((json_t *)list, i, l) {
         char a[CELL], b[CELL], c[CELL], d[CELL], e[CELL], range[2 * CELL + 4];
+        char rate[CELL] = "-", x[CELL], hot[CELL];
+        const json_t *heat = json_object_get(l, "heat");
+        if (json_is_number(heat))
+            snprintf(rate, sizeof(rate), "%.0f", json_number_value(heat));
         snprintf(range, sizeof(range), "%s to %s", member(l, "min_holders", d),
                  member(l, "max_holders", e));
         fprintf(out, row, member(l, "layer", a), member(l, "slices", b),
-                member(l, "units", c), range);
+                member(l, "units", c), range, rate, factor(l, "imbalance", x),
+                hottest(l, hot, sizeof(hot)));
         print_holders(out, l);
     }
 }
 
 /* ---- nodes ---- */
 
-/* What there is to say of a node beside its figures. */
-static const char *node_note(const json_t *n, char *out, size_t size) {
-    static const struct {
-        const char *key, *word;
-    } notes[] = {{"draining", "draining"}, {"missing", "not registered"}};
-    char why[160];
-    size_t at = 0;
+/* What there is to say of a node beside its figures: in a word, on its line. */
+static const char *node_word(const json_t *n) {
+    if (json_is_true(json_object_get(n, "missing"))) return "not registered";
+    if (json_is_true(json_object_get(n, "draining"))) return "draining";
+    return "";
+}
 
+static void add_note(char *out, size_t size, const char *note) {
+    size_t at = strlen(out);
+    if (note[0] == '\0') return;
+    snprintf(out + at, size - at, "%s%s", at > 0 ? ", " : "", note);
+}
+
+/* And in more words, below it. */
+static const char *node_note(const json_t *n, char *out, size_t size) {
+    char words[160];
     out[0] = '\0';
-    for (size_t i = 0; i < ARRAY_LEN(notes); i++) {
-        if (!json_is_true(json_object_get(n, notes[i].key))) continue;
-        at += (size_t)snprintf(out + at, size - at, "%s%s", at > 0 ? ", " : "",
-                               notes[i].word);
+    if (json_is_true(json_object_get(n, "missing")) &&
+        json_is_true(json_object_get(n, "draining"))) {
+        add_note(out, size, "draining");
     }
-    uint64_t assigned =
-        (uint64_t)json_integer_value(json_object_get(n, "assigned"));
-    uint64_t held = (uint64_t)json_integer_value(json_object_get(n, "held"));
-    if (json_object_get(n, "assigned") != NULL && assigned != held) {
-        at += (size_t)snprintf(out + at, size - at, "%sto hold %" PRIu64,
-                               at > 0 ? ", " : "", assigned);
+    const json_t *assigned = json_object_get(n, "assigned");
+    const json_t *held = json_object_get(n, "held");
+    if (assigned != NULL &&
+        json_integer_value(assigned) != json_integer_value(held)) {
+        snprintf(words, sizeof(words),
+                 "holds %" JSON_INTEGER_FORMAT " units, is to hold "
+                 "%" JSON_INTEGER_FORMAT,
+                 json_integer_value(held), json_integer_value(assigned));
+        add_note(out, size, words);
     }
-    cell(json_object_get(n, "why"), why, sizeof(why));
-    if (why[0] != '\0' && strcmp(why, "-") != 0)
-        snprintf(out + at, size - at, "%s%s", at > 0 ? ", " : "", why);
+    if (json_string_length(json_object_get(n, "why")) > 0) {
+        add_note(out, size,
+                 cell(json_object_get(n, "why"), words, sizeof(words)));
+    }
+    return out;
+}
+
+/* Numbers that mean something only of a node that is measured. */
+static const char *rate_cell(const json_t *n, const char *key, double scale,
+                             const char *unit, char *out) {
+    const json_t *value = json_object_get(n, key);
+    if (!json_is_number(value)) return "-";
+    snprintf(out, CELL, "%.0f%s", json_number_value(value) * scale, unit);
     return out;
 }
 
 static void print_nodes(FILE *out, const json_t *nodes) {
-    static const char row[] = "%-14s %-26s %-10s %8s %10s %9s %10s %8s  %s\n";
+    static const char row[] = "%-12s %-22s %-8s %7s %9s %8s %5s %8s  %s\n";
     size_t i;
     json_t *n;
 
     if (!json_is_array(nodes) || json_array_size(nodes) == 0) return;
     fputc('\n', out);
     fprintf(out, row, "NODE", "ENDPOINT", "STATE", "EXPERTS", "RESIDENT",
-            "BATCHES", "PAIRS", "DELAY", "");
+            "PAIRS/s", "BUSY", "DELAY", "");
     json_array_foreach((json_t *)nodes, i, n) {
-        char c[8][CELL], delay[CELL + 4] = "-", note[256];
+        char c[7][CELL], delay[CELL] = "-", note[256];
         const json_t *us = json_object_get(n, "latency_us");
         if (json_is_number(us))
             snprintf(delay, sizeof(delay), "%.1f ms",
@@ -317,8 +397,10 @@ static void print_nodes(FILE *out, const json_t *nodes) {
         fprintf(out, row, member(n, "name", c[0]), member(n, "endpoint", c[1]),
                 member(n, "state", c[2]), member(n, "experts", c[3]),
                 bytes_member(n, "resident_bytes", c[4]),
-                member(n, "batches", c[5]), member(n, "pairs", c[6]), delay,
-                node_note(n, note, sizeof(note)));
+                rate_cell(n, "pairs_per_s", 1, "", c[5]),
+                rate_cell(n, "busy", 100, "%", c[6]), delay, node_word(n));
+        if (node_note(n, note, sizeof(note))[0] != '\0')
+            fprintf(out, "%13s%s\n", "", note);
     }
 }
 
@@ -339,6 +421,7 @@ int status_table_print(FILE *out, const char *json, bool layers, char *why,
     print_etcd(out, root);
     print_frozen(out, root);
     print_placement(out, root);
+    print_balance(out, root);
     print_coordinators(out, json_object_get(root, "coordinators"));
     print_nodes(out, json_object_get(root, "nodes"));
     if (layers) print_layers(out, json_object_get(root, "layers"));

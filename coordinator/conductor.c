@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/conductor_internal.h"
+#include "coordinator/conductor_recover.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -164,6 +165,7 @@ static leader_outcome outcome_of(etcd_code code) {
         return LEADER_DONE;
     case ETCD_FALSE:
     case ETCD_REFUSED:
+    case ETCD_NO_SPACE:
     case ETCD_NO_MEMORY:
         return LEADER_NOT;
     default:
@@ -409,6 +411,8 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     c->config = *config;
     uv_timer_init(config->loop, &c->timer);
     uv_timer_init(config->loop, &c->idle_timer);
+    uv_timer_init(config->loop, &c->recover_timer);
+    c->recover_timer.data = c;
     c->timer.data = c->idle_timer.data = c;
     *out = c; /* also on failure: handles of the loop need closing */
 
@@ -434,6 +438,8 @@ void conductor_close(conductor *c) {
     c->closing = true;
     uv_close((uv_handle_t *)&c->timer, NULL);
     uv_close((uv_handle_t *)&c->idle_timer, NULL);
+    uv_close((uv_handle_t *)&c->recover_timer, NULL);
+    conductor_recover_end(c);
     /* It frees itself; callbacks that are still due find us closing. */
     registry_close(c->registry, on_closed, NULL);
 }

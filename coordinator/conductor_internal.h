@@ -4,6 +4,7 @@
 #define COORDINATOR_CONDUCTOR_INTERNAL_H
 
 #include "coordinator/conductor.h"
+#include "coordinator/conductor_balance.h"
 #include "coordinator/leader.h"
 #include "coordinator/model_cut.h"
 #include "discovery/registry.h"
@@ -13,6 +14,8 @@ typedef struct {
     planner_model plan; /* borrows from `cut` */
     model_cut cut;
 } rack_model;
+
+typedef struct recover_job recover_job;
 
 struct conductor {
     conductor_config config;
@@ -30,11 +33,18 @@ struct conductor {
     uint64_t epoch;    /* the last that was logged */
     int64_t term;      /* likewise */
     char why_not[200]; /* the leader machine's reason, likewise */
+    conductor_balance balance;
+    recover_job *recovering; /* conductor_recover.c; NULL: none */
+    uv_timer_t recover_timer;
 };
 
 /* The placement that is ours to use.  NULL: there is none, or it was made for
  * another model; then c->conflict says so. */
 const rack_placement *conductor_placement(conductor *c, const rack_view *view);
+
+/* Look at everything anew and do what the leader machine wants: with the next
+ * turn of the loop. */
+void conductor_think_again(conductor *c);
 
 /* Show the leader machine how things stand.  -ENOMEM, or what keeps the experts
  * from being measured; it is logged. */

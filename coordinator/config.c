@@ -26,6 +26,8 @@ static void set_defaults(config *c) {
         .max_running = 64,
         .max_queued = 256,
         .timeout_ms = 10000,
+        .park_timeout_ms = 4000,
+        .cross_check = 2000,
         .start_timeout_ms = 10000,
         .drain_timeout_ms = 1000,
         .slices = 1,
@@ -220,6 +222,12 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
         {"timeout", 0, OPTION_MS, &c->timeout_ms, "TIME",
          "Longest wait of a request for its next token, unless it asks for "
          "another."},
+        {"park-timeout", 0, OPTION_MS, &c->park_timeout_ms, "TIME",
+         "Longest wait of a request for an expert that no live node holds, if "
+         "its own timeout is not shorter; 0: only that counts."},
+        {"cross-check", 0, OPTION_U32, &c->cross_check, "N",
+         "Ask a second holder too for one in N answered requests, and compare "
+         "the bits; 0: never."},
         {"start-timeout", 0, OPTION_MS, &c->start_timeout_ms, "TIME",
          "How long to wait for the listed nodes before serving without some; "
          "with --etcd, for all experts to be held, once etcd answers."},

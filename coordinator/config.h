@@ -21,6 +21,7 @@ typedef struct {
     uint32_t threads, context, batch_tokens, max_running, max_queued;
     uint32_t timeout_ms, start_timeout_ms, drain_timeout_ms;
     uint32_t slices, min_replicas, replace_after_ms;
+    uint32_t cross_check, park_timeout_ms;
     kv_type kv_type;
 } config;
 

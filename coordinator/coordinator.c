@@ -14,12 +14,15 @@
 #define MAX_CONTEXT_DEFAULT 8192
 #define PART_MAX_BYTES MESSAGE_PART_MAX
 #define LINK_MESSAGES 1024
+#define SOCKETS_PER_LINK 3 /* its own, and both ends of its monitor */
 
 /* Dispatch (DESIGN: flow control by credit in bytes; pieces near 1 MiB). */
 #define CREDIT_BYTES ((uint64_t)16 << 20)
 #define PIECE_BYTES ((uint64_t)1 << 20)
-#define HEDGE_MIN_US 100000
-#define HEDGE_FACTOR 6
+#define HEDGE_MIN_US 15000
+#define HEDGE_FACTOR 4
+#define HEDGE_START_US 100000
+#define HEDGE_PERCENT 5
 #define PATIENCE_US 1000000
 
 /* ---- the model ---- */
@@ -113,6 +116,7 @@ link_config coordinator_links(const coordinator *c) {
         .zmq = c->zmq,
         .max_part_bytes = PART_MAX_BYTES,
         .queue_messages = LINK_MESSAGES,
+        .tell_broken = true,
         .insecure = c->config.insecure,
     };
 }
@@ -136,10 +140,13 @@ static int open_exchange(coordinator *c) {
                 .credit_bytes = CREDIT_BYTES,
                 .hedge_min_us = HEDGE_MIN_US,
                 .hedge_factor = HEDGE_FACTOR,
+                .hedge_start_us = HEDGE_START_US,
+                .hedge_percent = HEDGE_PERCENT,
                 .patience_us = PATIENCE_US,
                 .local = !c->config.no_local_experts,
             },
         .max_rows = c->config.batch_tokens,
+        .check_every = c->config.cross_check,
         .links = coordinator_links(c),
     };
     return exchange_new(&c->experts, &x);
@@ -193,7 +200,7 @@ static int open_steps(coordinator *c) {
 
 /* Two links to each node and their descriptors, and the rest. */
 static void make_room_for_links(coordinator *c) {
-    int sockets = 2 * (int)max_nodes(c) + 16;
+    int sockets = 2 * SOCKETS_PER_LINK * (int)max_nodes(c) + 16;
     if (c->zmq != NULL) zmq_ctx_set(c->zmq, ZMQ_MAX_SOCKETS, sockets);
     struct rlimit files;
     rlim_t wanted = (rlim_t)(3 * sockets + 256);

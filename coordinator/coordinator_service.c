@@ -26,6 +26,10 @@ static const membership_config membership_timing = {
     .silent_ms = 1000,
     .stuck_ms = 5000,
     .refused_ms = 2000,
+    .crashes = 3,
+    .crash_window_ms = 60000,
+    .quarantine_ms = 30000,
+    .quarantine_most_ms = 600000,
 };
 
 /* ---- the end ---- */

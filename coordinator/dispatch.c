@@ -25,7 +25,7 @@ static int check_config(const dispatch_config *c) {
     }
     if (c->piece_bytes == 0 || c->credit_bytes == 0) return ERR_RANGE;
     if (c->hedge_factor == 0 || c->hedge_factor > 1000) return ERR_RANGE;
-    if (c->patience_us == 0) return ERR_RANGE;
+    if (c->patience_us == 0 || c->hedge_percent > 100) return ERR_RANGE;
     return 0;
 }
 
@@ -44,6 +44,13 @@ static int grow(uint32_t **list, size_t n) {
     return 0;
 }
 
+static int grow_parts(dispatch *d, size_t n) {
+    dispatch_part *grown = realloc(d->parts, n * sizeof(*grown));
+    if (grown == NULL) return -ENOMEM;
+    d->parts = grown;
+    return 0;
+}
+
 int dispatch_reserve(dispatch *d, uint32_t max_pairs) {
     assert(d->where == NULL);
     if (max_pairs <= d->room) return 0;
@@ -55,6 +62,7 @@ int dispatch_reserve(dispatch *d, uint32_t max_pairs) {
     int rc = grow(&d->order, max_pairs);
     if (rc == 0) rc = grow(&d->scratch, max_pairs);
     if (rc == 0) rc = grow(&d->here, max_pairs);
+    if (rc == 0) rc = grow_parts(d, max_pairs);
     if (rc < 0) return rc;
 
     uint64_t piece = d->config.piece_bytes / d->config.reply_row_bytes;
@@ -96,7 +104,9 @@ int dispatch_new(dispatch **out, const dispatch_config *config) {
             .head = DISPATCH_NONE,
             .tail = DISPATCH_NONE,
         };
+        dispatch_forget_speed(d, &d->peers[i]);
     }
+    d->budget = 100 * DISPATCH_HEDGE_BURST;
     d->usual_base_us = DISPATCH_BASE_US;
     d->usual_pair_ns = DISPATCH_PAIR_NS;
     d->lost_expert = DISPATCH_NONE;
@@ -110,11 +120,21 @@ void dispatch_free(dispatch *d) {
     free(d->order);
     free(d->scratch);
     free(d->here);
+    free(d->parts);
     free(d->busy);
     free(d->peers);
     free(d->requests);
     free(d->request_pairs);
     free(d);
+}
+
+/* What was given halves in a certain time, for all at once. */
+static void fade_given(dispatch *d, uint64_t now_us) {
+    uint64_t times = (now_us - d->given_us) / DISPATCH_GIVEN_US;
+    if (times == 0 || now_us < d->given_us) return;
+    d->given_us = now_us;
+    for (uint32_t i = 0; i < d->n_seen; i++)
+        d->peers[i].given >>= dispatch_min(times, 63);
 }
 
 int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
@@ -123,6 +143,7 @@ int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
     uint64_t n_pairs = (uint64_t)n_rows * k;
     if (n_pairs > d->room) return ERR_RANGE;
 
+    fade_given(d, now_us);
     d->layer_seq++;
     d->layer = layer;
     d->n_rows = n_rows;
@@ -168,103 +189,6 @@ void dispatch_lose_pair(dispatch *d, dispatch_pair *p) {
     if (d->lost_expert == DISPATCH_NONE) d->lost_expert = p->expert;
 }
 
-/* ---- time ---- */
-
-/* The node is not trusted until it answers; whatever it owes is asked of
- * somebody else as well. */
-static void mark_late(dispatch *d, uint64_t now_us, dispatch_request *r) {
-    dispatch_peer *peer = &d->peers[r->node];
-
-    dispatch_table_late(d, r);
-    if (!peer->suspect) {
-        peer->suspect = true;
-        peer->trial_us = DISPATCH_TRIAL_MIN_US;
-        peer->trial_at_us = now_us + peer->trial_us;
-        d->replan = true; /* also for what waits for its credit */
-    }
-    bool owes = false;
-    for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
-        owes |= p->state == PAIR_OPEN;
-        dispatch_wait_pair(d, p);
-    }
-    if (owes) d->stats.hedges++;
-}
-
-/* The request may have been lost: its node becomes a choice again. */
-static void allow_again(dispatch *d, dispatch_request *r) {
-    r->again = true;
-    for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
-        p->asked &= ~dispatch_holder(d, p->expert, r->node);
-        dispatch_wait_pair(d, p);
-    }
-    d->replan = true;
-}
-
-/* When a late request counts as lost: not while its node is at work. */
-static uint64_t again_us(const dispatch *d, const dispatch_request *r) {
-    uint64_t works_us = d->peers[r->node].works_us;
-    if (works_us == 0) return r->again_us;
-    return dispatch_max(
-        r->again_us,
-        dispatch_later(works_us, d->config.patience_us / DISPATCH_WORKS));
-}
-
-static void check_late(dispatch *d, uint64_t now_us) {
-    if (now_us < d->late_wake_us) return;
-    d->late_wake_us = UINT64_MAX;
-
-    /* This layer's requests are the newest ones. */
-    for (uint32_t i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
-        dispatch_request *r = &d->requests[i];
-        if (!dispatch_table_current(d, r)) break;
-        if (!r->late && now_us >= r->late_us) mark_late(d, now_us, r);
-        uint64_t lost_us = again_us(d, r);
-        if (r->late && !r->again && now_us >= lost_us) allow_again(d, r);
-        if (r->again) continue;
-        d->late_wake_us =
-            dispatch_min(d->late_wake_us, r->late ? lost_us : r->late_us);
-    }
-}
-
-/* The last sign that a pair may still be computed.  One that was asked counts
- * from then on, one that was not (its node's credit is used up, or it rests) as
- * long as others are answered; and both as long as a holder is at work. */
-static uint64_t last_sign_us(const dispatch *d, const dispatch_pair *p) {
-    uint64_t us = p->first != DISPATCH_NONE ? p->first_us : d->progress_us;
-    uint32_t n;
-    const uint16_t *holders =
-        placement_nodes(d->where, d->layer, p->expert, &n);
-    for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
-        const dispatch_peer *peer = &d->peers[holders[i]];
-        if (!peer->up || (p->refused >> i & 1)) continue;
-        us = dispatch_max(us, peer->works_us);
-    }
-    return us;
-}
-
-static void check_patience(dispatch *d, uint64_t now_us) {
-    if (now_us < d->give_up_us) return;
-    d->give_up_us = UINT64_MAX;
-
-    for (uint32_t i = 0; i < d->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[i];
-        if (p->state != PAIR_OPEN || p->local || p->overdue) continue;
-        uint64_t due_us =
-            dispatch_later(last_sign_us(d, p), d->config.patience_us);
-        if (now_us < due_us) {
-            d->give_up_us = dispatch_min(d->give_up_us, due_us);
-        } else if (d->config.local && !p->local_failed) {
-            p->overdue = true;
-            dispatch_wait_pair(d, p);
-            d->replan = true;
-        } else {
-            dispatch_lose_pair(d, p);
-        }
-    }
-}
-
 /* ---- the next action ---- */
 
 static bool hand_out_local(dispatch *d, dispatch_action *out) {
@@ -301,8 +225,8 @@ void dispatch_next(dispatch *d, uint64_t now_us, dispatch_action *out) {
     uint64_t wake_us = dispatch_table_expire(d, now_us);
     if (is_done(d)) return;
 
-    check_late(d, now_us);
-    check_patience(d, now_us);
+    dispatch_check_late(d, now_us);
+    dispatch_check_patience(d, now_us);
     if (d->n_waiting > 0) {
         if (now_us >= d->rest_wake_us) d->replan = true;
         if (d->replan) dispatch_plan(d, now_us);
@@ -343,8 +267,11 @@ void dispatch_node(const dispatch *d, uint32_t node, dispatch_node_stats *out) {
         .pairs = peer->answered_pairs,
         .outstanding_bytes = peer->outstanding_bytes,
         .latency_us = peer->latency_us,
+        .late_us =
+            (uint32_t)dispatch_late_us(d, peer, dispatch_expect_us(peer, 1)),
         .up = peer->up,
         .suspect = peer->suspect,
+        .slow_us = peer->slow_us,
     };
 }
 

@@ -124,10 +124,8 @@ void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node);
  * it has answered something, others are preferred. */
 void dispatch_node_broken(dispatch *d, uint64_t now_us, uint32_t node);
 
-/* How far a node is to be relied on: for all that it holds; only for what no
- * other node that answers holds; only for what nobody else holds at all. */
-typedef enum { DISPATCH_TRUSTED, DISPATCH_LAST, DISPATCH_WRONG } dispatch_trust;
-void dispatch_node_trust(dispatch *d, uint32_t node, dispatch_trust trust);
+/* How far it is to be relied on; fully, at first. */
+void dispatch_node_trust(dispatch *d, uint32_t node, node_trust trust);
 
 /* Membership: a node can be used (again), with nothing in flight to it; or it
  * cannot, and what was in flight to it is lost. */

@@ -7,86 +7,8 @@
 #include <assert.h>
 #include "engine/err.h"
 
-/* ---- a node's speed ---- */
-
-static uint64_t expected_us(const dispatch_peer *peer,
-                            const dispatch_request *r) {
-    return peer->base_us + r->ahead * peer->pair_ns / 1000;
-}
-
-/* Make the estimate what this sample says, both terms in proportion. */
-static void fit_estimate(dispatch_peer *peer, const dispatch_request *r,
-                         uint64_t took_us) {
-    uint64_t us = dispatch_max(expected_us(peer, r), 1);
-    peer->base_us = peer->base_us * took_us / us;
-    peer->pair_ns = peer->pair_ns * took_us / us;
-}
-
-/* The first sample is all that is known of a node.  The next few are believed
- * where they are better: it may have had to connect, and to touch its memory
- * for the first time. */
-static void begin_estimate(const dispatch *d, dispatch_peer *peer,
-                           const dispatch_request *r, uint64_t took_us) {
-    if (peer->n_samples == 0) {
-        peer->base_us = d->usual_base_us;
-        peer->pair_ns = d->usual_pair_ns;
-        fit_estimate(peer, r, took_us);
-    } else if (took_us < expected_us(peer, r)) {
-        fit_estimate(peer, r, took_us);
-    }
-}
-
-/* It was asked by an estimate that had faded.  What faded is gone as far as
- * this sample agrees: the rest would keep the node from being asked again until
- * it has faded once more, again and again. */
-static void fade_estimate(dispatch_peer *peer, const dispatch_request *r,
-                          uint64_t took_us) {
-    uint32_t faded = dispatch_faded(peer, r->sent_us);
-    for (; faded > 0 && expected_us(peer, r) / 2 >= took_us; faded--) {
-        if (expected_us(peer, r) == 0) return;
-        peer->base_us /= 2;
-        peer->pair_ns /= 2;
-    }
-}
-
-/* What new nodes are expected to be like. */
-static void learn_usual(dispatch *d, const dispatch_peer *peer) {
-    if (d->n_usual < 8) d->n_usual++;
-    uint64_t n = d->n_usual;
-    d->usual_base_us = ((n - 1) * d->usual_base_us + peer->base_us) / n;
-    d->usual_pair_ns = ((n - 1) * d->usual_pair_ns + peer->pair_ns) / n;
-}
-
-/* Share the error of the prediction between the two terms that made it.  A
- * sample counts at most as its deadline, so that one hang does not make a node
- * look slow for long. */
-static void learn_speed(dispatch *d, dispatch_peer *peer, uint64_t now_us,
-                        const dispatch_request *r) {
-    uint64_t late_us = r->late_us - r->sent_us;
-    uint64_t took_us = dispatch_min(now_us - r->sent_us, late_us);
-    if (peer->n_samples < DISPATCH_YOUNG) {
-        begin_estimate(d, peer, r, took_us);
-    } else {
-        fade_estimate(peer, r, took_us);
-    }
-    int64_t error_us = (int64_t)took_us - (int64_t)expected_us(peer, r);
-    int64_t base_us = (int64_t)peer->base_us + error_us / 8;
-    int64_t pair_ns =
-        (int64_t)peer->pair_ns + error_us * 1000 / 8 / (int64_t)r->ahead;
-    peer->base_us = base_us > 0 ? (uint64_t)base_us : 0;
-    peer->pair_ns = pair_ns > 0 ? (uint64_t)pair_ns : 0;
-    peer->pair_ns = dispatch_min(peer->pair_ns, DISPATCH_PAIR_MAX_NS);
-    peer->sampled_us = now_us;
-    if (peer->n_samples < DISPATCH_YOUNG) peer->n_samples++;
-    learn_usual(d, peer);
-
-    int64_t latency_us = peer->latency_us;
-    if (latency_us == 0) latency_us = (int64_t)took_us;
-    latency_us += ((int64_t)took_us - latency_us) / 8;
-    peer->latency_us = (uint32_t)dispatch_min((uint64_t)latency_us, UINT32_MAX);
-}
-
-static void trust(dispatch *d, dispatch_peer *peer) {
+/* It lives. */
+static void believe(dispatch *d, dispatch_peer *peer) {
     if (!peer->suspect) return;
     peer->suspect = false;
     d->replan = true;
@@ -148,8 +70,8 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     if (r == NULL) return ERR_NOT_HERE;
 
     dispatch_peer *peer = &d->peers[node];
-    learn_speed(d, peer, now_us, r);
-    trust(d, peer);
+    dispatch_learn(d, peer, now_us, r);
+    believe(d, peer);
     peer->rest_us = 0;
 
     if (!dispatch_table_current(d, r)) {
@@ -157,6 +79,7 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
         dispatch_table_remove(d, r);
         return ERR_NOT_HERE;
     }
+    bool won = false;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         dispatch_pair *p = &d->pairs[r->pairs[i]];
         if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, node);
@@ -165,9 +88,12 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
             d->stats.late_rows++;
             continue;
         }
+        won = true;
         peer->answered_pairs++;
-        answer_pair(d, now_us, p, p->first != node);
+        bool by_another = p->first != DISPATCH_NONE && p->first != node;
+        answer_pair(d, now_us, p, by_another);
     }
+    if (won && r->hedge) d->stats.hedge_wins++;
     *pairs = r->pairs;
     *n = r->n_pairs;
     dispatch_table_remove(d, r);
@@ -187,7 +113,7 @@ void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
 
     dispatch_peer *peer = &d->peers[node];
     d->stats.refusals++;
-    trust(d, peer);
+    believe(d, peer);
     if (only_busy(code)) {
         rest(d, peer, now_us);
     } else if (dispatch_table_current(d, r)) {
@@ -208,6 +134,8 @@ void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id) {
     assert(dispatch_table_current(d, r));
 
     /* It was not asked, after all. */
+    d->stats.calls--;
+    if (r->hedge) d->stats.hedges--;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         dispatch_pair *p = &d->pairs[r->pairs[i]];
         if (p->first_id == request_id) p->first = DISPATCH_NONE;
@@ -261,6 +189,26 @@ static void drop_requests(dispatch *d, uint32_t node) {
     }
 }
 
+void dispatch_node_broken(dispatch *d, uint64_t now_us, uint32_t node) {
+    assert(node < d->config.max_nodes);
+    dispatch_peer *peer = &d->peers[node];
+    if (!peer->up) return;
+
+    d->stats.broken++;
+    peer->suspect = true;
+    peer->trial_us = DISPATCH_TRIAL_MIN_US;
+    peer->trial_at_us = now_us + DISPATCH_BROKEN_US;
+    drop_requests(d, node);
+    d->replan = true;
+}
+
+void dispatch_node_trust(dispatch *d, uint32_t node, node_trust trust) {
+    assert(node < d->config.max_nodes);
+    if (d->peers[node].trust == trust) return;
+    d->peers[node].trust = trust;
+    d->replan = true;
+}
+
 void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node) {
     assert(node < d->config.max_nodes);
     (void)now_us;
@@ -277,8 +225,9 @@ void dispatch_node_replaced(dispatch *d, uint32_t node, uint64_t serial) {
     dispatch_peer *peer = &d->peers[node];
     assert(!peer->up && peer->outstanding_pairs == 0);
 
-    peer->n_samples = 0;
-    peer->latency_us = 0;
+    dispatch_forget_speed(d, peer);
+    peer->trust = NODE_TRUSTED;
+    peer->given = 0;
     peer->answered_pairs = 0;
     peer->serial = serial;
 }
@@ -290,6 +239,9 @@ void dispatch_node_up(dispatch *d, uint32_t node) {
     drop_requests(d, node); /* a new process knows nothing of them */
     peer->up = true;
     peer->suspect = false;
+    if (peer->slow_us != 0) peer->n_samples = 0;
+    peer->slow_us = peer->slow_since_us = 0;
+    if (d->n_seen <= node) d->n_seen = node + 1;
     peer->rest_us = 0;
     peer->rest_until_us = 0;
     peer->works_us = 0;

@@ -139,7 +139,7 @@ typedef struct {
 
 typedef struct {
     bool up, suspect;
-    dispatch_trust trust;
+    node_trust trust;
     uint64_t slow_us;           /* marked as slow then; 0: it is not */
     uint64_t slow_since_us;     /* its speed was that of a slow node since */
     uint64_t slow_looked_us;    /* that was looked at last */

@@ -3,13 +3,14 @@
  * The waiting pairs are walked in the order of their experts, and each expert's
  * pairs go to one holder, so that its weights are read once: the holder that is
  * predicted to finish first, counting what it has to do already and what this
- * plan gave it.  The plan is made anew whenever something changes (an answer
- * that does not come, a node that comes or goes), always from all waiting
- * pairs; so every queue is in order and no decision is ever patched. */
+ * plan gave it; of those that are about as good, the one that was given least
+ * lately, so that replicas share the work.  Then long runs are looked at again
+ * (dispatch_split.c).  The plan is made anew whenever something changes (an
+ * answer that does not come, a node that comes or goes), always from all
+ * waiting pairs; so every queue is in order and no decision is ever patched. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
-#include <string.h>
 
 #define DIGIT_BITS 8
 #define DIGITS (1u << DIGIT_BITS)
@@ -56,103 +57,124 @@ uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node) {
     return 0;
 }
 
-/* A node that has not answered yet is expected to be faster than the usual for
- * one piece, so that it is measured soon, and slow beyond: it is not given all
- * there is on a guess. */
-static uint64_t guessed_us(const dispatch *d, uint64_t pairs) {
-    if (pairs > d->piece_pairs) {
-        return DISPATCH_BASE_US + pairs * DISPATCH_PAIR_NS / 1000;
-    }
-    return (d->usual_base_us + pairs * d->usual_pair_ns / 1000) / 2;
-}
-
-/* When the node would be done with `more` pairs on top of what it has.  An
- * estimate fades while it is not renewed, but never so far that the number of
- * pairs no longer matters. */
-static uint64_t predicted_us(const dispatch *d, const dispatch_peer *peer,
-                             uint64_t now_us, uint32_t more) {
-    uint64_t pairs = (uint64_t)peer->outstanding_pairs + peer->planned + more;
-    if (peer->n_samples == 0) return guessed_us(d, pairs);
-    uint32_t fade = dispatch_faded(peer, now_us);
-    uint64_t pair_ns = dispatch_max(peer->pair_ns >> fade, 1000);
-    return (peer->base_us >> fade) + pairs * pair_ns / 1000;
-}
-
-/* May a piece of this many pairs be sent now? */
-static bool has_credit(const dispatch *d, const dispatch_peer *peer,
-                       uint32_t count) {
-    uint32_t n = count < d->piece_pairs ? count : d->piece_pairs;
-    uint64_t bytes = n * d->config.reply_row_bytes;
-    return peer->outstanding_bytes == 0 ||
-           peer->outstanding_bytes + bytes <= d->config.credit_bytes;
-}
-
 /* A node whose credit is held by answers that nobody counts on any more would
  * keep what is queued for it without a deadline, which is one piece. */
 static bool is_blocked(const dispatch *d, uint32_t node, uint32_t count) {
     const dispatch_peer *peer = &d->peers[node];
     return dispatch_table_fresh(d, node) == 0 &&
-           !has_credit(d, peer, peer->planned + count);
+           !dispatch_has_credit(d, peer, peer->planned + count);
 }
 
-/* A suspect node's turn to show that it answers again. */
-static bool trial_due(const dispatch_peer *peer, uint64_t now_us) {
-    return now_us >= peer->trial_at_us && !peer->on_trial;
+/* Others are asked first: it did not answer in time, or is far slower. */
+static bool is_doubtful(const dispatch_peer *peer) {
+    return peer->suspect || peer->slow_us != 0;
+}
+
+/* A doubtful node's turn to show what it can do. */
+static bool trial_due(const dispatch *d, const dispatch_peer *peer,
+                      uint64_t now_us) {
+    bool budget = d->config.hedge_percent == 0 || d->budget > 0;
+    return is_doubtful(peer) && now_us >= peer->trial_at_us &&
+           !peer->on_trial && budget;
+}
+
+/* In the order in which they are asked. */
+typedef enum {
+    CLASS_GOOD,
+    CLASS_LAST,     /* quarantined */
+    CLASS_DOUBTFUL, /* late or slow */
+    CLASS_REFUSER,  /* of this expert, lately */
+    CLASS_WRONG,    /* its answers were not what others answered */
+    CLASSES
+} class;
+
+static class class_of(const dispatch *d, uint64_t now_us, uint32_t expert,
+                      uint32_t node) {
+    const dispatch_peer *peer = &d->peers[node];
+    if (peer->trust == NODE_WRONG) return CLASS_WRONG;
+    if (dispatch_refusal_holds(d, node, d->layer, expert, now_us)) {
+        return CLASS_REFUSER;
+    }
+    if (is_doubtful(peer)) return CLASS_DOUBTFUL;
+    return peer->trust == NODE_LAST ? CLASS_LAST : CLASS_GOOD;
 }
 
 typedef struct {
-    uint32_t node;    /* DISPATCH_NONE: nobody */
-    uint32_t suspect; /* the best of those that answer late; or NONE */
-    uint32_t refuser; /* the best of those that refused it lately; or NONE */
-    bool soon;        /* somebody could be asked after a short rest */
-    bool later;       /* somebody could be asked after a rest */
-    bool blocked;     /* somebody could be asked after an answer that is late */
+    uint32_t best[CLASSES]; /* DISPATCH_NONE: nobody */
+    uint32_t trial;         /* a doubtful node whose turn it is; or NONE */
+    bool soon;              /* somebody could be asked after a short rest */
+    bool later;             /* somebody could be asked after a rest */
+    bool blocked; /* somebody could be asked after an answer that is late */
 } choice;
 
-static void prefer(uint32_t *best, uint64_t *best_us, uint32_t node,
-                   uint64_t us) {
-    if (us >= *best_us) return;
-    *best_us = us;
-    *best = node;
+typedef struct {
+    uint32_t node;
+    uint64_t us; /* would be done then */
+} candidate;
+
+/* The soonest; or, of those that are nearly as soon, the one that was given
+ * least lately, then the lowest. */
+static uint32_t best_of(const dispatch *d, const candidate *list, uint32_t n) {
+    uint64_t least_us = UINT64_MAX, least_given = UINT64_MAX;
+    uint32_t best = DISPATCH_NONE;
+    for (uint32_t i = 0; i < n; i++)
+        least_us = dispatch_min(least_us, list[i].us);
+    for (uint32_t i = 0; i < n; i++) {
+        const dispatch_peer *peer = &d->peers[list[i].node];
+        uint64_t given = peer->given + peer->planned;
+        bool near = list[i].us - least_us <= least_us / DISPATCH_NEAR;
+        if (!near || given >= least_given) continue;
+        least_given = given;
+        best = list[i].node;
+    }
+    return best;
 }
 
-/* The best holder for `count` waiting pairs like *p. */
+static bool rests(dispatch *d, uint64_t now_us, const dispatch_peer *peer,
+                  choice *c) {
+    if (now_us >= peer->rest_until_us) return false;
+    c->later = true;
+    if (peer->rest_us <= DISPATCH_REST_SHORT_US) c->soon = true;
+    d->rest_wake_us = dispatch_min(d->rest_wake_us, peer->rest_until_us);
+    return true;
+}
+
+/* The best holders for `count` waiting pairs like *p. */
 static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
                      uint32_t count) {
-    choice c = {DISPATCH_NONE, DISPATCH_NONE, DISPATCH_NONE,
-                false,         false,         false};
-    uint64_t best_us = UINT64_MAX, suspect_us = UINT64_MAX;
-    uint64_t refuser_us = UINT64_MAX;
-    uint32_t n;
+    choice c = {.trial = DISPATCH_NONE};
+    candidate lists[CLASSES][DISPATCH_HOLDERS];
+    uint32_t lengths[CLASSES] = {0}, n;
     const uint16_t *holders =
         placement_nodes(d->where, d->layer, p->expert, &n);
 
     for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
         uint32_t node = holders[i];
         assert(node < d->config.max_nodes);
-        dispatch_peer *peer = &d->peers[node];
+        const dispatch_peer *peer = &d->peers[node];
         if (!peer->up || ((p->asked | p->refused) >> i & 1)) continue;
-        if (now_us < peer->rest_until_us) {
-            c.later = true;
-            if (peer->rest_us <= DISPATCH_REST_SHORT_US) c.soon = true;
-            d->rest_wake_us =
-                dispatch_min(d->rest_wake_us, peer->rest_until_us);
-            continue;
-        }
+        if (rests(d, now_us, peer, &c)) continue;
         if (is_blocked(d, node, count)) {
             c.blocked = d->blocked = true;
             continue;
         }
-        uint64_t us = predicted_us(d, peer, now_us, count);
-        if (dispatch_refusal_holds(d, node, d->layer, p->expert, now_us)) {
-            prefer(&c.refuser, &refuser_us, node, us);
-        } else if (peer->suspect && !trial_due(peer, now_us)) {
-            prefer(&c.suspect, &suspect_us, node, us);
-        } else {
-            prefer(&c.node, &best_us, node, us);
-        }
+        class k = class_of(d, now_us, p->expert, node);
+        lists[k][lengths[k]++] =
+            (candidate){node, dispatch_predict_us(d, peer, now_us, count)};
+        if (k == CLASS_DOUBTFUL && trial_due(d, peer, now_us)) c.trial = node;
     }
+    for (uint32_t k = 0; k < CLASSES; k++)
+        c.best[k] = best_of(d, lists[k], lengths[k]);
     return c;
+}
+
+bool dispatch_is_good(const dispatch *d, uint64_t now_us,
+                      const dispatch_pair *p, uint32_t i, uint32_t node,
+                      uint32_t count) {
+    const dispatch_peer *peer = &d->peers[node];
+    return peer->up && ((p->asked | p->refused) >> i & 1) == 0 &&
+           now_us >= peer->rest_until_us && !is_blocked(d, node, count) &&
+           class_of(d, now_us, p->expert, node) == CLASS_GOOD;
 }
 
 /* Waiting pairs of one expert with the same past are placed together: order[i]
@@ -175,51 +197,22 @@ static uint32_t run_of(const dispatch *d, uint32_t i, uint32_t *end) {
     return count;
 }
 
-static void queue_run(dispatch *d, uint32_t node, uint32_t i, uint32_t end,
-                      uint32_t count) {
-    dispatch_peer *peer = &d->peers[node];
-
-    if (peer->head == DISPATCH_NONE) d->busy[d->n_busy++] = node;
-    if (peer->suspect) peer->on_trial = true;
-    peer->planned += count;
-    for (; i < end; i++) {
-        uint32_t pair = d->order[i];
-        if (!d->pairs[pair].waiting) continue;
-        d->pairs[pair].next = DISPATCH_NONE;
-        if (peer->head == DISPATCH_NONE) {
-            peer->head = pair;
-        } else {
-            d->pairs[peer->tail].next = pair;
-        }
-        peer->tail = pair;
-    }
+static void add_part(dispatch *d, uint32_t node, uint32_t i, uint32_t end,
+                     uint32_t count, bool trial) {
+    assert(d->n_parts < d->room);
+    d->parts[d->n_parts++] = (dispatch_part){i, end, count, node, trial};
+    d->peers[node].planned += count;
+    if (trial) d->peers[node].on_trial = true;
 }
 
-/* Preferably a node that answers in time, at once or after a short rest; then
- * here; then a node that does not answer in time; then wait for its own answer
- * or for a rest to end; then a node that refused in an earlier layer; then wait
- * for an answer that is late and holds the credit of its node; else it is lost.
- */
-static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
-                      uint32_t count) {
-    const dispatch_pair *p = &d->pairs[d->order[i]];
-    bool here = d->config.local && !p->local_failed;
-    choice c = choose(d, now_us, p, count);
+/* So many waiting pairs from order[i] on end before order[that]. */
+static uint32_t skip_waiting(const dispatch *d, uint32_t i, uint32_t count) {
+    for (; count > 0; i++)
+        count -= d->pairs[d->order[i]].waiting;
+    return i;
+}
 
-    bool wait = c.soon && p->asked == 0;
-    if (here && p->overdue) {
-        c.node = DISPATCH_NONE;
-        wait = false;
-    }
-    if (c.node == DISPATCH_NONE && !here && !wait) c.node = c.suspect;
-    if (c.node == DISPATCH_NONE && !here && p->asked == 0 && !c.later) {
-        c.node = c.refuser;
-    }
-    if (c.node != DISPATCH_NONE) {
-        queue_run(d, c.node, i, end, count);
-        return;
-    }
-    if (wait || (!here && (p->asked != 0 || c.later || c.blocked))) return;
+static void place_nowhere(dispatch *d, uint32_t i, uint32_t end, bool here) {
     for (; i < end; i++) {
         uint32_t pair = d->order[i];
         if (!d->pairs[pair].waiting) continue;
@@ -231,6 +224,74 @@ static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
     }
 }
 
+/* Preferably a node that answers in time, at once or after a short rest; then
+ * here; then one in quarantine; then a node that does not answer in time; then
+ * wait for its own answer or for a rest to end; then a node that refused in an
+ * earlier layer, or answered wrongly; then wait for an answer that is late and
+ * holds the credit of its node; else it is lost. */
+static uint32_t pick(const dispatch_pair *p, const choice *c, bool here,
+                     bool *wait) {
+    uint32_t node = c->best[CLASS_GOOD];
+    *wait = c->soon && p->asked == 0;
+    if (here && p->overdue) {
+        *wait = false;
+        return DISPATCH_NONE;
+    }
+    if (node != DISPATCH_NONE || here || *wait) return node;
+    node = c->best[CLASS_LAST];
+    if (node == DISPATCH_NONE) node = c->best[CLASS_DOUBTFUL];
+    *wait = p->asked != 0 || c->later;
+    if (node != DISPATCH_NONE || *wait) return node;
+    node = c->best[CLASS_REFUSER];
+    if (node == DISPATCH_NONE) node = c->best[CLASS_WRONG];
+    *wait = c->blocked;
+    return node;
+}
+
+static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
+                      uint32_t count) {
+    const dispatch_pair *p = &d->pairs[d->order[i]];
+    bool here = d->config.local && !p->local_failed, wait;
+    choice c = choose(d, now_us, p, count);
+    uint32_t node = pick(p, &c, here, &wait);
+
+    /* A copy for one on trial, of what somebody else will do. */
+    bool sure = node != DISPATCH_NONE ? c.best[CLASS_DOUBTFUL] != node
+                                      : here && !wait;
+    if (sure && c.trial != DISPATCH_NONE) {
+        uint32_t part = (uint32_t)dispatch_min(count, DISPATCH_TRIAL_PAIRS);
+        uint32_t cut = part < count ? skip_waiting(d, i, part) : end;
+        add_part(d, c.trial, i, cut, part, true);
+        i = cut;
+        count -= part;
+    }
+    if (count == 0) return;
+    if (node != DISPATCH_NONE) {
+        add_part(d, node, i, end, count, false);
+    } else if (!wait) {
+        place_nowhere(d, i, end, here);
+    }
+}
+
+static void queue_part(dispatch *d, const dispatch_part *part) {
+    dispatch_peer *peer = &d->peers[part->node];
+    if (peer->head == DISPATCH_NONE) d->busy[d->n_busy++] = part->node;
+    for (uint32_t i = part->begin; i < part->end; i++) {
+        uint32_t pair = d->order[i];
+        dispatch_pair *p = &d->pairs[pair];
+        if (!p->waiting) continue;
+        p->next = DISPATCH_NONE;
+        p->trial = part->trial;
+        if (peer->head == DISPATCH_NONE) {
+            peer->head = pair;
+        } else {
+            d->pairs[peer->tail].next = pair;
+        }
+        peer->tail = pair;
+    }
+}
+
+/* Every node with a part has a queue since, and is among the busy ones. */
 static void clear_plan(dispatch *d) {
     for (uint32_t i = 0; i < d->n_busy; i++) {
         dispatch_peer *peer = &d->peers[d->busy[i]];
@@ -239,6 +300,7 @@ static void clear_plan(dispatch *d) {
         peer->on_trial = false;
     }
     d->n_busy = 0;
+    d->n_parts = 0;
     d->turn = 0;
     d->rest_wake_us = UINT64_MAX;
     d->blocked = false;
@@ -249,7 +311,7 @@ void dispatch_plan(dispatch *d, uint64_t now_us) {
     clear_plan(d);
     d->n_here = d->n_here_kept;
 
-    uint32_t i = 0;
+    uint32_t i = 0, longest = 0;
     while (i < d->n_pairs && d->n_waiting > 0) {
         if (!d->pairs[d->order[i]].waiting) {
             i++;
@@ -258,99 +320,10 @@ void dispatch_plan(dispatch *d, uint64_t now_us) {
         uint32_t end;
         uint32_t count = run_of(d, i, &end);
         place_run(d, now_us, i, end, count);
+        longest = count > longest ? count : longest;
         i = end;
     }
-}
-
-/* ---- pieces ---- */
-
-/* How long the node will take for everything it was asked, by what it showed.
- * A slow node must not be called late, nor a dead one be waited for without
- * end. */
-static uint64_t late_after_us(const dispatch *d, const dispatch_peer *peer) {
-    bool known = peer->n_samples > 0;
-    uint64_t base_us = known ? peer->base_us : DISPATCH_BASE_US;
-    uint64_t pair_ns = known ? peer->pair_ns : DISPATCH_PAIR_NS;
-    uint64_t us = base_us + peer->outstanding_pairs * pair_ns / 1000;
-    us *= d->config.hedge_factor;
-    us = dispatch_min(us, d->config.patience_us / 2);
-    return dispatch_max(us, d->config.hedge_min_us);
-}
-
-static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
-                          bool *takeover) {
-    dispatch_peer *peer = &d->peers[r->node];
-    uint32_t pair = peer->head;
-
-    *takeover = false;
-    for (uint32_t n = 0; n < r->n_pairs; pair = d->pairs[pair].next) {
-        dispatch_pair *p = &d->pairs[pair];
-        if (!p->waiting) continue;
-        r->pairs[n++] = pair;
-        dispatch_unwait_pair(d, p);
-        p->asked |= dispatch_holder(d, p->expert, r->node);
-        if (p->first == DISPATCH_NONE) {
-            p->first = r->node;
-            p->first_id = r->id;
-            p->first_us = now_us;
-        }
-        if (p->first != r->node) *takeover = true;
-    }
-    peer->head = pair;
-
-    uint64_t late_us = late_after_us(d, peer);
-    r->ahead = peer->outstanding_pairs;
-    r->sent_us = now_us;
-    r->late_us = dispatch_later(now_us, late_us);
-    r->again_us = dispatch_later(
-        now_us, dispatch_max(late_us * DISPATCH_RESENDS,
-                             d->config.patience_us / DISPATCH_RESENDS));
-    d->late_wake_us = dispatch_min(d->late_wake_us, r->late_us);
-    d->give_up_us = dispatch_min(d->give_up_us,
-                                 dispatch_later(now_us, d->config.patience_us));
-    if (peer->suspect) {
-        peer->trial_at_us = now_us + peer->trial_us;
-        peer->trial_us = (uint32_t)dispatch_min(peer->trial_us * 2ull,
-                                                DISPATCH_TRIAL_MAX_US);
-    }
-}
-
-/* The next piece of one node's queue, unless it would exceed its credit.  A
- * piece larger than the whole credit goes alone. */
-static bool cut_piece(dispatch *d, uint64_t now_us, uint32_t node,
-                      dispatch_action *out) {
-    dispatch_peer *peer = &d->peers[node];
-
-    while (peer->head != DISPATCH_NONE && !d->pairs[peer->head].waiting) {
-        peer->head = d->pairs[peer->head].next;
-    }
-    uint32_t n = 0;
-    for (uint32_t pair = peer->head;
-         pair != DISPATCH_NONE && n < d->piece_pairs;
-         pair = d->pairs[pair].next) {
-        if (d->pairs[pair].waiting) n++;
-    }
-    if (n == 0) return false;
-    if (!has_credit(d, peer, n)) return false;
-    dispatch_request *r = dispatch_table_add(d, node, n);
-    if (r == NULL) return false;
-
-    put_in_flight(d, now_us, r, &out->takeover);
-    out->kind = DISPATCH_SEND;
-    out->node = node;
-    out->request_id = r->id;
-    out->pairs = r->pairs;
-    out->n_pairs = r->n_pairs;
-    return true;
-}
-
-/* The nodes take turns, so that all have something to do early. */
-bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out) {
-    for (uint32_t i = 0; i < d->n_busy; i++) {
-        uint32_t at = (d->turn + i) % d->n_busy;
-        if (!cut_piece(d, now_us, d->busy[at], out)) continue;
-        d->turn = (at + 1) % d->n_busy;
-        return true;
-    }
-    return false;
+    if (longest >= 2 * DISPATCH_READ_PAIRS) dispatch_split(d, now_us);
+    for (i = 0; i < d->n_parts; i++)
+        queue_part(d, &d->parts[i]);
 }

@@ -75,6 +75,9 @@ int exchange_new(exchange **out, const exchange_config *c) {
     if (rc < 0) goto fail;
     rc = message_arena_new(&x->arena, ARENA_BYTES);
     if (rc < 0) goto fail;
+    rc = cross_check_new(&x->checks, c->check_every,
+                         c->model->n_embd * sizeof(float), c->model->n_embd);
+    if (rc < 0) goto fail;
 
     x->peers = calloc(nodes + 1, sizeof(*x->peers));
     x->node_stats = calloc(nodes + 1, sizeof(*x->node_stats));
@@ -122,6 +125,7 @@ void exchange_free(exchange *x) {
         link_close(x->peers[i].data);
     }
     dispatch_free(x->machine);
+    cross_check_free(x->checks);
     message_arena_free(x->arena);
     rack_unref(x->now);
     rack_unref(x->posted);
@@ -192,9 +196,11 @@ static void take_node(exchange *x, uint32_t node, const rack_node *n) {
     exchange_peer *p = &x->peers[node];
     bool same = p->up && n->up && p->boot_id == n->boot_id &&
                 p->serial == n->serial && strcmp(p->endpoint, n->endpoint) == 0;
-    if (same) return;
-    peer_down(x, node);
-    if (n->up) peer_up(x, node, n);
+    if (!same) {
+        peer_down(x, node);
+        if (n->up) peer_up(x, node, n);
+    }
+    dispatch_node_trust(x->machine, node, n->trust);
 }
 
 /* Make the links what the newest posted rack says. */
@@ -337,6 +343,10 @@ static void publish_stats(exchange *x) {
     dispatch_totals(x->machine, &totals);
     pthread_mutex_lock(&x->lock);
     x->totals = totals;
+    cross_check_look(x->checks, &x->check_stats);
+    if (!x->has_verdict) {
+        x->has_verdict = cross_check_take_verdict(x->checks, &x->verdict);
+    }
     for (uint32_t i = 0; i < x->n_seen; i++) {
         dispatch_node(x->machine, i, &x->node_stats[i]);
     }
@@ -430,6 +440,7 @@ int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
 
     rack *during =
         rack_ref(x->now); /* its placement is on loan to the machine */
+    x->where = rack_where(during);
     rc = list_units(x, rack_where(during));
     if (rc == 0) rc = run_layer(x, rack_where(during));
     rack_unref(during);
@@ -437,6 +448,7 @@ int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
     if (rc == 0) rc = list_lost(x, lost);
     *out = (exchange_outputs){x->layer_slices, x->of.outputs};
     x->layer = NULL;
+    x->where = NULL;
     return rc;
 }
 
@@ -444,6 +456,7 @@ void exchange_idle(exchange *x) {
     take_rack(x);
     (void)adopt_rack(x); /* the next layer tries again, and says why not */
     receive_all(x);
+    exchange_check_turn(x);
     publish_stats(x);
 }
 
@@ -465,6 +478,21 @@ void exchange_totals(exchange *x, dispatch_stats *out) {
 void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out) {
     pthread_mutex_lock(&x->lock);
     *out = x->node_stats[node];
+    pthread_mutex_unlock(&x->lock);
+}
+
+bool exchange_verdict(exchange *x, cross_check_verdict *out) {
+    pthread_mutex_lock(&x->lock);
+    bool has = x->has_verdict;
+    if (has) *out = x->verdict;
+    x->has_verdict = false;
+    pthread_mutex_unlock(&x->lock);
+    return has;
+}
+
+void exchange_checks(exchange *x, cross_check_stats *out) {
+    pthread_mutex_lock(&x->lock);
+    *out = x->check_stats;
     pthread_mutex_unlock(&x->lock);
 }
 

@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "coordinator/cross_check.h"
 #include "coordinator/dispatch.h"
 #include "coordinator/identity.h"
 #include "coordinator/local_experts.h"
@@ -26,7 +27,8 @@ typedef struct {
     local_experts *local; /* borrowed; never NULL (it knows the row forms) */
     /* .local: may `local` compute?  .max_pairs: with whole experts */
     dispatch_config dispatch;
-    uint32_t max_rows; /* of one layer */
+    uint32_t max_rows;    /* of one layer */
+    uint32_t check_every; /* as cross_check_new() has it; 0: never */
     link_config links;
     /* Opens the data link to a node; NULL: link_connect().  Tests give memory
      * links. */
@@ -93,6 +95,10 @@ bool exchange_has_news(exchange *x);
 /* Counters of the dispatch machine; a snapshot, any thread. */
 void exchange_totals(exchange *x, dispatch_stats *out);
 void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out);
+/* What comparing the answers of replicas has shown: the next verdict, once; and
+ * how often.  Any thread. */
+bool exchange_verdict(exchange *x, cross_check_verdict *out);
+void exchange_checks(exchange *x, cross_check_stats *out);
 /* The first expert that the layer waits for, or, after exchange_run(), that was
  * given up last: layer and number. */
 void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert);

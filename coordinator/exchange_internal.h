@@ -2,7 +2,8 @@
  * it.
  *
  *   exchange.c          life, racks and links, a layer
- *   exchange_message.c  batches that go out, answers that come in */
+ *   exchange_message.c  batches that go out, answers that come in
+ *   exchange_check.c    answers that are compared with a second holder's */
 #ifndef COORDINATOR_EXCHANGE_INTERNAL_H
 #define COORDINATOR_EXCHANGE_INTERNAL_H
 
@@ -40,6 +41,7 @@ struct exchange {
     uint32_t refused_lines;
     dispatch *machine;
     message_arena *arena;
+    cross_check *checks;        /* NULL: none */
     exchange_peer *peers;       /* [max_nodes] */
     rack *now;                  /* what `peers` reflects */
     uint32_t *up, n_up;         /* [max_nodes] the peers that are up */
@@ -50,14 +52,18 @@ struct exchange {
     void *look_ctx;
 
     /* posted by the loop */
-    pthread_mutex_t lock; /* guards `posted` and `stats_*` */
+    pthread_mutex_t lock; /* guards all of these */
     rack *posted;
     dispatch_stats totals;
     dispatch_node_stats *node_stats; /* [max_nodes] */
+    cross_check_stats check_stats;
+    cross_check_verdict verdict; /* if there is one that nobody took */
+    bool has_verdict;
     int wake_fd;
 
     /* of the layer that is being computed */
     const exchange_layer *layer;
+    const placement *where; /* by which it is computed */
     uint32_t layer_slices, k; /* units of a row, all slices counted */
     frames **replies;         /* kept until the next layer; boxes are reused */
     size_t n_replies, n_boxes, replies_capacity;
@@ -74,5 +80,15 @@ void exchange_send(exchange *x, const dispatch_action *a);
 /* What has arrived from one node, within reason: one that floods us must not
  * keep us from the others.  Returns whether anything had. */
 bool exchange_receive(exchange *x, uint32_t node);
+
+/* ---- exchange_check.c ---- */
+/* These rows of this layer were answered and used: are they to be compared? */
+void exchange_check_sample(exchange *x, uint32_t node, const uint32_t *pairs,
+                           uint32_t n, const float *rows);
+/* An answer to a request of ours; NULL: a refusal. */
+void exchange_check_answer(exchange *x, uint32_t node, const message *m,
+                           frames *f);
+/* Between steps: ask what there is to ask. */
+void exchange_check_turn(exchange *x);
 
 #endif

@@ -147,6 +147,7 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     for (uint32_t i = 0; i < n; i++) {
         if (x->of.take[i]) x->of.outputs[pairs[i]] = rows + i * width;
     }
+    exchange_check_sample(x, node, pairs, n, rows);
 }
 
 static void log_refusal(exchange *x, uint32_t node, const message *m) {
@@ -180,6 +181,10 @@ static void on_message(exchange *x, uint32_t node, frames *f) {
                 (m.to_boot_id == 0 || m.to_boot_id == self->boot_id);
     if (!ours) return; /* of an earlier process, theirs or ours */
 
+    if ((m.request_id & CROSS_CHECK_ID) != 0) {
+        exchange_check_answer(x, node, &m, f);
+        return;
+    }
     if (m.kind == MESSAGE_ROWS) {
         on_rows(x, node, &m, f);
     } else if (m.kind == MESSAGE_ERROR) {
@@ -200,6 +205,11 @@ bool exchange_receive(exchange *x, uint32_t node) {
         int rc = link_recv(x->peers[node].data, &f);
         if (rc == 0) on_message(x, node, &f);
         frames_fini(&f);
+        if (rc == -ECONNRESET) {
+            log_debug("node %u: the connection broke", node);
+            dispatch_node_broken(x->machine, now_us(), node);
+            return true;
+        }
         if (rc < 0 && rc != ERR_MALFORMED && rc != -ENOMEM) break;
         any = true;
     }

@@ -2,7 +2,7 @@
  *
  * The list is made anew from the records each time, and takes over from the one
  * before it only what the records cannot tell: since when a node is away, and
- * what it offered before. */
+ * what it offered before and where it is. */
 #include "coordinator/leader_nodes.h"
 
 #include <errno.h>
@@ -71,6 +71,7 @@ static void add_registered(leader_nodes *l, const rack_view *view,
                           .usable = is_usable(r, model, profile),
                           .draining = rack_view_drain(view, r->name) != NULL};
         snprintf(node->name, sizeof(node->name), "%s", r->name);
+        snprintf(node->zone, sizeof(node->zone), "%s", r->zone);
     }
 }
 
@@ -88,9 +89,20 @@ static void add_away(leader_nodes *l, uint64_t now_ms, const rack_view *view,
                               .draining = rack_view_drain(view, name) != NULL};
         if (old != NULL) {
             node->memory_bytes = old->memory_bytes;
+            memcpy(node->zone, old->zone, sizeof(node->zone));
             if (!old->registered) node->away_ms = old->away_ms;
         }
         snprintf(node->name, sizeof(node->name), "%s", name);
+    }
+}
+
+/* A zone's number is that of its first node. */
+static void number_zones(leader_nodes *l) {
+    for (uint32_t i = 0; i < l->n; i++) {
+        uint32_t first = 0;
+        while (strcmp(l->items[first].zone, l->items[i].zone) != 0)
+            first++;
+        l->items[i].zone_number = first;
     }
 }
 
@@ -112,6 +124,7 @@ int leader_nodes_read(leader_nodes *l, uint64_t now_ms, const rack_view *view,
     add_registered(&fresh, view, model, profile);
     add_away(&fresh, now_ms, view, l);
     qsort(fresh.items, fresh.n, sizeof(*fresh.items), compare_names);
+    number_zones(&fresh);
     leader_nodes_fini(l);
     *l = fresh;
     return 0;
@@ -135,7 +148,8 @@ const planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
             .missing =
                 !n->registered && now_ms < gone_at(n, since_ms, patience_ms),
             .draining = n->draining,
-            .ready_epoch = n->ready_epoch};
+            .ready_epoch = n->ready_epoch,
+            .zone = n->zone_number};
     }
     return l->given;
 }

@@ -10,6 +10,8 @@
 
 typedef struct {
     char name[RECORD_NAME];
+    char zone[RECORD_NAME];
+    uint32_t zone_number;  /* equal for equal zones */
     uint64_t memory_bytes; /* the last offer */
     uint64_t ready_epoch;
     uint64_t away_ms; /* not registered since; meaningless if it is */

@@ -15,6 +15,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include "engine/err.h"
 
@@ -33,6 +34,13 @@ typedef struct {
     const char *reason;   /* why it is not up */
     bool told_up;         /* the caller was told that it is up ... */
     uint64_t told;        /* ... in this generation */
+    /* quarantine */
+    node_trust trust, told_trust;
+    uint64_t crashed_ms[MEMBERSHIP_MAX_CRASHES]; /* the last times, in a ring */
+    uint32_t n_crashed;
+    uint64_t free_ms;     /* quarantine ends, or ended, then */
+    uint32_t sentence_ms; /* of the last one; 0: there was none lately */
+    char guilt[120];
 } member;
 
 struct membership {
@@ -47,6 +55,7 @@ int membership_new(membership **out, const membership_config *config) {
     if (config->hello_ms == 0 || config->ping_ms == 0) return ERR_RANGE;
     if (config->silent_ms <= config->ping_ms) return ERR_RANGE;
     if (config->stuck_ms == 0 || config->refused_ms == 0) return ERR_RANGE;
+    if (config->crashes > MEMBERSHIP_MAX_CRASHES) return ERR_RANGE;
 
     membership *m = calloc(1, sizeof(*m));
     if (m == NULL) return -ENOMEM;
@@ -115,7 +124,68 @@ static void come_up(membership *m, member *n, uint64_t now_ms) {
     n->ping_ms = now_ms + m->config.ping_ms;
 }
 
-static void go_down(member *n, uint64_t now_ms, const char *reason) {
+/* ---- quarantine ---- */
+
+/* Twice as long as the last time, unless that was long ago. */
+static void sentence(const membership_config *c, member *n, uint64_t now_ms) {
+    bool again =
+        n->sentence_ms > 0 && now_ms < n->free_ms + c->quarantine_most_ms;
+    uint64_t ms = again ? 2ull * n->sentence_ms : c->quarantine_ms;
+    if (ms > c->quarantine_most_ms) ms = c->quarantine_most_ms;
+    n->sentence_ms = (uint32_t)ms;
+    n->free_ms = now_ms + ms;
+    n->trust = NODE_LAST;
+    snprintf(n->guilt, sizeof(n->guilt), "it went down %u times within %u s",
+             c->crashes, c->crash_window_ms / 1000);
+}
+
+/* It has crashed, or looks like that. */
+static void count_crash(const membership_config *c, member *n,
+                        uint64_t now_ms) {
+    if (c->crashes == 0) return;
+    n->crashed_ms[n->n_crashed++ % c->crashes] = now_ms;
+    if (n->n_crashed < c->crashes) return;
+    uint64_t oldest_ms = n->crashed_ms[n->n_crashed % c->crashes];
+    if (now_ms - oldest_ms > c->crash_window_ms) return;
+    if (n->trust == NODE_WRONG) return;
+    n->n_crashed = 0;
+    sentence(c, n, now_ms);
+}
+
+static void check_quarantine(member *n, uint64_t now_ms,
+                             member_action *out) {
+    if (n->trust != NODE_LAST) return;
+    if (now_ms >= n->free_ms) n->trust = NODE_TRUSTED;
+    if (n->trust == NODE_LAST && n->free_ms < out->wake_ms) {
+        out->wake_ms = n->free_ms;
+    }
+}
+
+int membership_condemn(membership *m, uint32_t node, uint64_t boot_id,
+                       const char *reason) {
+    if (node >= m->n_nodes || !m->nodes[node].used) return ERR_NOT_HERE;
+    member *n = &m->nodes[node];
+    if (n->boot_id != boot_id) return ERR_NOT_HERE;
+    n->trust = NODE_WRONG;
+    snprintf(n->guilt, sizeof(n->guilt), "%s", reason);
+    return 0;
+}
+
+node_trust membership_trust(const membership *m, uint32_t node,
+                            const char **reason, uint64_t *until_ms) {
+    const member *n = member_at(m, node);
+    if (reason != NULL) *reason = n->trust == NODE_TRUSTED ? "" : n->guilt;
+    if (until_ms != NULL) {
+        *until_ms = n->trust == NODE_WRONG ? UINT64_MAX : n->free_ms;
+    }
+    return n->trust;
+}
+
+/* ---- what is believed ---- */
+
+static void go_down(membership *m, member *n, uint64_t now_ms,
+                    const char *reason) {
+    count_crash(&m->config, n, now_ms);
     n->state = NODE_DOWN;
     n->reason = reason;
     n->hello_ms = now_ms;
@@ -126,7 +196,7 @@ static void check_silence(membership *m, member *n, uint64_t now_ms) {
     bool pinged = n->state == NODE_UP || n->stuck;
     if (!pinged || now_ms < n->heard_ms + m->config.silent_ms) return;
     n->stuck = false;
-    go_down(n, now_ms, "no answer to pings");
+    go_down(m, n, now_ms, "no answer to pings");
 }
 
 /* Tell the caller what it does not know yet. */
@@ -144,6 +214,12 @@ static bool report(member *n, member_action *out) {
         n->told = n->generation;
         out->kind = MEMBER_UP;
         out->reason = n->reason;
+        return true;
+    }
+    if (n->told_trust != n->trust) {
+        n->told_trust = n->trust;
+        out->kind = MEMBER_TRUST;
+        out->reason = n->trust == NODE_TRUSTED ? "" : n->guilt;
         return true;
     }
     return false;
@@ -181,6 +257,7 @@ void membership_next(membership *m, uint64_t now_ms, member_action *out) {
         if (!n->used) continue;
         out->node = i;
         check_silence(m, n, now_ms);
+        check_quarantine(n, now_ms, out);
         if (report(n, out) || speak(m, n, now_ms, out)) return;
 
         bool pinged = n->state == NODE_UP || n->stuck;
@@ -199,8 +276,18 @@ void membership_welcome(membership *m, uint64_t now_ms, uint32_t node,
         n->heard_ms = now_ms; /* a doubled welcome, or its loop alone */
         return;
     }
+    /* One that was not seen to go has crashed all the same. */
+    if (!same && n->state == NODE_UP) count_crash(&m->config, n, now_ms);
+    if (!same && n->trust == NODE_WRONG) n->trust = NODE_TRUSTED;
     n->boot_id = boot_id;
     come_up(m, n, now_ms);
+}
+
+void membership_broken(membership *m, uint64_t now_ms, uint32_t node) {
+    member *n = member_at(m, node);
+    if (n->state != NODE_UP && !n->stuck) return;
+    n->stuck = false;
+    go_down(m, n, now_ms, "its connection broke");
 }
 
 void membership_refused(membership *m, uint64_t now_ms, uint32_t node,
@@ -232,7 +319,7 @@ void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
 
     if (boot_id != n->boot_id) {
         n->stuck = false;
-        go_down(n, now_ms, "it was restarted");
+        go_down(m, n, now_ms, "it was restarted");
         n->state = NODE_GREETING;
         return;
     }
@@ -240,7 +327,7 @@ void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
 
     if (n->state == NODE_UP) {
         if (pool_moves(m, n, now_ms, progress, queued_jobs)) return;
-        go_down(n, now_ms, "its pool stands still");
+        go_down(m, n, now_ms, "its pool stands still");
         n->stuck = true;
         n->ping_ms = now_ms + m->config.ping_ms;
         return;

@@ -8,6 +8,11 @@
  * deadlines notice a fault long before; this is what keeps a dead node from
  * being asked again and again.
  *
+ * A node that keeps crashing would be asked, lost and asked again without end.
+ * So one that went down too often lately is in quarantine for a while: it is
+ * greeted and pinged as ever, and up when it answers, but not to be relied on
+ * where others can be.
+ *
  * Nodes are places, numbered from 0.  A static list fills the first ones; nodes
  * that come and go take the lowest free place and leave it again.  Only places
  * up to the highest one in use cost anything. */
@@ -34,7 +39,13 @@ typedef struct {
     uint32_t silent_ms;  /* without a pong: down */
     uint32_t stuck_ms;   /* without progress while jobs wait: down */
     uint32_t refused_ms; /* between greetings of a node that refused */
+    /* So many times down within the window: quarantine, which doubles from the
+     * first time to the longest while there is a next one.  0: never. */
+    uint32_t crashes; /* at most MEMBERSHIP_MAX_CRASHES */
+    uint32_t crash_window_ms, quarantine_ms, quarantine_most_ms;
 } membership_config;
+
+#define MEMBERSHIP_MAX_CRASHES 8
 
 typedef struct membership membership;
 int membership_new(membership **out, const membership_config *config);
@@ -51,6 +62,7 @@ typedef enum {
     MEMBER_PING,  /* ping `node` */
     MEMBER_UP,    /* `node` can be used: its last welcome counts */
     MEMBER_GONE,  /* `node` cannot be used any more: `reason` */
+    MEMBER_TRUST, /* membership_trust() of `node` is another one now */
     MEMBER_WAIT   /* nothing before an event or wake_ms */
 } member_kind;
 
@@ -74,6 +86,18 @@ void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
 /* Any other answer to a ping: it lives, and no more is known. */
 void membership_heard(membership *m, uint64_t now_ms, uint32_t node,
                       uint64_t boot_id);
+
+/* The connection to it broke: it is down until it answers a greeting. */
+void membership_broken(membership *m, uint64_t now_ms, uint32_t node);
+/* The process with this boot id computes what others do not: until it is
+ * restarted it is trusted with what nobody else holds only.  ERR_NOT_HERE: it is
+ * not there any more. */
+int membership_condemn(membership *m, uint32_t node, uint64_t boot_id,
+                       const char *reason);
+/* In quarantine: *reason and *until_ms (UINT64_MAX: until it is restarted) say
+ * more; either may be NULL. */
+node_trust membership_trust(const membership *m, uint32_t node,
+                            const char **reason, uint64_t *until_ms);
 
 node_state membership_state(const membership *m, uint32_t node);
 uint64_t membership_boot(const membership *m, uint32_t node);

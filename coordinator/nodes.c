@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/nodes_internal.h"
+#include "coordinator/nodes_quarantine.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -286,6 +287,14 @@ static void on_control(void *ctx, frames *f) {
     nodes_pump(n);
 }
 
+/* Its process is gone, or something between us: this shows long before it is
+ * silent. */
+static void on_broken(void *ctx) {
+    node *p = ctx;
+    membership_broken(p->owner->machine, now_ms(), p->index);
+    nodes_pump(p->owner);
+}
+
 /* ---- the machine ---- */
 
 static void on_timer(uv_timer_t *timer) {
@@ -331,6 +340,9 @@ static void act(nodes *n, const member_action *a) {
     case MEMBER_GONE:
         node_gone(n, p, a->reason);
         break;
+    case MEMBER_TRUST:
+        nodes_trust_changed(n, p, a->reason);
+        break;
     case MEMBER_WAIT:
         break;
     }
@@ -342,6 +354,7 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
 
 void nodes_pump(nodes *n) {
     if (n->closing) return;
+    nodes_take_verdicts(n);
     member_action a;
     for (;;) {
         membership_next(n->machine, now_ms(), &a);
@@ -393,8 +406,10 @@ int nodes_connect(nodes *n, node *p, char *why, size_t why_size) {
     if (rc < 0) {
         link_close(p->link);
         p->link = NULL;
+        return rc;
     }
-    return rc;
+    zmq_watch_on_broken(p->watch, on_broken);
+    return 0;
 }
 
 int nodes_add(nodes *n, const char *control, node **out) {

@@ -117,6 +117,7 @@ static rack_node *see_nodes(const nodes *n) {
         seen[i].up = true;
         seen[i].serial = p->serial;
         seen[i].boot_id = membership_boot(n->machine, i);
+        seen[i].trust = membership_trust(n->machine, i, NULL, NULL);
         memcpy(seen[i].endpoint, p->data, sizeof(seen[i].endpoint));
     }
     return seen;

@@ -1,5 +1,6 @@
 /* nodes_status.c - the nodes as the status object shows them. */
 #include "coordinator/nodes_internal.h"
+#include "coordinator/nodes_quarantine.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -125,6 +126,7 @@ static json_t *list_json(const nodes *n, const rack_view *view) {
         if (p == NULL) continue;
         json_t *o = link_json(n, p);
         if (view != NULL) rc = add_record(n, view, p->listed, o);
+        rc |= nodes_add_trust(n, p, o);
         rc |= nodes_load_node_json(n, i, o);
         rc |= json_array_append_new(list, o);
     }

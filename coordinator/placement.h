@@ -15,6 +15,10 @@
 
 typedef struct placement placement;
 
+/* How far a node is to be relied on: for all that it holds; only for what no
+ * other node that answers holds; only for what nobody else holds at all. */
+typedef enum { NODE_TRUSTED, NODE_LAST, NODE_WRONG } node_trust;
+
 /* What a placement is made for. */
 typedef struct {
     uint64_t epoch;

@@ -26,11 +26,27 @@ static bool is_of_model(const rack_placement *now, const planner_model *m) {
     return true;
 }
 
+/* The most holders of a unit; false: it is not this model's, or names others
+ * than the input's nodes. */
+static bool measure_target(const plan *p, uint32_t *most) {
+    const balance_map *t = p->in->target;
+    if (t->n_units != p->n_units) return false;
+    for (uint32_t u = 0; u < t->n_units; u++) {
+        uint32_t n = t->first[u + 1] - t->first[u];
+        if (n > PLANNER_MAX_REPLICAS) return false;
+        if (n > *most) *most = n;
+        for (uint32_t i = t->first[u]; i < t->first[u + 1]; i++) {
+            if (t->nodes[i] >= p->n_nodes) return false;
+        }
+    }
+    return true;
+}
+
 static int measure(plan *p) {
     const planner_input *in = p->in;
     const planner_model *m = in->model;
     uint64_t units = 0;
-    uint32_t most = m->min_replicas;
+    uint32_t most = m->min_replicas, named = 0;
 
     for (uint32_t l = 0; l < m->n_layers; l++) {
         uint64_t n = (uint64_t)m->n_experts * m->slices[l];
@@ -50,7 +66,9 @@ static int measure(plan *p) {
     if (most > LAYER_MAP_MAX_HOLDERS) return ERR_RANGE;
     p->n_units = (uint32_t)units;
     p->mean = units > 0 ? (double)p->bytes / (double)units : 0;
-    p->stride = most + 1; /* a move has a holder more for a moment */
+    if (in->target != NULL && !measure_target(p, &named)) return ERR_RANGE;
+    /* A move has a holder more for a moment; a target may name all others. */
+    p->stride = most + named + 1;
     return 0;
 }
 

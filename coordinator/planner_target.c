@@ -8,6 +8,11 @@
  * without a holder and without room takes the place of a second copy), and
  * balance.
  *
+ * Where the balancer has said who should hold what, that takes the place of
+ * trimming and balance: what it names comes as soon as there is room, what it
+ * does not name goes as far as min_replicas allows.  The rest stays as the net
+ * below it.
+ *
  * Nothing is remembered from one step to the next: while a move is under way
  * the unit has a holder too many, and trimming finds the same one to go as
  * before, because it is the fuller node. */
@@ -112,6 +117,44 @@ static void trim(plan *p, uint32_t unit) {
             }
         }
         plan_drop(p, unit, fullest);
+    }
+}
+
+/* ---- following the balancer ---- */
+
+static bool is_named(const balance_map *t, uint32_t unit, uint32_t node) {
+    for (uint32_t i = t->first[unit]; i < t->first[unit + 1]; i++) {
+        if (t->nodes[i] == node) return true;
+    }
+    return false;
+}
+
+/* With those that it would get, has the unit room for one more holder? */
+static bool may_have_more(const plan *p, uint32_t unit) {
+    uint32_t n = p->now.n[unit];
+    for (uint32_t i = 0; i < p->goal.n[unit]; i++) {
+        uint32_t node = p->goal.nodes[unit * p->stride + i];
+        if (!plan_has(&p->now, p->stride, unit, node)) n++;
+    }
+    return n < LAYER_MAP_MAX_HOLDERS;
+}
+
+static void follow(plan *p, uint32_t unit) {
+    const balance_map *t = p->in->target;
+    for (uint32_t i = t->first[unit]; i < t->first[unit + 1]; i++) {
+        uint32_t node = t->nodes[i];
+        if (!p->nodes[node].open || !may_have_more(p, unit)) continue;
+        if (plan_has(&p->goal, p->stride, unit, node)) continue;
+        if (plan_has_room(p, unit, node, 0)) plan_add(p, unit, node);
+    }
+    uint32_t at = 0;
+    while (at < p->goal.n[unit] && p->goal.n[unit] > p->replicas) {
+        uint32_t node = p->goal.nodes[unit * p->stride + at];
+        if (is_named(t, unit, node)) {
+            at++;
+        } else {
+            plan_drop(p, unit, node); /* another takes its place */
+        }
     }
 }
 
@@ -246,12 +289,19 @@ static void make_way(plan *p, uint32_t holders) {
 void plan_target(plan *p) {
     if (p->n_units == 0 || p->bytes == 0) return;
     find_shares(p);
-    shed_all(p);
-    for (uint32_t i = 0; i < p->n_units; i++)
-        trim(p, p->order[i]);
+    bool follows = p->in->target != NULL;
+    if (!follows) shed_all(p);
+    for (uint32_t i = 0; i < p->n_units; i++) {
+        if (follows) {
+            follow(p, p->order[i]);
+        } else {
+            trim(p, p->order[i]);
+        }
+    }
+    if (follows) shed_all(p);
     for (uint32_t holders = 1; holders <= p->replicas; holders++)
         fill(p, holders);
     for (uint32_t holders = 0; holders + 2 <= p->replicas; holders++)
         make_way(p, holders);
-    if (!p->missing && !p->waits) plan_balance(p);
+    if (!follows && !p->missing && !p->waits) plan_balance(p);
 }

@@ -15,6 +15,7 @@ typedef struct {
     bool up;
     uint64_t serial; /* of who has this place, which others may take later */
     uint64_t boot_id;
+    node_trust trust;
     char endpoint[ENDPOINT_MAX]; /* of its data socket */
 } rack_node;
 

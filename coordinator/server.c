@@ -8,6 +8,7 @@
 #include "coordinator/answers.h"
 #include "coordinator/server_internal.h"
 #include "coordinator/server_members.h"
+#include "coordinator/server_recover.h"
 #include "coordinator/status.h"
 #include "engine/err.h"
 #include "engine/log.h"
@@ -396,6 +397,10 @@ static void on_message(void *ctx, frames *f) {
     }
     if (m.kind == MESSAGE_DRAIN) {
         server_on_drain(s, from, f, &m);
+        return;
+    }
+    if (m.kind == MESSAGE_RECOVER) {
+        server_on_recover(s, from, f, &m);
         return;
     }
     if (handlers[m.kind] == NULL) {

@@ -3,15 +3,17 @@
  *   balancer.c         the question and the answer
  *   balancer_work.c    the tables, and changing them
  *   balancer_fill.c    what has to change: enough holders, not too full nodes
- *   balancer_search.c  what may: shorter times
+ *   balancer_trim.c    what may: spare copies that nobody needs
+ *   balancer_search.c  and shorter times
  *   balancer_eplb.c    the published algorithm, which shares nothing with these
  *
  * Nodes and units have the input's numbers.  Only nodes that stay are holders
- * here.  A unit's load is weighted by its size, so that the times of layers that
- * are cut in other ways can be added. */
+ * here.  A unit's load is weighted by its size, so that the times of layers
+ * that are cut in other ways can be added. */
 #ifndef DISCOVERY_BALANCER_INTERNAL_H
 #define DISCOVERY_BALANCER_INTERNAL_H
 
+#include <stddef.h>
 #include "discovery/balancer.h"
 
 #define BALANCE_NONE UINT32_MAX
@@ -83,9 +85,9 @@ bool balance_has_sibling(const balance_work *w, uint32_t unit, uint32_t node);
 /* Which part of the unit's group of experts the node has, without the unit. */
 double balance_kinship(const balance_work *w, uint32_t unit, uint32_t node);
 
-/* ---- balancer_fill.c, balancer_search.c ---- */
+/* ---- balancer_fill.c, balancer_trim.c, balancer_search.c ---- */
 void balance_fill(balance_work *w);
 void balance_trim_cold(balance_work *w);
-void balance_search(balance_work *w);
+int balance_search(balance_work *w); /* -ENOMEM */
 
 #endif

@@ -193,7 +193,8 @@ int balance_work_init(balance_work *w, const balance_input *in) {
     const balance_map *now = in->now;
     for (uint32_t u = 0; now != NULL && u < w->n_units; u++) {
         for (uint32_t i = now->first[u]; i < now->first[u + 1]; i++) {
-            if (in->nodes[now->nodes[i]].stays) balance_add(w, u, now->nodes[i]);
+            if (in->nodes[now->nodes[i]].stays)
+                balance_add(w, u, now->nodes[i]);
         }
     }
     return 0;
@@ -309,8 +310,7 @@ static uint32_t *find_mates(const balance_work *w, uint32_t unit,
     uint32_t group_units =
         w->in->n_experts / w->n_groups * w->in->slices[layer];
     uint32_t group = (unit - w->base[layer]) / group_units;
-    return w->mates +
-           ((size_t)layer * w->n_groups + group) * w->n_nodes + node;
+    return w->mates + ((size_t)layer * w->n_groups + group) * w->n_nodes + node;
 }
 
 double balance_kinship(const balance_work *w, uint32_t unit, uint32_t node) {

@@ -41,6 +41,7 @@ bool registry_no_space(const registry *r) {
 static void set_no_space(registry *r, bool is) {
     if (is == r->no_space) return;
     r->no_space = is;
+    r->space_looked_ms = now_ms();
     if (is) {
         log_error("etcd is out of space and refuses writes: serving goes on, "
                   "nothing is placed until an operator runs `roster recover`");
@@ -51,8 +52,10 @@ static void set_no_space(registry *r, bool is) {
 }
 
 void registry_note_space(registry *r, const etcd_answer *a) {
-    if (a->code == ETCD_NO_SPACE) set_no_space(r, true);
     if (a->code == ETCD_OK) set_no_space(r, false);
+    if (a->code != ETCD_NO_SPACE) return;
+    snprintf(r->refusal, sizeof(r->refusal), "%s", a->why);
+    set_no_space(r, true);
 }
 
 /* ---- the end ---- */

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 #include "engine/err.h"
 #include "engine/util.h"
 
@@ -25,6 +26,7 @@ typedef _Atomic(ffn_weights *) place;
 typedef struct {
     expert_tensors tensors; /* of the borrowed file */
     place *units;           /* NULL: not loaded.  NULL for a dense layer */
+    uint64_t *sums;         /* of those that are; written before the place */
     uint32_t n_units, slices;
     size_t segments;     /* of one unit's down product */
     uint64_t unit_bytes; /* packed */
@@ -117,7 +119,8 @@ static int index_layer(expert_store *s, uint32_t layer, const model_config *c,
     l->form = gate == weight_format_find(t->up->type)->act ? gate : ACT_F32;
 
     l->units = calloc(l->n_units, sizeof(*l->units));
-    if (l->units == NULL) {
+    l->sums = calloc(l->n_units, sizeof(*l->sums));
+    if (l->units == NULL || l->sums == NULL) {
         return err_why(why, why_size, -ENOMEM, "no memory for %u experts",
                        c->n_experts);
     }
@@ -161,6 +164,7 @@ int expert_store_new(expert_store **out, const expert_store_config *c,
 void expert_store_free(expert_store *s) {
     if (s == NULL) return;
     for (uint32_t layer = 0; layer < s->n_layers; layer++) {
+        free(s->layers[layer].sums);
         if (s->layers[layer].units == NULL) continue;
         for (uint32_t unit = 0; unit < s->layers[layer].n_units; unit++)
             expert_store_drop(s, layer, unit);
@@ -277,6 +281,14 @@ static uint64_t weight_bytes(const ffn_weights *w) {
     return w->gate.bytes + w->up.bytes + w->down.bytes;
 }
 
+static uint64_t sum_of(const ffn_weights *w) {
+    uint64_t sum = 0;
+    const matrix *parts[] = {&w->gate, &w->up, &w->down};
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        sum = XXH3_64bits_withSeed(parts[i]->data, parts[i]->bytes, sum);
+    return sum;
+}
+
 int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
                       size_t why_size) {
     place *at = find_place(s, layer, unit);
@@ -309,6 +321,7 @@ int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
     if (rc < 0) goto fail;
 
     w->segments = l->segments;
+    l->sums[unit] = sum_of(w);
     atomic_fetch_add(&s->bytes, weight_bytes(w));
     atomic_fetch_add(&s->count, 1);
     atomic_store_explicit(at, w, memory_order_release);
@@ -338,6 +351,15 @@ const ffn_weights *expert_store_get(const expert_store *s, uint32_t layer,
                                     uint32_t unit) {
     place *at = find_place(s, layer, unit);
     return at != NULL ? atomic_load_explicit(at, memory_order_acquire) : NULL;
+}
+
+uint64_t expert_store_sum(const expert_store *s, uint32_t layer,
+                          uint32_t unit) {
+    return find_place(s, layer, unit) != NULL ? s->layers[layer].sums[unit] : 0;
+}
+
+uint32_t expert_store_layers(const expert_store *s) {
+    return s->n_layers;
 }
 
 uint32_t expert_store_slices(const expert_store *s, uint32_t layer) {

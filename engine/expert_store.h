@@ -76,6 +76,12 @@ void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit);
 const ffn_weights *expert_store_get(const expert_store *s, uint32_t layer,
                                     uint32_t unit);
 
+/* XXH3-64 of a loaded unit's packed bytes as they were when it was loaded:
+ * gate's with seed 0, up's seeded by that, down's by that.  For the computing
+ * thread, to find out whether memory has kept them. */
+uint64_t expert_store_sum(const expert_store *s, uint32_t layer, uint32_t unit);
+
+uint32_t expert_store_layers(const expert_store *s);
 uint64_t expert_store_bytes(const expert_store *s); /* packed, in memory */
 uint32_t expert_store_count(const expert_store *s); /* units loaded */
 /* Packed bytes of one unit of a layer, loaded or not; 0 for a dense layer. */

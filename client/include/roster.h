@@ -100,8 +100,9 @@ ROSTER_API const char *roster_version(void);
 
 /* Settings by name, so that new ones need no new functions:
  *
- *   endpoint            tcp://HOST:PORT of a coordinator; without it the
- *                       environment's ROSTER_ENDPOINT
+ *   endpoint            tcp://HOST:PORT of a coordinator, or several of them
+ *                       separated by commas; without it the environment's
+ *                       ROSTER_ENDPOINT
  *   cluster             name that the coordinator must have; default: any
  *   name                ours, for the coordinator's log; default "libroster"
  *   connect_timeout_ms  5000; for roster_client_create()
@@ -112,6 +113,9 @@ ROSTER_API const char *roster_version(void);
  *   interrupt_fd        number of a descriptor, on loan, such as a signalfd or
  *                       the reading end of a pipe: once it is readable, calls
  *                       that wait give up with -EINTR; default: none
+ *   failover            on: when a coordinator is lost or leaves, another one of
+ *                       the rack takes over what is running, see above; off:
+ *                       what is running fails with ROSTER_ERR_CLOSED
  *   insecure            false; true allows endpoints beyond loopback (there is
  *                       no encryption yet) */
 typedef struct roster_config roster_config;
@@ -126,6 +130,16 @@ ROSTER_API int roster_config_set(roster_config *config, const char *key,
 
 /* ---- a connection ---- */
 
+/* A client talks to one coordinator at a time.  It asks that one, now and then,
+ * which others serve the rack.  When the connection breaks, the coordinator
+ * does not answer for about 1.5 s while something runs, or refuses because it
+ * is ending or drained, the client turns to another one that serves the same
+ * model with the same numerics profile and no smaller context.  Generations go
+ * on there with the very tokens and bytes that would have come, evaluations
+ * begin anew (rows are delivered once); a request that cannot be placed
+ * anywhere before its own deadline fails, and its sentence names who was tried:
+ * ROSTER_ERR_CLOSED, or ROSTER_ERR_WRONG_MODEL and the like when all others are
+ * unfit.  Requests for status and draining are not repeated. */
 typedef struct roster_client roster_client;
 
 /* Connect and greet.  The configuration is copied; NULL means the defaults.
@@ -147,6 +161,7 @@ ROSTER_API void roster_client_destroy(roster_client **client);
 ROSTER_API const char *roster_client_error(const roster_client *client);
 
 /* What the coordinator said of itself; on loan as long as the client lives. */
+/* (The endpoint: until the next call that processes.) */
 ROSTER_API const char *roster_client_endpoint(const roster_client *client);
 ROSTER_API const char *roster_client_model(const roster_client *client);
 ROSTER_API uint32_t roster_client_n_vocab(const roster_client *client);
@@ -234,13 +249,16 @@ ROSTER_API int roster_submit(roster_client *client,
 /* Wait up to `timeout_ms` (0: not at all) for something to happen, and handle
  * whatever has.  Returns how many messages and deadlines were handled; 0 when
  * the time passed, a signal arrived or the configured interrupt_fd is readable.
- * ROSTER_ERR_CLOSED once the connection is lost: every generation has ended
- * with that code then, and the client is good for nothing but its accessors. */
+ * ROSTER_ERR_CLOSED once the connection is lost and no coordinator took over:
+ * every generation has ended then.  With failover on, the next request looks
+ * for a coordinator again; else the client is good for nothing but its
+ * accessors. */
 ROSTER_API int roster_process(roster_client *client, int timeout_ms);
 
 /* For callers with a poll loop: when this descriptor is readable, or
  * roster_poll_timeout() milliseconds have passed (-1: no limit), call
- * roster_process(client, 0).  It is edge-triggered, so ask for the timeout
+ * roster_process(client, 0).  The descriptor stays the same as long as the
+ * client lives.  It is edge-triggered, so ask for the timeout
  * before every poll: it is 0 when messages may wait unannounced. */
 ROSTER_API int roster_poll_fd(const roster_client *client);
 ROSTER_API int roster_poll_timeout(const roster_client *client);
@@ -278,6 +296,10 @@ roster_generation_prompt(const roster_generation *generation, size_t *count);
  * the same request gives the same text.  0 until accepted. */
 ROSTER_API uint64_t roster_generation_seed(const roster_generation *generation);
 
+/* How often another coordinator has taken it over. */
+ROSTER_API uint32_t
+roster_generation_moves(const roster_generation *generation);
+
 /* One process's part of the expert work. */
 typedef struct {
     const char *name; /* of the node; "local": the coordinator itself */
@@ -300,6 +322,8 @@ typedef struct {
     uint64_t takeovers; /* pairs that a replica or the coordinator took over */
     const roster_share *shares;
     size_t n_shares;
+    uint32_t moves; /* to another coordinator; the figures above are then of
+                       the last one, whose prompt had what was told before */
 } roster_stats;
 
 static inline void roster_stats_init(roster_stats *stats) {
@@ -364,6 +388,24 @@ ROSTER_API int roster_status(roster_client *client, const char **json);
  * ROSTER_ERR_RANGE: nobody is called that.  ROSTER_ERR_NOT_LEADER: the rack has
  * no etcd to record it in, or it is away. */
 ROSTER_API int roster_drain(roster_client *client, const char *name, int undo);
+
+/* Ask the coordinator that leads the rack for a better placement of experts by
+ * their load now, or (dry_run) only what it would be.  *json is the report
+ * (docs/protocol.md), on loan until the next roster_status(),
+ * roster_rebalance() or the client's end.  The moves go on after the call.
+ * ROSTER_ERR_NOT_LEADER: another coordinator leads, the sentence says which, or
+ * the rack has no etcd. */
+ROSTER_API int roster_rebalance(roster_client *client, int dry_run,
+                                const char **json);
+
+/* Have the rack's etcd put right after it was wiped, restored from an older
+ * snapshot or ran out of space, or (dry_run) ask what would be done.  `by` says
+ * who asks, for the record.  *json is the report (docs/protocol.md), on loan
+ * until the next roster_status(), roster_recover() or the client's end.  May
+ * take a minute.  ROSTER_ERR_NOT_LEADER: another coordinator leads, the
+ * sentence says which, or etcd is away. */
+ROSTER_API int roster_recover(roster_client *client, int dry_run,
+                              const char *by, const char **json);
 
 #ifdef __cplusplus
 }

@@ -1,11 +1,12 @@
 /* client.c - see client.h: sending, receiving, deadlines, the end of calls.
  *
- * ZeroMQ does not say when a peer has gone, but a DEALER with ZMQ_IMMEDIATE
- * refuses to send then.  So while calls wait and nothing is heard, a ping is
- * sent once a second: refused, the connection is lost and every call ends at
- * once instead of at its deadline.  An answer from another boot id means that
- * the coordinator was restarted and knows nothing of our calls: lost as well.
- */
+ * The link says when a connection broke, and refuses to send while there is
+ * none.  A coordinator that hangs keeps its connection: so while calls wait and
+ * nothing is heard, pings are sent, and when several in a row were not answered
+ * and there is somebody else to turn to, it counts as lost.  (They are counted,
+ * rather than time, so that a client that was stopped itself does not blame its
+ * coordinator.)  An answer from another boot id means that the coordinator was
+ * restarted and knows nothing of our calls: lost as well. */
 #include "client/lib/client.h"
 
 #include <assert.h>
@@ -19,7 +20,8 @@
 #include "engine/err.h"
 #include "engine/util.h"
 
-#define PROBE_MS 1000u
+#define PROBE_MS 250u
+#define HANG_PINGS 6u /* unanswered: with PROBE_MS, one and a half seconds */
 #define TURN_MESSAGES 256 /* handled before callers get their turn */
 #define TURN_MS 1000
 
@@ -37,15 +39,16 @@ void client_header(const roster_client *c, message *m, message_kind kind,
     m->kind = kind;
     m->cluster = c->cluster;
     m->boot_id = c->boot_id;
-    m->to_boot_id = c->peer_boot_id;
-    m->has_fingerprint = c->has_fingerprint;
-    memcpy(m->fingerprint, c->fingerprint, sizeof(m->fingerprint));
+    m->to_boot_id = c->peer.boot_id;
+    m->has_fingerprint = c->peer.has_fingerprint;
+    memcpy(m->fingerprint, c->peer.fingerprint, sizeof(m->fingerprint));
     m->request_id = request_id;
 }
 
 int client_send(roster_client *c, const message *m) {
     frames f;
 
+    if (c->link == NULL) return -EAGAIN;
     frames_init(&f);
     int rc = -ENOMEM;
     if (frames_add(&f, 0) != NULL) rc = message_seal(&f, m);
@@ -56,7 +59,8 @@ int client_send(roster_client *c, const message *m) {
 }
 
 int client_ready(roster_client *c, bool waits) {
-    if (c->lost) return ERR_CLOSED; /* the sentence of the loss stays */
+    /* The sentence of the loss stays. */
+    if (c->lost && !client_can_move(c)) return ERR_CLOSED;
     if (waits && c->callbacks > 0) {
         return client_fail(c, ERR_USAGE,
                            "a callback may not wait or process messages");
@@ -73,9 +77,33 @@ static void set_deadline(call *c, uint64_t wait_ms) {
 static void heard_call(call *c) {
     const roster_config *config = &c->client->config;
 
-    /* A call that is being cancelled keeps its deadline. */
-    if (!c->cancelling)
+    /* A call that is being cancelled keeps its deadline, and so does one that
+     * waits for a coordinator: the news is not of it. */
+    if (!c->cancelling && !c->homeless)
         set_deadline(c, (uint64_t)c->timeout_ms + config->grace_ms);
+}
+
+/* Send it, or let it wait for a coordinator.  Every queue is above what we may
+ * send, so a link that takes no more leads to nobody. */
+static int send_first(call *c, message *m) {
+    roster_client *k = c->client;
+
+    for (;;) {
+        if (c->kind->again == NULL && (k->link == NULL || k->gone) &&
+            client_can_move(k)) {
+            int rc = move_wait(k);
+            if (rc < 0) return rc;
+            m->to_boot_id = k->peer.boot_id;
+        }
+        int rc = k->gone ? -EAGAIN : client_send(k, m);
+        c->asked = rc == 0;
+        if (rc != -EAGAIN || !client_can_move(k)) return rc;
+        if (k->link != NULL) k->gone = true;
+        if (c->kind->again == NULL) continue;
+        c->homeless = true;
+        move_wanted(k);
+        return 0;
+    }
 }
 
 int call_start(call *c, const call_kind *kind, roster_client *client,
@@ -86,23 +114,27 @@ int call_start(call *c, const call_kind *kind, roster_client *client,
                            CLIENT_CALLS_MAX);
     }
     c->id = ++client->last_id;
+    c->kind = kind;
+    c->client = client;
     m->request_id = c->id;
-    int rc = client_send(client, m);
+    int rc = send_first(c, m);
+    if (rc == ERR_CLOSED) return rc; /* and its sentence was told */
     if (rc < 0) {
         return client_fail(client, rc, "cannot send a %s to %s: %s",
                            message_kind_name(m->kind), client->endpoint,
                            rc == -EAGAIN ? "the connection takes no more now"
                                          : err_text(rc));
     }
-    if (client->calls == NULL) client->heard_ms = now_ms();
-    c->kind = kind;
-    c->client = client;
+    if (client->calls == NULL) {
+        client->heard_ms = client->pinged_ms = now_ms();
+        client->unanswered = 0;
+    }
     c->result = -EINPROGRESS;
     c->timeout_ms = timeout_ms > 0 ? timeout_ms : CALL_SILENCE_MS;
     c->next = client->calls;
     client->calls = c;
     client->n_calls++;
-    heard_call(c);
+    set_deadline(c, (uint64_t)c->timeout_ms + client->config.grace_ms);
     return 0;
 }
 
@@ -140,6 +172,7 @@ void call_cancel(call *c) {
 
     c->cancelling = true;
     set_deadline(c, c->client->config.grace_ms);
+    if (c->homeless) return; /* nobody has it: the next look ends it */
     message m;
     client_header(c->client, &m, MESSAGE_CANCEL, c->id);
     /* A cancel that cannot be sent has nobody to reach: the deadline above, or
@@ -150,6 +183,13 @@ void call_cancel(call *c) {
 static call *find_call(roster_client *c, uint64_t id) {
     call *at = c->calls;
     while (at != NULL && at->id != id)
+        at = at->next;
+    return at;
+}
+
+call *call_with_home(roster_client *c, uint64_t last_id) {
+    call *at = c->calls;
+    while (at != NULL && (at->homeless || at->id > last_id))
         at = at->next;
     return at;
 }
@@ -181,9 +221,14 @@ static void end_all(roster_client *c, int code, const char *why) {
 static void lose(roster_client *c, const char *how) {
     char why[ROSTER_WHY_BYTES];
 
-    c->lost = true;
     err_why(why, sizeof(why), ERR_CLOSED, "the connection to %s was lost: %s",
             c->endpoint, how);
+    c->gone = false;
+    if (client_can_move(c)) {
+        move_lost(c, why);
+        return;
+    }
+    c->lost = true;
     end_all(c, ERR_CLOSED, why);
     client_fail(c, ERR_CLOSED, "%s", why);
 }
@@ -211,6 +256,7 @@ static void on_error(roster_client *c, call *to, const message *m) {
 
     err_why(why, sizeof(why), code, "%s answered: %s", c->endpoint,
             m->error.text[0] != '\0' ? m->error.text : err_text(code));
+    if (code == ERR_CLOSED && move_refused(to, why)) return;
     call_end(to, code, why);
 }
 
@@ -236,7 +282,7 @@ static void on_frames(roster_client *c, frames *f) {
         on_unreadable(c, m.request_id, rc, why[0] ? why : err_text(rc));
         return;
     }
-    if (m.boot_id != c->peer_boot_id) {
+    if (m.boot_id != c->peer.boot_id) {
         lose(c, "the coordinator was restarted");
         return;
     }
@@ -244,15 +290,21 @@ static void on_frames(roster_client *c, frames *f) {
         on_pong(c, &m);
         return;
     }
+    if (m.kind == MESSAGE_MEMBERS) {
+        move_learn(c, &m);
+        return;
+    }
     call *to = find_call(c, m.request_id);
-    if (to == NULL) return; /* late news of a call that has ended */
+    /* Late news, of a call that has ended or looks for somebody else. */
+    if (to == NULL || to->homeless) return;
 
-    heard_call(to);
-    if (m.kind == MESSAGE_TOKEN || m.kind == MESSAGE_LOGITS) heard_all(c);
     if (m.kind == MESSAGE_ERROR) {
         on_error(c, to, &m);
         return;
     }
+    heard_call(to);
+    if (m.kind == MESSAGE_TOKEN || m.kind == MESSAGE_LOGITS) heard_all(c);
+    if (m.kind != MESSAGE_ACCEPTED) move_settled(to);
     rc = to->kind->on_message(to, &m, f, why, sizeof(why));
     if (rc < 0) abort_call(to, rc, why);
 }
@@ -263,14 +315,19 @@ static int drain(roster_client *c) {
     int handled = 0;
 
     frames_init(&f);
-    while (handled < TURN_MESSAGES && !c->lost) {
+    while (handled < TURN_MESSAGES && c->link != NULL && !c->lost) {
         int rc = link_recv(c->link, &f);
         if (rc == -EAGAIN) {
             c->stale = false;
             break;
         }
         handled++;
+        if (rc == -ECONNRESET) {
+            lose(c, "the coordinator has gone");
+            break;
+        }
         c->heard_ms = now_ms();
+        c->unanswered = 0;
         if (rc < 0) {
             on_unreadable(c, 0, rc, err_text(rc));
         } else {
@@ -290,12 +347,15 @@ static int expire(roster_client *c) {
     call *at = c->calls;
 
     while (at != NULL) {
-        if (now < at->deadline_ms) {
+        bool over = at->homeless && at->cancelling;
+        if (now < at->deadline_ms && !over) {
             at = at->next;
             continue;
         }
         if (at->cancelling) {
             call_end(at, ERR_CANCELLED, "cancelled");
+        } else if (at->homeless) {
+            move_expired(at);
         } else {
             char why[ROSTER_WHY_BYTES];
             err_why(why, sizeof(why), ERR_DEADLINE,
@@ -309,11 +369,22 @@ static int expire(roster_client *c) {
     return handled;
 }
 
+static uint64_t probe_due(const roster_client *c) {
+    uint64_t last = c->heard_ms > c->pinged_ms ? c->heard_ms : c->pinged_ms;
+    return last + PROBE_MS;
+}
+
 static void probe(roster_client *c) {
     uint64_t now = now_ms();
 
-    if (c->calls == NULL || now - c->heard_ms < PROBE_MS) return;
-    c->heard_ms = now;
+    if (c->calls == NULL || c->link == NULL || now < probe_due(c)) return;
+    if (c->unanswered >= HANG_PINGS && client_can_move(c) &&
+        failover_has_others(&c->members)) {
+        lose(c, "the coordinator does not answer");
+        return;
+    }
+    c->pinged_ms = now;
+    c->unanswered++;
     message m;
     client_header(c, &m, MESSAGE_PING, 0);
     if (client_send(c, &m) == -EAGAIN) lose(c, "the coordinator has gone");
@@ -321,9 +392,10 @@ static void probe(roster_client *c) {
 
 /* Milliseconds until something is due; -1: nothing is. */
 static int next_due(const roster_client *c) {
-    if (c->calls == NULL) return -1;
+    uint64_t due = move_due(c);
+    if (c->calls == NULL && due == UINT64_MAX) return -1;
 
-    uint64_t due = c->heard_ms + PROBE_MS;
+    if (c->link != NULL && probe_due(c) < due) due = probe_due(c);
     for (const call *at = c->calls; at != NULL; at = at->next) {
         if (at->deadline_ms < due) due = at->deadline_ms;
     }
@@ -332,16 +404,18 @@ static int next_due(const roster_client *c) {
 }
 
 int roster_poll_fd(const roster_client *client) {
-    return link_fd(client->link);
+    return client->poll_fd;
 }
 
 int roster_poll_timeout(const roster_client *client) {
-    return client->stale || client->lost ? 0 : next_due(client);
+    bool now = client->lost || client->gone ||
+               (client->stale && client->link != NULL);
+    return now ? 0 : next_due(client);
 }
 
 int client_poll(const roster_client *c, int wait_ms) {
     struct pollfd fds[2] = {
-        {.fd = link_fd(c->link), .events = POLLIN},
+        {.fd = c->poll_fd, .events = POLLIN},
         {.fd = c->config.interrupt_fd, .events = POLLIN},
     };
     if (poll(fds, ARRAY_LEN(fds), wait_ms) < 0) return -errno;
@@ -356,6 +430,8 @@ static bool interrupted(const roster_client *c) {
 /* One look at messages and clocks. */
 static int look(roster_client *c) {
     int handled = drain(c);
+    if (c->gone) lose(c, "the coordinator has gone");
+    handled += move_look(c);
     if (!c->lost) {
         handled += expire(c);
         probe(c);
@@ -366,6 +442,7 @@ static int look(roster_client *c) {
 
 int roster_process(roster_client *client, int timeout_ms) {
     int rc = client_ready(client, true);
+    if (rc == 0 && client->lost) rc = ERR_CLOSED;
     if (rc < 0) return rc;
 
     uint64_t until = now_ms() + (uint64_t)(timeout_ms > 0 ? timeout_ms : 0);
@@ -408,13 +485,13 @@ const char *roster_client_endpoint(const roster_client *client) {
 }
 
 const char *roster_client_model(const roster_client *client) {
-    return client->model;
+    return client->peer.model;
 }
 
 uint32_t roster_client_n_vocab(const roster_client *client) {
-    return client->n_vocab;
+    return client->peer.n_vocab;
 }
 
 uint32_t roster_client_n_context(const roster_client *client) {
-    return client->n_context;
+    return client->peer.n_context;
 }

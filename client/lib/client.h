@@ -40,8 +40,8 @@ typedef struct {
     int (*on_message)(call *c, const message *m, frames *f, char *why,
                       size_t why_size);
     void (*on_end)(call *c); /* has left the client; may be NULL */
-    /* Fill in the body of the message that asks another coordinator for what
-     * is still missing.  NULL: such a call ends with its coordinator. */
+    /* Fill in kind and body of the message that asks another coordinator for
+     * what is still missing.  NULL: such a call ends with its coordinator. */
     int (*again)(call *c, message *m, char *why, size_t why_size);
 } call_kind;
 
@@ -95,6 +95,7 @@ struct roster_client {
     int poll_fd;       /* epoll over `link` and the greeting's: never changes */
     message_arena *arena;
     char endpoint[FAILOVER_ENDPOINT];
+    char cluster[MESSAGE_NAME_MAX + 1]; /* "": any */
 
     coordinator_info peer;
     bool known;             /* `peer` was filled: others must be equal */
@@ -107,6 +108,7 @@ struct roster_client {
     bool gone;   /* ours has gone: to be seen at the next turn */
     int waiters; /* calls that wait for the move before they begin */
     uint64_t ask_members_ms;
+    uint64_t move_until_ms; /* the end of a search that no call bounds */
     char move_why[ROSTER_WHY_BYTES];
 
     uint64_t boot_id;

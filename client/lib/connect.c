@@ -324,11 +324,12 @@ static int connect_any(roster_client *c, char *why, size_t why_size) {
             return 0;
         }
         failover_failed(&c->members, rc, what);
-        if (rc == -EINTR || alone || now_ms() >= until)
+        if (rc == -EINTR || alone)
             return err_why(why, why_size, rc, "%s", what);
+        if (now_ms() >= until) break;
     }
     failover_explain(&c->members, what, sizeof(what));
-    return err_why(why, why_size, rc, "no coordinator can be used: %s", what);
+    return err_why(why, why_size, rc, "no coordinator can be used, %s", what);
 }
 
 /* Everything but the link. */

@@ -1,7 +1,7 @@
 /* failover.c - see failover.h.
  *
- * Order of attempts: whoever was tried least; of those, who is not leaving; of
- * those, in the order of the list, from a place that differs from client to
+ * Order of attempts: whoever was tried least; of those, the current one last, and
+ * before it who is leaving; of the others, in the order of the list, from a place that differs from client to
  * client, so that the clients of a dead coordinator do not all go to one.  The
  * coordinator that failed counts as tried once, so it comes last: it may have
  * been restarted. */
@@ -186,9 +186,12 @@ void failover_settle(failover *f) {
 }
 
 /* Is `a` to be tried before `b`, which comes earlier in the list? */
-static bool is_better(const failover_member *a, const failover_member *b) {
-    if (a->tries != b->tries) return a->tries < b->tries;
-    return b->leaving && !a->leaving;
+static bool is_better(const failover *f, int a, int b) {
+    const failover_member *x = &f->members[a], *y = &f->members[b];
+
+    if (x->tries != y->tries) return x->tries < y->tries;
+    if (b == f->current) return true;
+    return a != f->current && y->leaving && !x->leaving;
 }
 
 static int best(const failover *f) {
@@ -198,7 +201,7 @@ static int best(const failover *f) {
         int i = (int)((f->first + (uint32_t)k) % FAILOVER_MEMBERS);
         const failover_member *m = &f->members[i];
         if (!is_there(m) || m->final) continue;
-        if (found < 0 || is_better(m, &f->members[found])) found = i;
+        if (found < 0 || is_better(f, i, found)) found = i;
     }
     return found;
 }
@@ -276,11 +279,10 @@ void failover_explain(const failover *f, char *out, size_t size) {
     }
     if (size == 0) return;
     if (others == 0) {
-        snprintf(out, size, "no other coordinator is known");
+        snprintf(out, size, "nobody else is known");
         return;
     }
-    int n = snprintf(out, size, "%zu other%s tried", others,
-                     others == 1 ? " was" : "s were");
+    int n = snprintf(out, size, "%zu tried", others);
     bool first = true;
     for (int i = 0; i < FAILOVER_MEMBERS && n > 0; i++) {
         const failover_member *m = &f->members[i];

@@ -96,7 +96,7 @@ size_t failover_count(const failover *f);
 
 /* When it has failed: ERR_CLOSED, or what all others have in common that is
  * more telling, such as ERR_WRONG_MODEL; and who was tried, as the rest of a
- * sentence: "2 others were tried: tcp://a:1 does not answer; ...". */
+ * sentence: "2 tried: tcp://a:1 does not answer; ...". */
 int failover_code(const failover *f);
 void failover_explain(const failover *f, char *out, size_t size);
 

@@ -24,9 +24,16 @@ struct roster_generation {
     void *opaque;
     bool awaited; /* by roster_generate(), which must find it afterwards */
 
+    /* What was asked, until it is accepted; the texts are in text_asked and
+     * tokens_asked. */
+    roster_request request;
+    buffer text_asked, tokens_asked;
+
     buffer text, ids, prompt;
-    uint64_t seed;
-    bool accepted;
+    buffer so_far; /* prompt and ids, as the last resume sent them */
+    message_sampling sampling; /* resolved, with the seed */
+    uint32_t max_tokens;       /* resolved */
+    bool accepted, resumed;    /* resumed: the next ACCEPTED answers that */
     roster_finish finish;
     stats stats;
 };
@@ -35,6 +42,17 @@ _Static_assert((int)ROSTER_FINISH_END == (int)FINISH_END, "finish reasons");
 _Static_assert((int)ROSTER_FINISH_LENGTH == (int)FINISH_LENGTH, "finish");
 _Static_assert((int)ROSTER_FINISH_CANCELLED == (int)FINISH_CANCELLED, "finish");
 _Static_assert((int)ROSTER_FINISH_DONE == (int)FINISH_DONE, "finish reasons");
+
+static void free_generation(roster_generation *g) {
+    client_buffer_fini(&g->text_asked);
+    client_buffer_fini(&g->tokens_asked);
+    client_buffer_fini(&g->text);
+    client_buffer_fini(&g->ids);
+    client_buffer_fini(&g->prompt);
+    client_buffer_fini(&g->so_far);
+    client_stats_fini(&g->stats);
+    free(g);
+}
 
 static uint32_t n_ids(const roster_generation *g) {
     return (uint32_t)(g->ids.bytes / sizeof(uint32_t));
@@ -48,16 +66,34 @@ static int out_of_turn(const message *m, char *why, size_t why_size) {
                    message_kind_name(m->kind));
 }
 
+/* Another coordinator goes on: it must have understood the same request. */
+static int on_resumed(roster_generation *g, const message *m, char *why,
+                      size_t why_size) {
+    g->resumed = false;
+    if (m->accepted.sampling.seed == g->sampling.seed &&
+        m->accepted.max_tokens == g->max_tokens &&
+        m->accepted.prompt_tokens.count ==
+            (g->prompt.bytes + g->ids.bytes) / sizeof(uint32_t))
+        return 0;
+    return err_why(why, why_size, ERR_MALFORMED,
+                   "%s took the request over as another one",
+                   g->call.client->endpoint);
+}
+
 static int on_accepted(roster_generation *g, const message *m, char *why,
                        size_t why_size) {
     const message_u32s *prompt = &m->accepted.prompt_tokens;
 
+    if (g->resumed) return on_resumed(g, m, why, why_size);
     if (g->accepted) return out_of_turn(m, why, why_size);
     int rc = client_buffer_add(&g->prompt, prompt->items,
                                prompt->count * sizeof(*prompt->items));
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
     g->accepted = true;
-    g->seed = m->accepted.sampling.seed;
+    g->sampling = m->accepted.sampling;
+    g->max_tokens = m->accepted.max_tokens;
+    client_buffer_fini(&g->text_asked);
+    client_buffer_fini(&g->tokens_asked);
     if (m->accepted.timeout_ms > 0) g->call.timeout_ms = m->accepted.timeout_ms;
     return 0;
 }
@@ -84,16 +120,16 @@ static int deliver(roster_generation *g, const roster_token *t, char *why,
 static int on_token(roster_generation *g, const message *m, char *why,
                     size_t why_size) {
     if (g->call.cancelling) return 0;
-    if (!g->accepted) return out_of_turn(m, why, why_size);
+    if (!g->accepted || g->resumed) return out_of_turn(m, why, why_size);
     if (m->token.index != n_ids(g)) {
         return err_why(why, why_size, ERR_MALFORMED,
                        "the coordinator sent token %u where %u was next",
                        m->token.index, n_ids(g));
     }
-    if (m->token.id >= g->call.client->n_vocab) {
+    if (m->token.id >= g->call.client->peer.n_vocab) {
         return err_why(why, why_size, ERR_MALFORMED,
                        "the coordinator sent token id %u of a vocabulary of %u",
-                       m->token.id, g->call.client->n_vocab);
+                       m->token.id, g->call.client->peer.n_vocab);
     }
     const roster_token t = {
         .index = m->token.index,
@@ -113,6 +149,7 @@ static int on_finished(roster_generation *g, const message *m, char *why,
     }
     int rc = client_stats_take(&g->stats, m);
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
+    g->stats.figures.moves = g->call.moves;
 
     if (m->finished.text.len > 0) {
         const roster_token rest = {
@@ -161,8 +198,6 @@ static void on_end(call *c) {
     c->client->callbacks--;
 }
 
-static const call_kind generation_kind = {on_message, on_end};
-
 /* ---- asking ---- */
 
 static int check_request(roster_client *c, const roster_request *r) {
@@ -195,9 +230,8 @@ static int check_request(roster_client *c, const roster_request *r) {
     return 0;
 }
 
-static void fill_message(const roster_client *c, const roster_request *r,
-                         message *m) {
-    client_header(c, m, MESSAGE_GENERATE, 0);
+static void fill_message(const roster_request *r, message *m) {
+    m->kind = MESSAGE_GENERATE;
     m->generate.text.data = r->text != NULL ? r->text : "";
     m->generate.text.len = r->text_bytes;
     m->generate.tokens.items = r->tokens;
@@ -213,6 +247,58 @@ static void fill_message(const roster_client *c, const roster_request *r,
     m->generate.sampling.min_p = r->min_p;
     m->generate.sampling.has_seed = r->has_seed != 0;
     m->generate.sampling.seed = r->seed;
+}
+
+/* The tokens so far, and what was resolved of the request: the same tokens
+ * follow, by whichever coordinator of equal profile. */
+static int fill_resume(roster_generation *g, message *m) {
+    g->so_far.bytes = 0;
+    int rc = client_buffer_add(&g->so_far, g->prompt.data, g->prompt.bytes);
+    if (rc == 0)
+        rc = client_buffer_add(&g->so_far, g->ids.data, g->ids.bytes);
+    if (rc < 0) return rc;
+
+    m->kind = MESSAGE_GENERATE;
+    m->generate.text.data = "";
+    m->generate.tokens.items = (const uint32_t *)(const void *)g->so_far.data;
+    m->generate.tokens.count = g->so_far.bytes / sizeof(uint32_t);
+    m->generate.resumed_tokens = n_ids(g);
+    m->generate.delivered_bytes = g->text.bytes;
+    m->generate.ignore_end = g->request.ignore_end != 0;
+    m->generate.max_tokens = g->max_tokens;
+    m->generate.timeout_ms = g->call.timeout_ms;
+    m->generate.sampling = g->sampling;
+    m->generate.sampling.has_seed = true;
+    g->resumed = true;
+    return 0;
+}
+
+static int ask_again(call *c, message *m, char *why, size_t why_size) {
+    roster_generation *g = (roster_generation *)c;
+
+    if (!g->accepted) {
+        fill_message(&g->request, m);
+        return 0;
+    }
+    int rc = fill_resume(g, m);
+    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+}
+
+static const call_kind generation_kind = {on_message, on_end, ask_again};
+
+/* Keep what another coordinator may have to be asked for. */
+static int keep_request(roster_generation *g, const roster_request *r,
+                        uint32_t timeout_ms) {
+    int rc = client_buffer_add(&g->text_asked, r->text, r->text_bytes);
+    if (rc == 0) {
+        rc = client_buffer_add(&g->tokens_asked, r->tokens,
+                               r->n_tokens * sizeof(*r->tokens));
+    }
+    g->request = *r;
+    g->request.text = g->text_asked.data;
+    g->request.tokens = (const uint32_t *)(const void *)g->tokens_asked.data;
+    g->request.timeout_ms = timeout_ms;
+    return rc;
 }
 
 int roster_submit(roster_client *client, const roster_request *request,
@@ -235,14 +321,18 @@ int roster_submit(roster_client *client, const roster_request *request,
     g->on_token = on_token_cb;
     g->on_end = on_end_cb;
     g->opaque = opaque;
-    message m;
-    fill_message(client, &r, &m);
     uint32_t timeout_ms =
         r.timeout_ms > 0 ? r.timeout_ms : client->config.timeout_ms;
-    m.generate.timeout_ms = timeout_ms;
-    rc = call_start(&g->call, &generation_kind, client, &m, timeout_ms);
+    rc = keep_request(g, &r, timeout_ms);
+    if (rc < 0) client_fail(client, rc, "no memory");
+    if (rc == 0) {
+        message m;
+        client_header(client, &m, MESSAGE_GENERATE, 0);
+        fill_message(&g->request, &m);
+        rc = call_start(&g->call, &generation_kind, client, &m, timeout_ms);
+    }
     if (rc < 0) {
-        free(g);
+        free_generation(g);
         return rc;
     }
     g->next = client->generations;
@@ -279,14 +369,6 @@ int roster_cancel(roster_generation *generation) {
 }
 
 /* ---- the end ---- */
-
-static void free_generation(roster_generation *g) {
-    client_buffer_fini(&g->text);
-    client_buffer_fini(&g->ids);
-    client_buffer_fini(&g->prompt);
-    client_stats_fini(&g->stats);
-    free(g);
-}
 
 static void free_list(roster_generation **list) {
     while (*list != NULL) {
@@ -363,8 +445,12 @@ const uint32_t *roster_generation_prompt(const roster_generation *generation,
     return ids_of(&generation->prompt, count);
 }
 
+uint32_t roster_generation_moves(const roster_generation *generation) {
+    return generation->call.moves;
+}
+
 uint64_t roster_generation_seed(const roster_generation *generation) {
-    return generation->seed;
+    return generation->sampling.seed;
 }
 
 int roster_generation_stats(const roster_generation *generation,

@@ -1,5 +1,5 @@
-/* rack.c - what is asked of a rack as a whole: its state, and that a part of it
- * be emptied. */
+/* rack.c - what is asked of a rack as a whole: its state, that a part of it be
+ * emptied, and that it be balanced. */
 #include "client/lib/client.h"
 
 #include <errno.h>
@@ -34,7 +34,7 @@ static int on_status_message(call *c, const message *m, frames *f, char *why,
     return 0;
 }
 
-static const call_kind status_kind = {on_status_message, NULL};
+static const call_kind status_kind = {.on_message = on_status_message};
 
 int roster_status(roster_client *client, const char **json) {
     *json = NULL;
@@ -67,7 +67,7 @@ static int on_drain_message(call *c, const message *m, frames *f, char *why,
     return 0;
 }
 
-static const call_kind drain_kind = {on_drain_message, NULL};
+static const call_kind drain_kind = {.on_message = on_drain_message};
 
 int roster_drain(roster_client *client, const char *name, int undo) {
     int rc = client_ready(client, true);
@@ -84,4 +84,46 @@ int roster_drain(roster_client *client, const char *name, int undo) {
     m.drain.undo = undo != 0;
     rc = call_start(&c, &drain_kind, client, &m, client->config.timeout_ms);
     return rc < 0 ? rc : call_wait(&c);
+}
+
+/* ---- balancing ---- */
+
+/* The leader may have to wait for nodes that load. */
+#define REBALANCE_LEAST_MS 35000
+
+static int on_rebalance_message(call *c, const message *m, frames *f, char *why,
+                                size_t why_size) {
+    status_call *s = (status_call *)c;
+    (void)f;
+    if (m->kind != MESSAGE_REPORT)
+        return out_of_turn("rebalance", m, why, why_size);
+    s->json = strndup(m->report.json.data, m->report.json.len);
+    if (s->json == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
+    call_end(c, 0, NULL);
+    return 0;
+}
+
+static const call_kind rebalance_kind = {.on_message = on_rebalance_message};
+
+int roster_rebalance(roster_client *client, int dry_run, const char **json) {
+    *json = NULL;
+    int rc = client_ready(client, true);
+    if (rc < 0) return rc;
+
+    status_call s = {.json = NULL};
+    message m;
+    client_header(client, &m, MESSAGE_REBALANCE, 0);
+    m.rebalance.dry_run = dry_run != 0;
+    uint32_t timeout_ms = client->config.timeout_ms;
+    if (timeout_ms < REBALANCE_LEAST_MS) timeout_ms = REBALANCE_LEAST_MS;
+    rc = call_start(&s.call, &rebalance_kind, client, &m, timeout_ms);
+    if (rc == 0) rc = call_wait(&s.call);
+    if (rc < 0) {
+        free(s.json);
+        return rc;
+    }
+    free(client->status);
+    client->status = s.json;
+    *json = s.json;
+    return 0;
 }

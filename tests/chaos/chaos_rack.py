@@ -3,6 +3,8 @@
 Nothing here decides what fails; it knows how to start and end each process, what
 the rack says of itself, and what must be true when all is over.
 """
+import base64
+import concurrent.futures
 import json
 import os
 import re
@@ -32,19 +34,31 @@ def takes(program, option):
     return re.search(r"^ +--%s\b" % option, said.stdout, re.M) is not None
 
 
+def has_command(name):
+    said = subprocess.run([os.path.join(rack.BUILD, "roster"), name, "--help"],
+                          stdin=subprocess.DEVNULL, capture_output=True,
+                          check=False)
+    return said.returncode == 0
+
+
+# What is started dies with the thread that started it.
+_starter = concurrent.futures.ThreadPoolExecutor(1)
+
+
 class Process:
     """One of the rack's processes: started again after each end."""
 
     def __init__(self, host, name, command, folder):
         self.host, self.name, self.command = host, name, command
         self.folder, self.program, self.starts = folder, None, 0
+        self.boots = {}  # number of the start: boot id that others saw
         self.wanted = False  # it must be running: an end is a crash
 
     def start(self):
         self.starts += 1
-        self.program = rack.Program(self.folder,
-                                    "%s-%d" % (self.name, self.starts),
-                                    self.host.run_here(self.command))
+        self.program = _starter.submit(
+            rack.Program, self.folder, "%s-%d" % (self.name, self.starts),
+            self.host.run_here(self.command)).result()
         self.wanted = True
 
     @property
@@ -71,6 +85,11 @@ class Process:
 
     def running(self):
         return self.program is not None and not self.program.ended()
+
+    def is_new(self, boot):
+        """May this be the present process, and not an earlier one?"""
+        return all(seen != boot for start, seen in self.boots.items()
+                   if start != self.starts)
 
 
 class Stories:
@@ -141,8 +160,8 @@ class ChaosRack:
         self.processes, self.baseline = {}, {}
         self.caches = takes("roster-expert-node", "cache")
         self._node_weights = takes("roster-expert-node", "weights-listen")
-        self.rebalances = os.path.exists(os.path.join(
-            rack.ROOT, "client", "cmd_rebalance.c"))
+        self.rebalances = has_command("rebalance")
+        self.recovers = has_command("recover")
         self._make_etcd(3)
         for i in range(shape["coordinators"]):
             self._make_coordinator("c%d" % (i + 1), 11 + i)
@@ -166,7 +185,7 @@ class ChaosRack:
         def command(name):
             return lambda host: [
                 shutil.which("etcd"), "--name", name,
-                "--data-dir", "/run/etcd-" + name,
+                "--data-dir", self.etcd_data(name),
                 "--listen-client-urls", "http://%s:2379" % host.public,
                 "--advertise-client-urls", "http://%s:2379" % host.public,
                 "--listen-peer-urls", "http://%s:2380" % host.uplink,
@@ -212,6 +231,10 @@ class ChaosRack:
     @staticmethod
     def cache(node):
         return "/run/cache-" + node
+
+    @staticmethod
+    def etcd_data(member):
+        return "/run/etcd-" + member
 
     @property
     def coordinators(self):
@@ -263,6 +286,24 @@ class ChaosRack:
         return all(healthy(n) for n in self.etcds
                    if self.processes[n].running())
 
+    def _ask_etcd(self, name, path, body):
+        request = urllib.request.Request(
+            "http://%s:2379/v3/%s" % (self.host(name).public, path),
+            json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)
+
+    def compact_etcd(self):
+        """Everything but what is true now is forgotten."""
+        key = base64.b64encode(b"\0").decode()
+        for name in self.etcds:
+            if not self.processes[name].running():
+                continue
+            seen = self._ask_etcd(name, "kv/range", {"key": key, "limit": "1"})
+            self._ask_etcd(name, "kv/compaction", {
+                "revision": seen["header"]["revision"], "physical": True})
+            return
+
     # ---- what the rack says ----
 
     def roster(self, command, *arguments, asked=None, seconds=10):
@@ -301,14 +342,21 @@ class ChaosRack:
                     return "%s: %s does not hold what it should" % (name, node)
                 if seen[node]["held"] == 0 and not seen[node]["draining"]:
                     return "%s: %s has nothing" % (name, node)
+                if not self.processes[node].is_new(seen[node]["boot_id"]):
+                    return "%s: %s was not greeted again" % (name, node)
             gone = [n for n, s in seen.items()
                     if n not in self.nodes and s["assigned"]]
             if gone:
                 return "%s: %s is gone, and has units" % (name, gone[0])
+            if status["coverage"]["single"] or status["coverage"]["unheld"]:
+                return name + ": some experts have less than two holders"
             if not placement["survives_largest"]:
                 return name + ": the loss of a node would not be survived"
             if status["frozen"]:
                 return "%s: frozen: %s" % (name, status["frozen"])
+            for node in self.nodes:
+                process = self.processes[node]
+                process.boots[process.starts] = seen[node]["boot_id"]
         return None
 
     def wait_whole(self, seconds=90):
@@ -329,6 +377,26 @@ class ChaosRack:
         asked = self.stories.asked + more
         rack.wait_until(lambda: self.stories.asked >= asked,
                         "%d more stories are told" % more, 90 * rack.SLOWER)
+
+    def wait_empty(self, node):
+        """A drained node has nothing left."""
+        def empty():
+            status = self.status(self.coordinators[0])
+            seen = {n["name"]: n for n in (status or {"nodes": []})["nodes"]}
+            return node in seen and seen[node]["held"] == 0
+
+        rack.wait_until(empty, node + " is empty", 90 * rack.SLOWER)
+
+    def insist(self, *words, asked):
+        """A command, until it succeeds."""
+        said = [None]
+
+        def done():
+            said[0] = self.roster(*words, asked=asked)
+            return said[0].returncode == 0
+
+        rack.wait_until(done, lambda: "%s is recorded: %s" %
+                        (" ".join(words), said[0].stderr), 60 * rack.SLOWER)
 
     # ---- what must hold ----
 

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "client/include/roster.h"
 #include "engine/err.h"
 #include "engine/options.h"
@@ -31,6 +32,7 @@
 #define MAX_STREAMS 32
 #define CONNECT_MS "20000"
 #define WHY 600
+#define AFTER_LOSS_US 200000
 
 static const char *const prompts[] = {
     "Once upon a time",
@@ -212,7 +214,9 @@ static void tell(stream *s, uint32_t which) {
     heard(s);
     report(s, which, rc, g, why);
     roster_generation_destroy(&g);
-    if (rc < 0) roster_client_destroy(&s->client);
+    if (rc == 0) return;
+    roster_client_destroy(&s->client);
+    usleep(AFTER_LOSS_US);
 }
 
 static void *run_stream(void *opaque) {

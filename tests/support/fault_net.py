@@ -19,6 +19,7 @@ import glob
 import os
 import shutil
 import subprocess
+import threading
 
 import rack
 
@@ -103,12 +104,14 @@ class Proxy:
         self.process = subprocess.Popen([PROXY, "--seed", str(seed)], text=True,
                                         stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, bufsize=1)
+        self._lock = threading.Lock()  # a command and its answer
 
     def ask(self, *words):
         line = " ".join(str(w) for w in words)
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().strip()
+        with self._lock:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline().strip()
         if not answer.startswith("ok"):
             raise RuntimeError("fault_proxy: %s: %s" % (line, answer))
         return answer.split()[1:]

@@ -37,7 +37,8 @@ static inline void peer_fail(peer *p, const char *what) {
         snprintf(p->failed, sizeof(p->failed), "%s", what);
 }
 
-/* The next message must be of this kind; pings before it are passed over. */
+/* The next message must be of this kind; pings before it are passed over, and
+ * so are questions who else there is. */
 static inline bool peer_take(peer *p, message_kind kind) {
     uint64_t until = now_ms() + PEER_WAIT_MS;
     char why[200] = "";
@@ -59,6 +60,7 @@ static inline bool peer_take(peer *p, message_kind kind) {
         }
         if (p->m.kind == kind) return true;
         if (p->m.kind == MESSAGE_PING) continue;
+        if (p->m.kind == MESSAGE_MEMBERS_REQUEST) continue;
         snprintf(why, sizeof(why), "%s came instead of %s",
                  message_kind_name(p->m.kind), message_kind_name(kind));
         peer_fail(p, why);

@@ -109,7 +109,7 @@ static void knows_that_a_refused_write_was_not_done(void **state) {
         {429,
          "{\"error\":\"etcdserver: mvcc: database space exceeded\","
          "\"code\":8}",
-         ETCD_REFUSED},
+         ETCD_NO_SPACE},
         {412, "{\"error\":\"etcdserver: whatever\",\"code\":9}", ETCD_REFUSED},
         {501, "{\"error\":\"unknown method\",\"code\":12}", ETCD_REFUSED},
         {401, "{\"error\":\"etcdserver: invalid auth token\",\"code\":16}",

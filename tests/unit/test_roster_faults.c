@@ -279,7 +279,8 @@ static void leave_after_the_request(peer *p) {
 
 static void a_coordinator_that_goes_is_a_lost_connection(void **state) {
     void *zmq = zmq_ctx_new();
-    const link_config lc = {zmq, MESSAGE_PART_MAX, 64, false};
+    const link_config lc = {
+        .zmq = zmq, .max_part_bytes = MESSAGE_PART_MAX, .queue_messages = 64};
     char why[ROSTER_WHY_BYTES] = "";
     struct link *server;
     roster_client *client;

@@ -1,0 +1,35 @@
+/* nodes_held.c - see nodes_held.h. */
+#include "coordinator/nodes_held.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "coordinator/nodes_internal.h"
+
+static bool counts(const nodes *n, const node *p) {
+    return p != NULL && p->registered && p->welcomed && node_is_up(n, p) &&
+           p->held.slices == nodes_slices(n) && holdings_count(&p->held) > 0;
+}
+
+static int compare_names(const void *a, const void *b) {
+    const recovery_node *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+int nodes_held(const nodes *n, recovery_node **out, uint32_t *count) {
+    recovery_node *list = calloc((size_t)n->n_all + 1, sizeof(*list));
+    uint32_t found = 0;
+    *out = list;
+    *count = 0;
+    if (list == NULL) return -ENOMEM;
+
+    for (uint32_t i = 0; i < n->n_all && found < RECORD_NODES_MAX; i++) {
+        const node *p = n->all[i];
+        if (!counts(n, p)) continue;
+        memcpy(list[found].name, p->listed, RECORD_NAME);
+        list[found++].held = &p->held;
+    }
+    qsort(list, found, sizeof(*list), compare_names);
+    *count = found;
+    return 0;
+}

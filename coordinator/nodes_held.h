@@ -1,0 +1,13 @@
+/* nodes_held.h - what the live nodes hold by their own word: for a recovery,
+ * when no placement says it any more.  Loop thread only. */
+#ifndef COORDINATOR_NODES_HELD_H
+#define COORDINATOR_NODES_HELD_H
+
+#include "coordinator/nodes.h"
+#include "coordinator/recovery.h"
+
+/* The registered nodes that are up and hold something, ascending by name;
+ * malloc'ed, the holdings are borrowed until the loop goes on.  -ENOMEM. */
+int nodes_held(const nodes *n, recovery_node **out, uint32_t *count);
+
+#endif
