@@ -6,6 +6,8 @@
 #   make run-cluster    the same with etcd, and a node that joins and leaves
 #   make test       install what is missing, build, run every test
 #   make asan|tsan  the tests under a sanitizer, in a build folder of their own
+#   make chaos      MINUTES=10 SEED=1   a rack on machines of its own, and faults
+#   make planted    bugs on purpose, each of which a test must catch
 #   make deps       the set-up alone
 #   make install    PREFIX=/usr/local DESTDIR=
 #   make format     clang-format over the tree
@@ -91,7 +93,7 @@ proxy_SRC := tests/chaos/fault_proxy.c $(wildcard tests/chaos/proxy_*.c)
 CHAOS := $(B)/tests/chaos/fault_proxy $(B)/tests/chaos/story_load
 
 .PHONY: all deps deps-test run run-cluster test test-build asan tsan install uninstall \
-	soak-etcd soak-leaders \
+	soak-etcd soak-leaders chaos soak-chaos planted \
 	format format-check clean sim bench fuzz fuzz-run
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -232,6 +234,22 @@ soak-leaders: SOAK := test_rack_leaders
 soak-etcd soak-leaders: deps-test
 	@$(MAKE) --no-print-directory test-build
 	@ROSTER_SOAK=1 tests/run.py --build $(B) --only cluster -k $(SOAK)
+
+# Faults on machines of its own (needs root), for MINUTES or until so many
+# FAULTS and REQUESTS: tests/chaos/chaos.py.  soak-chaos is the long proof.
+SEED ?= $(shell date +%s)
+FAULTS ?= 300
+REQUESTS ?= 2000
+chaos: CHAOS_LENGTH = --minutes $(or $(MINUTES),10)
+soak-chaos: CHAOS_LENGTH = --faults $(FAULTS) --requests $(REQUESTS)
+chaos soak-chaos: deps-test
+	@$(MAKE) --no-print-directory all $(CHAOS)
+	@ROSTER_BUILD=$(B) tests/chaos/chaos.py --seed $(SEED) $(CHAOS_LENGTH) --verbose
+
+# Every bug of tests/planted/ in a copy of the tree; a test must catch it.
+planted: deps-test
+	@$(MAKE) --no-print-directory test-build
+	@tests/planted/planted.py $(PLANTS)
 
 # ---- installing ----
 install: all

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-#include "coordinator/leader_nodes.h"
+#include "coordinator/leader_internal.h"
 #include "engine/err.h"
 
 #define SETTLE_MS 1000
@@ -22,39 +22,9 @@
 #define COMPACT_MS 300000
 #define RETRY_MS 500 /* after a write that was refused; doubles */
 #define RETRY_MOST_MS 8000
-
-struct leader {
-    leader_config config;
-    char name[RECORD_NAME];
-    leader_picture picture;
-    const char *why;
-    leader_nodes nodes;
-    planner_input input;
-
-    uint64_t term_since_ms;
-
-    /* Usable nodes come and go. */
-    uint64_t usable; /* a digest of their set */
-    bool unsettled;
-    uint64_t changing_since_ms, changed_ms;
-
-    /* The write under way, and what is waited for after it. */
-    bool writing;
-    planner_step step;
-    int64_t written_over; /* the revision that it replaces */
-    bool held;
-    uint64_t held_since_ms, held_until_ms;
-    uint32_t retry_ms;
-
-    /* The last plan said that there is nothing to do. */
-    bool planned;
-    uint64_t planned_for; /* a digest of what it depends on */
-    uint64_t retry_at_ms; /* after a plan that failed; 0: it did not */
-
-    /* What is compacted next, and when it was the newest. */
-    int64_t mark_revision;
-    uint64_t mark_ms;
-};
+#define BALANCE_EVERY_MS 2000
+#define HEAT_WAIT_MS 4000
+#define STILL_MS 60000
 
 static uint32_t or_default(uint32_t value, uint32_t otherwise) {
     return value != 0 ? value : otherwise;
@@ -72,10 +42,14 @@ int leader_new(leader **out, const leader_config *c) {
     own->replace_after_ms = or_default(c->replace_after_ms, REPLACE_AFTER_MS);
     own->unknown_ms = or_default(c->unknown_ms, UNKNOWN_MS);
     own->compact_ms = or_default(c->compact_ms, COMPACT_MS);
+    own->balance_every_ms = or_default(c->balance_every_ms, BALANCE_EVERY_MS);
+    own->heat_wait_ms = or_default(c->heat_wait_ms, HEAT_WAIT_MS);
+    own->still_ms = or_default(c->still_ms, STILL_MS);
     snprintf(l->name, sizeof(l->name), "%s", c->name);
     own->name = l->name;
     l->retry_ms = RETRY_MS;
     l->why = "";
+    l->balance.reached = true;
     *out = l;
     return 0;
 }
@@ -84,6 +58,9 @@ void leader_free(leader *l) {
     if (l == NULL) return;
     planner_step_fini(&l->step);
     leader_nodes_fini(&l->nodes);
+    leader_balance_fini(l);
+    leader_history_fini(&l->history);
+    leader_peers_fini(&l->peers);
     free(l);
 }
 
@@ -125,26 +102,48 @@ static void note_usable(leader *l, uint64_t now_ms) {
     l->unsettled = true;
 }
 
+/* Far more names than a rack has: begin anew. */
+static void forget_peers(leader *l) {
+    leader_balance_forget(l);
+    leader_history_fini(&l->history);
+    leader_peers_fini(&l->peers);
+}
+
 int leader_look(leader *l, uint64_t now_ms, const leader_picture *p) {
     bool readable = p->view != NULL && p->model != NULL;
+    if (l->peers.n > LEADER_PEERS_MAX / 2) forget_peers(l);
     if (readable && p->live_since_ms != 0) {
         int rc = leader_nodes_read(&l->nodes, now_ms, p->view, p->model,
                                    &l->config.profile);
         if (rc < 0) return rc;
         note_usable(l, now_ms);
     }
+    if (readable) {
+        int rc = leader_history_look(&l->history, &l->peers, now_ms,
+                                     l->config.still_ms,
+                                     rack_view_placement(p->view));
+        if (rc < 0) return rc;
+    }
     if (p->term != l->picture.term) {
         l->term_since_ms = now_ms;
         l->mark_ms = 0;
         l->retry_ms = RETRY_MS;
+        leader_balance_forget(l);
     }
     l->picture = *p;
     l->why = find_obstacle(p);
     return 0;
 }
 
-/* From when on a node's absence counts: nobody knows what happened before. */
-static uint64_t watching_since(const leader *l) {
+int leader_set_speed(leader *l, const char *name, double speed) {
+    uint32_t number;
+    int rc = leader_peers_number(&l->peers, name, &number);
+    if (rc < 0) return rc;
+    leader_peer_set_speed(&l->peers.items[number], speed);
+    return 0;
+}
+
+uint64_t leader_watching_since(const leader *l) {
     uint64_t live = l->picture.live_since_ms;
     return live > l->term_since_ms ? live : l->term_since_ms;
 }
@@ -152,13 +151,19 @@ static uint64_t watching_since(const leader *l) {
 const planner_input *leader_input(leader *l, uint64_t now_ms) {
     const leader_picture *p = &l->picture;
     if (p->view == NULL || p->model == NULL) return NULL;
-    l->input = (planner_input){
-        .model = p->model,
-        .now = rack_view_placement(p->view),
-        .nodes = leader_nodes_give(&l->nodes, now_ms, watching_since(l),
-                                   l->config.replace_after_ms),
-        .n_nodes = l->nodes.n,
-        .incarnation = 1};
+    planner_node *nodes =
+        leader_nodes_give(&l->nodes, now_ms, leader_watching_since(l),
+                          l->config.replace_after_ms);
+    for (uint32_t i = 0; i < l->nodes.n; i++) {
+        uint32_t number;
+        int rc = leader_peers_number(&l->peers, nodes[i].name, &number);
+        if (rc == 0) nodes[i].speed = l->peers.items[number].speed;
+    }
+    l->input = (planner_input){.model = p->model,
+                               .now = rack_view_placement(p->view),
+                               .nodes = nodes,
+                               .n_nodes = l->nodes.n,
+                               .incarnation = 1};
     return &l->input;
 }
 
@@ -233,8 +238,10 @@ static int64_t revision_to_compact(leader *l, uint64_t now_ms) {
 /* ---- planning ---- */
 
 /* All that a plan depends on. */
-static uint64_t digest_input(const planner_input *in) {
-    uint64_t h = (uint64_t)(uintptr_t)in->model;
+static uint64_t digest_input(const leader *l, const planner_input *in) {
+    const uint64_t rest[] = {(uint64_t)(uintptr_t)in->model, l->balance.number,
+                             (uint64_t)l->picture.term};
+    uint64_t h = XXH3_64bits(rest, sizeof(rest));
     if (in->now != NULL) h ^= rack_placement_epoch(in->now);
     for (uint32_t i = 0; i < in->n_nodes; i++) {
         const planner_node *n = &in->nodes[i];
@@ -246,29 +253,39 @@ static uint64_t digest_input(const planner_input *in) {
     return h;
 }
 
-/* Into l->step; true if there is something to write. */
-static bool plan(leader *l, uint64_t now_ms, int *rc) {
-    const planner_input *in = leader_input(l, now_ms);
-    uint64_t digest = digest_input(in);
-    *rc = 0;
-    if (l->planned && digest == l->planned_for) return false;
-    l->planned = false;
-    l->retry_at_ms = 0;
+static int make_plan_job(leader *l, const planner_input *in, uint64_t digest,
+                         leader_job **out) {
+    leader_job *j;
+    int rc = leader_job_new(&j, LEADER_JOB_PLAN, in);
+    if (rc < 0) return rc;
+    rc = leader_balance_target(l, in, &j->target);
+    if (rc < 0) {
+        leader_job_free(j);
+        return rc;
+    }
+    if (j->target.n_units > 0) j->input.target = &j->target;
+    j->digest = digest;
+    *out = j;
+    return 0;
+}
 
-    *rc = planner_next(in, &l->step);
-    if (*rc < 0) {
+/* A plan came back, for the picture as it is. */
+static int take_plan(leader *l, uint64_t now_ms, leader_job *j) {
+    l->retry_at_ms = 0;
+    if (j->rc < 0) {
         l->retry_at_ms = now_ms + RETRY_MOST_MS;
-        return false;
+        return j->rc;
     }
-    if (l->step.n_layers == 0) {
-        planner_step_fini(&l->step);
+    if (j->step.n_layers == 0) {
         l->planned = true;
-        l->planned_for = digest;
-        return false;
+        l->planned_for = j->digest;
+        return 0;
     }
-    snprintf(l->step.head.writer, sizeof(l->step.head.writer), "%s", l->name);
-    l->step.head.term = l->picture.term;
-    return true;
+    l->step = j->step;
+    j->step = (planner_step){0};
+    l->has_step = true;
+    l->step_for = j->digest;
+    return 0;
 }
 
 /* ---- the next thing to do ---- */
@@ -290,12 +307,58 @@ static uint64_t settled_at(const leader *l) {
 }
 
 static void write_step(leader *l, leader_action *out) {
+    snprintf(l->step.head.writer, sizeof(l->step.head.writer), "%s", l->name);
+    l->step.head.term = l->picture.term;
+    l->has_step = false;
     l->writing = true;
     l->written_over = rack_view_epoch_revision(l->picture.view);
     out->kind = LEADER_WRITE;
     out->step = &l->step;
     out->term = l->picture.term;
     out->expected_revision = l->written_over;
+}
+
+static void think(leader *l, leader_job *j, uint64_t digest,
+                  leader_action *out) {
+    j->digest = digest;
+    l->thinking = true;
+    out->kind = LEADER_THINK;
+    out->job = j;
+}
+
+/* What a step was planned for is not so any more. */
+static void drop_stale_step(leader *l, uint64_t digest) {
+    if (!l->has_step || l->step_for == digest) return;
+    planner_step_fini(&l->step);
+    l->has_step = false;
+}
+
+/* Ask, plan, write, or ask again; or nothing, but when to come back. */
+static int next_step(leader *l, uint64_t now_ms, leader_action *out) {
+    const planner_input *in = leader_input(l, now_ms);
+    leader_job *job = NULL;
+    leader_next_step step;
+    uint64_t wake_ms = UINT64_MAX;
+
+    int rc = leader_balance_before(l, now_ms, in, &step, &job, &wake_ms);
+    uint64_t digest = digest_input(l, in);
+    drop_stale_step(l, digest);
+    if (rc < 0) return rc;
+    if (step == LEADER_GO && l->has_step) {
+        write_step(l, out);
+        return 0;
+    }
+    if (step == LEADER_GO) {
+        if (!l->planned || digest != l->planned_for) {
+            rc = make_plan_job(l, in, digest, &job);
+        } else {
+            rc = leader_balance_after(l, now_ms, in, &step, &job, &wake_ms);
+        }
+        if (rc < 0) return rc;
+    }
+    if (job != NULL) think(l, job, digest, out);
+    out->wake_ms = sooner(out->wake_ms, wake_ms);
+    return 0;
 }
 
 int leader_next(leader *l, uint64_t now_ms, leader_action *out) {
@@ -308,6 +371,7 @@ int leader_next(leader *l, uint64_t now_ms, leader_action *out) {
         return 0;
     }
     out->wake_ms = l->mark_ms + l->config.compact_ms;
+    if (l->thinking) return 0;
     if (is_held(l, now_ms)) {
         out->wake_ms = sooner(out->wake_ms, l->held_until_ms);
         return 0;
@@ -321,17 +385,27 @@ int leader_next(leader *l, uint64_t now_ms, leader_action *out) {
         out->wake_ms = sooner(out->wake_ms, l->retry_at_ms);
         return 0;
     }
-    int rc;
-    if (plan(l, now_ms, &rc)) {
-        write_step(l, out);
-        return 0;
-    }
-    if (l->retry_at_ms != 0) {
+    int rc = next_step(l, now_ms, out);
+    if (rc < 0) {
+        l->retry_at_ms = now_ms + RETRY_MOST_MS;
         out->wake_ms = sooner(out->wake_ms, l->retry_at_ms);
     }
     out->wake_ms =
-        sooner(out->wake_ms,
-               leader_nodes_deadline(&l->nodes, now_ms, watching_since(l),
-                                     l->config.replace_after_ms));
+        sooner(out->wake_ms, leader_nodes_deadline(&l->nodes, now_ms,
+                                                   leader_watching_since(l),
+                                                   l->config.replace_after_ms));
+    return rc;
+}
+
+int leader_thought(leader *l, uint64_t now_ms, leader_job *j) {
+    int rc = 0;
+    assert(l->thinking);
+    l->thinking = false;
+    const planner_input *in = may_write(l) ? leader_input(l, now_ms) : NULL;
+    if (in != NULL && digest_input(l, in) == j->digest) {
+        rc = j->kind == LEADER_JOB_PLAN ? take_plan(l, now_ms, j)
+                                        : leader_balance_thought(l, now_ms, j);
+    }
+    leader_job_free(j);
     return rc;
 }

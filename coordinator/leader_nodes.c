@@ -137,8 +137,8 @@ static uint64_t gone_at(const leader_node *n, uint64_t since_ms,
     return (n->away_ms > since_ms ? n->away_ms : since_ms) + patience_ms;
 }
 
-const planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
-                                      uint64_t since_ms, uint32_t patience_ms) {
+planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
+                                uint64_t since_ms, uint32_t patience_ms) {
     for (uint32_t i = 0; i < l->n; i++) {
         const leader_node *n = &l->items[i];
         l->given[i] = (planner_node){

@@ -34,8 +34,8 @@ int leader_nodes_read(leader_nodes *l, uint64_t now_ms, const rack_view *view,
 
 /* The nodes for a planner_input.  A node that is away counts as missing until
  * `patience_ms` after it went or after `since_ms`, whichever is later. */
-const planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
-                                      uint64_t since_ms, uint32_t patience_ms);
+planner_node *leader_nodes_give(leader_nodes *l, uint64_t now_ms,
+                                uint64_t since_ms, uint32_t patience_ms);
 /* When the next one of them will be gone; UINT64_MAX: none is missing. */
 uint64_t leader_nodes_deadline(const leader_nodes *l, uint64_t now_ms,
                                uint64_t since_ms, uint32_t patience_ms);

@@ -66,6 +66,7 @@ struct nodes {
     rack_placement *assignment, *next;
     uint64_t switch_until_ms; /* then `next` is used in any case */
     placement *where;         /* the newest: live, assigned and held */
+    char difference[200];     /* the last one between replicas; or "" */
 
     heat *heat, *old_heat; /* NULL: not measured yet; of an earlier cut */
     uint64_t last_load_id, load_due_ms;

@@ -66,6 +66,7 @@ typedef struct {
 static const member node_members[] = {
     {NULL, "boot", MEMBER_HEX, NEEDED, NODE(boot), 1, 0, 0},
     {NULL, "control", MEMBER_ENDPOINT, NEEDED, NODE(control), 0, 0, 0},
+    {NULL, "weights", MEMBER_ENDPOINT, MAY_LACK, NODE(weights), 0, 0, 0},
     {NULL, "memory", MEMBER_U64, NEEDED, NODE(memory_bytes), 0, INT64_MAX, 0},
     {NULL, "zone", MEMBER_TEXT, MAY_LACK, NODE(zone), 0, 0, 0},
     {NULL, "cpu", MEMBER_TEXT, MAY_LACK, NODE(cpu), 0, 0, 0},

@@ -41,7 +41,8 @@ typedef struct {
     char name[RECORD_NAME]; /* of the key, not in the document */
     uint64_t boot;
     char control[RECORD_ENDPOINT];
-    uint64_t memory_bytes; /* for packed experts */
+    char weights[RECORD_ENDPOINT]; /* it gives units there; "": it does not */
+    uint64_t memory_bytes;         /* for packed experts */
     char zone[RECORD_NAME], cpu[32], version[32];
     uint32_t threads, protocol;
     bool has_model;

@@ -12,6 +12,8 @@
 /* Four coordinators at full credit. */
 #define QUEUE_DEFAULT ((uint64_t)64 << 20)
 #define QUEUE_LEAST ((uint64_t)64 << 10)
+#define SCRUB_HOURS_DEFAULT 24
+#define SCRUB_HOURS_MOST 8760
 
 /* The texts that are converted after parsing. */
 typedef struct {
@@ -60,6 +62,9 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
         {"max-queue", 0, OPTION_SIZE, &c->max_queue, "SIZE",
          "Most reply bytes of work that waits, is computed or is not yet "
          "taken; what exceeds it is refused at once."},
+        {"scrub", 0, OPTION_F32, &c->scrub_hours, "HOURS",
+         "Read all resident weights again within this time, to find what "
+         "memory has not kept; 0: never."},
         {"log-level", 0, OPTION_STRING, &raw->log_level, "LEVEL",
          "debug, info, warn or error."},
     };
@@ -216,6 +221,11 @@ static int check_values(node_config *c, const raw_texts *raw, char *why,
         return err_why(why, why_size, ERR_USAGE, "--threads %u: at most %d",
                        c->threads, POOL_MAX_THREADS);
     }
+    if (!(c->scrub_hours >= 0.0f && c->scrub_hours <= SCRUB_HOURS_MOST)) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--scrub: 0 to %d hours are possible",
+                       SCRUB_HOURS_MOST);
+    }
     if (c->max_queue < QUEUE_LEAST) {
         return err_why(why, why_size, ERR_USAGE,
                        "--max-queue: 64K is the least");
@@ -232,7 +242,10 @@ static int check_values(node_config *c, const raw_texts *raw, char *why,
 int node_config_parse(node_config *c, int argc, char **argv, char *why,
                       size_t why_size) {
     *c = (node_config){
-        .cluster = "roster", .max_queue = QUEUE_DEFAULT, .zone = ""};
+        .cluster = "roster",
+        .max_queue = QUEUE_DEFAULT,
+        .zone = "",
+        .scrub_hours = SCRUB_HOURS_DEFAULT};
     etcd_options_init(&c->etcd);
     if (gethostname(c->host_name, sizeof(c->host_name) - 1) != 0 ||
         !message_is_name(c->host_name)) {

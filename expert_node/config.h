@@ -25,6 +25,7 @@ typedef struct {
     const char *name, *cluster;
     uint32_t threads;
     uint64_t max_queue; /* bytes of reply */
+    float scrub_hours; /* resident weights are re-read in that; 0: never */
     bool exact, insecure;
     log_level least;
     char host_name[MESSAGE_NAME_MAX + 1]; /* the default of name */

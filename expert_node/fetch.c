@@ -261,11 +261,12 @@ int fetch_ask(fetch *f, fetch_model *out, char *why, size_t why_size) {
     t->reading = true;
     int rc = wait_for(t, UINT32_MAX, why, why_size);
     t->model = NULL; /* what comes later finds nobody */
+    t->ended = true;
     pthread_mutex_unlock(&f->lock);
+    wake(f);
     *out = *answer;
     free(answer);
     if (rc < 0) fetch_model_fini(out);
-    end(t, rc);
     return rc;
 }
 

@@ -223,16 +223,6 @@ static void choose_solo(fetch *f, transfer *t) {
     t->solo = __builtin_ctzll(bits);
 }
 
-static void start_new(fetch *f) {
-    for (transfer *t = f->first; t != NULL; t = t->next) {
-        if (t->started || t->ended) continue;
-        if (t->cache != NULL) start_unit(f, t);
-        choose_solo(f, t);
-        t->started = true;
-        pthread_cond_broadcast(&f->arrived);
-    }
-}
-
 /* Who brought a unit that turned out to be damaged. */
 static void blame(fetch *f, const transfer *t) {
     fetch_doubt *d = find_doubt(f, t);
@@ -292,6 +282,27 @@ void fetch_reap(fetch *f, bool all) {
         if (*at == NULL) f->last = at;
         free_transfer(f, t);
         at = &f->first; /* the lock was let go of */
+    }
+}
+
+static transfer *next_new(const fetch *f) {
+    for (transfer *t = f->first; t != NULL; t = t->next) {
+        if (!t->started && !t->ended) return t;
+    }
+    return NULL;
+}
+
+/* The lock is let go of in between: what has ended meanwhile is settled first,
+ * since who begins a unit anew may have ended it as damaged. */
+static void start_new(fetch *f) {
+    for (;;) {
+        fetch_reap(f, false);
+        transfer *t = next_new(f);
+        if (t == NULL) return;
+        if (t->cache != NULL) start_unit(f, t);
+        choose_solo(f, t);
+        t->started = true;
+        pthread_cond_broadcast(&f->arrived);
     }
 }
 
@@ -431,7 +442,8 @@ static void on_answer(fetch *f, int source, frames *in, const message *m,
     int rc = check_sender(f, m);
     if (rc < 0) {
         on_refusal(f, a, rc, err_text(rc), now_ms);
-    } else if (t == NULL || t->n_missing == 0) { /* not wanted any more */
+    } else if (t == NULL || t->ended || t->n_missing == 0) {
+        /* not wanted any more */
         lose_ask(f, a);
         f->sources[source].moved_ms = now_ms;
     } else if (t->kind == TRANSFER_MODEL && m->kind == MESSAGE_MODEL) {
@@ -544,7 +556,6 @@ static void look_at_sources(fetch *f, uint64_t now) {
 /* Under the lock: everything but receiving; whether something was sent. */
 static bool step(fetch *f) {
     uint64_t now = now_ms(), before = f->last_id;
-    fetch_reap(f, false);
     start_new(f);
     look_at_asks(f, now_us());
     look_at_sources(f, now);

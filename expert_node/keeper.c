@@ -9,7 +9,7 @@
  *
  * What leaves waits for the smallest epoch among the peers that count, and the
  * list is ascending: what may go is always a prefix of it. */
-#include "expert_node/keeper.h"
+#include "expert_node/keeper_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -17,76 +17,9 @@
 #include <string.h>
 #include "engine/err.h"
 #include "engine/util.h"
-#include "expert_node/keeper_peers.h"
 
-#define PROGRESS_MS 2000  /* between two reports of what still waits */
 #define FAILURES_MOST 4   /* in a row, before loading as such has a rest */
 #define REST_MOST_MS 5000 /* or a source that is back would be noticed late */
-
-typedef enum { ABSENT, LOADING, RESIDENT, UNLOADING } unit_state;
-
-typedef struct {
-    uint8_t state;
-    uint8_t tries; /* in vain */
-    bool wanted, leaving;
-    uint64_t retry_ms; /* when wanted, absent and tried */
-} unit;
-
-typedef struct {
-    uint32_t n_units; /* 0: dense, or not yet in any placement */
-    unit *units;
-} layer_units;
-
-typedef struct {
-    uint32_t layer, unit;
-} place;
-
-typedef struct {
-    place at;
-    uint64_t epoch;    /* the one that gave it up */
-    uint64_t known_ms; /* since when that is known here */
-} departure;
-
-typedef struct {
-    place *queue, *failed;
-    departure *leaving;
-    size_t n_queue, queue_at, n_failed, n_leaving, leaving_at;
-} work_lists;
-
-struct keeper {
-    keeper_config config;
-    rack_placement *placement; /* newest; NULL: none */
-    int32_t self;              /* our number in it, -1: none */
-    uint64_t epoch;
-
-    /* The cut in force: how units are numbered. */
-    uint32_t slices, n_layers, n_experts; /* slices 0: no store */
-    layer_units *layers;
-    uint64_t *unit_bytes; /* [n_layers], NULL: not known */
-    bool fits;            /* the placement numbers units as the cut does */
-    bool cutting;         /* KEEPER_CUT is handed out */
-    uint32_t asked_slices;
-    uint8_t cut_tries;
-    uint64_t cut_retry_ms;
-
-    work_lists lists;
-    uint32_t n_assigned, n_wanted_resident;
-    uint32_t n_resident, n_loading, n_unloading;
-    uint64_t bytes; /* of everything that is not absent */
-    bool no_room;
-    uint8_t failures; /* loads in vain since the last good one */
-    uint64_t rest_until_ms;
-
-    keeper_peers peers;
-    bool behind;        /* a peer uses an epoch that is not known here */
-    uint64_t behind_ms; /* since when */
-
-    uint64_t complete_epoch, complete_digest; /* last reported as complete */
-    uint32_t said_waiting;
-    uint64_t said_ms;
-    uint64_t version, version_ms;
-    bool changed; /* holdings, since the version */
-};
 
 /* ---- making one ---- */
 
@@ -140,21 +73,8 @@ void keeper_free(keeper *k) {
 
 /* ---- units ---- */
 
-static unit *find(const keeper *k, uint32_t layer, uint32_t number) {
-    if (layer >= k->n_layers || number >= k->layers[layer].n_units) return NULL;
-    return &k->layers[layer].units[number];
-}
-
-static unit *at_place(const keeper *k, place p) {
-    return &k->layers[p.layer].units[p.unit];
-}
-
 static uint64_t bytes_of(const keeper *k, uint32_t layer) {
     return k->unit_bytes != NULL ? k->unit_bytes[layer] : 0;
-}
-
-static uint32_t n_waiting(const keeper *k) {
-    return k->n_assigned - k->n_wanted_resident;
 }
 
 /* ---- a placement ---- */
@@ -217,8 +137,8 @@ static int reserve(const keeper *k, work_lists *l, size_t n_wanted) {
 static void keep_departures(keeper *k, work_lists *l) {
     const work_lists *old = &k->lists;
     for (size_t i = old->leaving_at; i < old->n_leaving; i++) {
-        unit *u = at_place(k, old->leaving[i].at);
-        if (u->wanted) {
+        unit *u = keeper_at(k, old->leaving[i].at);
+        if (u->wanted || u->state != RESIDENT) {
             u->leaving = false;
         } else {
             l->leaving[l->n_leaving++] = old->leaving[i];
@@ -227,7 +147,7 @@ static void keep_departures(keeper *k, work_lists *l) {
 }
 
 static void add_departure(keeper *k, work_lists *l, place at, uint64_t now_ms) {
-    at_place(k, at)->leaving = true;
+    keeper_at(k, at)->leaving = true;
     l->leaving[l->n_leaving++] = (departure){at, k->epoch, now_ms};
 }
 
@@ -235,7 +155,7 @@ static void add_departure(keeper *k, work_lists *l, place at, uint64_t now_ms) {
  * nobody else holds. */
 static void list_unit(keeper *k, work_lists *l, place at, bool first,
                       bool alone, uint64_t now_ms) {
-    unit *u = at_place(k, at);
+    unit *u = keeper_at(k, at);
     if (u->state == ABSENT && u->wanted && alone == first) {
         if (u->tries > 0) {
             l->failed[l->n_failed++] = at;
@@ -263,10 +183,21 @@ static size_t mark_wanted(keeper *k, const rack_placement *p) {
     return n;
 }
 
+static int hotter_first(const void *a, const void *b, void *ctx) {
+    const keeper_config *c = ctx;
+    const place *x = a, *y = b;
+    uint64_t hx = c->heat(c->ctx, x->layer, x->unit);
+    uint64_t hy = c->heat(c->ctx, y->layer, y->unit);
+    if (hx != hy) return hx > hy ? -1 : 1;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    return x->unit < y->unit ? -1 : 1;
+}
+
 static void fill_lists(keeper *k, work_lists *l, const rack_placement *p,
                        uint64_t now_ms) {
     keep_departures(k, l);
     for (int turn = 0; turn < 2; turn++) {
+        size_t first = l->n_queue;
         for (uint32_t i = 0; i < k->n_layers; i++) {
             for (uint32_t j = 0; j < k->layers[i].n_units; j++) {
                 bool alone = true;
@@ -274,6 +205,9 @@ static void fill_lists(keeper *k, work_lists *l, const rack_placement *p,
                 list_unit(k, l, (place){i, j}, turn == 0, alone, now_ms);
             }
         }
+        if (k->config.heat == NULL) continue;
+        qsort_r(l->queue + first, l->n_queue - first, sizeof(*l->queue),
+                hotter_first, &k->config);
     }
 }
 
@@ -381,10 +315,6 @@ static bool next_cut(keeper *k, uint64_t now_ms, keeper_action *out) {
 
 /* ---- loading ---- */
 
-static void wake_by(keeper_action *out, uint64_t ms) {
-    if (ms < out->wake_ms) out->wake_ms = ms;
-}
-
 /* The next one to load; false: none, or none whose time has come. */
 static bool pick_load(keeper *k, uint64_t now_ms, place *at,
                       keeper_action *out) {
@@ -392,14 +322,14 @@ static bool pick_load(keeper *k, uint64_t now_ms, place *at,
     if (l->queue_at < l->n_queue) {
         *at = l->queue[l->queue_at];
         if (k->rest_until_ms <= now_ms) return true;
-        wake_by(out, k->rest_until_ms);
+        keeper_wake_by(out, k->rest_until_ms);
         return false;
     }
     for (size_t i = 0; i < l->n_failed; i++) {
         *at = l->failed[i];
-        uint64_t due = size_max(at_place(k, *at)->retry_ms, k->rest_until_ms);
+        uint64_t due = size_max(keeper_at(k, *at)->retry_ms, k->rest_until_ms);
         if (due <= now_ms) return true;
-        wake_by(out, due);
+        keeper_wake_by(out, due);
     }
     return false;
 }
@@ -422,7 +352,7 @@ static void remove_load(keeper *k, place at) {
 }
 
 static void postpone(keeper *k, place at, uint64_t now_ms) {
-    unit *u = at_place(k, at);
+    unit *u = keeper_at(k, at);
     count_try(&u->tries);
     u->retry_ms = retry_at(k, now_ms, u->tries);
     k->lists.failed[k->lists.n_failed++] = at;
@@ -447,7 +377,7 @@ static bool next_load(keeper *k, uint64_t now_ms, keeper_action *out) {
     place at;
     while (k->n_loading < k->config.max_loads &&
            pick_load(k, now_ms, &at, out)) {
-        unit *u = at_place(k, at);
+        unit *u = keeper_at(k, at);
         assert(u->state == ABSENT && u->wanted);
         if (has_room(k, at.layer)) {
             remove_load(k, at);
@@ -474,7 +404,7 @@ static bool next_load(keeper *k, uint64_t now_ms, keeper_action *out) {
 
 void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number,
                    int rc) {
-    unit *u = find(k, layer, number);
+    unit *u = keeper_find(k, layer, number);
     assert(u != NULL && u->state == LOADING);
     const place at = {layer, number};
     k->n_loading--;
@@ -508,24 +438,37 @@ static void look_ahead(keeper *k, uint64_t now_ms) {
     k->behind = behind;
 }
 
+/* What was lost while it was leaving is gone already. */
+static void pass_over_lost(keeper *k) {
+    work_lists *l = &k->lists;
+    while (l->leaving_at < l->n_leaving) {
+        unit *u = keeper_at(k, l->leaving[l->leaving_at].at);
+        if (u->state == RESIDENT) return;
+        u->leaving = false;
+        l->leaving_at++;
+    }
+}
+
 static bool next_unload(keeper *k, uint64_t now_ms, keeper_action *out) {
     work_lists *l = &k->lists;
+    pass_over_lost(k);
     if (l->leaving_at == l->n_leaving) return false;
     uint64_t wake;
     const uint64_t limit =
         keeper_peers_switched(&k->peers, now_ms, k->config.silent_ms, &wake);
     const departure *d = &l->leaving[l->leaving_at];
     if (d->epoch > limit) {
-        wake_by(out, wake); /* when somebody in the way has fallen silent */
+        keeper_wake_by(out,
+                       wake); /* when somebody in the way has fallen silent */
         return false;
     }
     if (k->behind && now_ms - k->behind_ms < k->config.grace_ms) {
-        wake_by(out, k->behind_ms + k->config.grace_ms);
+        keeper_wake_by(out, k->behind_ms + k->config.grace_ms);
         return false;
     }
     if (k->n_unloading >= k->config.max_unloads) return false;
 
-    unit *u = at_place(k, d->at);
+    unit *u = keeper_at(k, d->at);
     assert(u->state == RESIDENT && !u->wanted && u->leaving);
     u->state = UNLOADING;
     u->leaving = false;
@@ -542,7 +485,7 @@ static bool next_unload(keeper *k, uint64_t now_ms, keeper_action *out) {
 void keeper_unloaded(keeper *k, uint64_t now_ms, uint32_t layer,
                      uint32_t number) {
     (void)now_ms;
-    unit *u = find(k, layer, number);
+    unit *u = keeper_find(k, layer, number);
     assert(u != NULL && u->state == UNLOADING);
     u->state = ABSENT;
     u->tries = 0;
@@ -553,6 +496,23 @@ void keeper_unloaded(keeper *k, uint64_t now_ms, uint32_t layer,
     /* Assigned again meanwhile: its time has come already. */
     if (u->wanted)
         k->lists.failed[k->lists.n_failed++] = (place){layer, number};
+}
+
+/* The room that a list's end needs is there: what is resident was on none.  One
+ * that is leaving stays so, and is absent when its turn comes. */
+void keeper_lost(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number) {
+    unit *u = keeper_find(k, layer, number);
+    (void)now_ms;
+    if (u == NULL || u->state != RESIDENT) return;
+    u->state = ABSENT;
+    u->tries = 0;
+    u->retry_ms = 0;
+    k->n_resident--;
+    k->bytes -= bytes_of(k, layer);
+    k->changed = true;
+    if (!u->wanted) return;
+    k->n_wanted_resident--;
+    k->lists.failed[k->lists.n_failed++] = (place){layer, number};
 }
 
 /* ---- peers ---- */
@@ -595,7 +555,7 @@ static bool next_peer(keeper *k, uint64_t now_ms, keeper_action *out) {
         if (d == NULL || now_ms - p->seen_ms >= k->config.silent_ms) continue;
         uint64_t from = d->known_ms > p->since_ms ? d->known_ms : p->since_ms;
         if (now_ms - from < k->config.grace_ms) {
-            wake_by(out, from + k->config.grace_ms);
+            keeper_wake_by(out, from + k->config.grace_ms);
             continue;
         }
         p->stale = true;
@@ -607,77 +567,13 @@ static bool next_peer(keeper *k, uint64_t now_ms, keeper_action *out) {
     return true;
 }
 
-/* ---- reports ---- */
-
-static bool next_report(keeper *k, uint64_t now_ms, keeper_action *out) {
-    if (!k->fits || k->self < 0) return false;
-    const uint32_t waiting = n_waiting(k);
-    if (waiting == 0 && k->complete_epoch != k->epoch) {
-        k->complete_epoch = k->epoch;
-        k->complete_digest = rack_placement_digest(k->placement, k->self);
-    } else {
-        if (k->complete_epoch == 0 || waiting == k->said_waiting) return false;
-        if (waiting > 0 && now_ms - k->said_ms < PROGRESS_MS) {
-            wake_by(out, k->said_ms + PROGRESS_MS);
-            return false;
-        }
-    }
-    k->said_waiting = waiting;
-    k->said_ms = now_ms;
-    out->kind = KEEPER_REPORT;
-    out->epoch = k->complete_epoch;
-    out->digest = k->complete_digest;
-    out->units = k->n_resident;
-    out->waiting = waiting;
-    return true;
-}
-
-static void raise_version(keeper *k, uint64_t now_ms, keeper_action *out) {
-    if (!k->changed) return;
-    if (now_ms - k->version_ms < k->config.version_ms) {
-        wake_by(out, k->version_ms + k->config.version_ms);
-        return;
-    }
-    k->version++;
-    k->version_ms = now_ms;
-    k->changed = false;
-}
-
 void keeper_next(keeper *k, uint64_t now_ms, keeper_action *out) {
     *out = (keeper_action){.kind = KEEPER_WAIT, .wake_ms = UINT64_MAX};
-    raise_version(k, now_ms, out);
+    keeper_raise_version(k, now_ms, out);
     look_ahead(k, now_ms);
     if (next_peer(k, now_ms, out)) return;
     if (next_unload(k, now_ms, out)) return;
     if (next_cut(k, now_ms, out)) return;
     if (next_load(k, now_ms, out)) return;
-    (void)next_report(k, now_ms, out);
-}
-
-void keeper_look(const keeper *k, keeper_figures *out) {
-    const work_lists *l = &k->lists;
-    *out = (keeper_figures){
-        .epoch = k->placement != NULL ? k->epoch : 0,
-        .slices = k->slices,
-        .assigned = k->n_assigned,
-        .resident = k->n_resident,
-        .loading = k->n_loading,
-        .unloading = k->n_unloading,
-        .leaving = (uint32_t)(l->n_leaving - l->leaving_at),
-        .waiting = n_waiting(k),
-        .peers = (uint32_t)k->peers.count,
-        .stale = keeper_peers_stale(&k->peers),
-        .no_room = k->no_room,
-    };
-    for (size_t i = 0; i < l->n_failed; i++)
-        out->failed += at_place(k, l->failed[i])->tries > 0;
-}
-
-bool keeper_holds(const keeper *k, uint32_t layer, uint32_t number) {
-    const unit *u = find(k, layer, number);
-    return u != NULL && u->state == RESIDENT;
-}
-
-uint64_t keeper_version(const keeper *k) {
-    return k->version;
+    (void)keeper_next_report(k, now_ms, out);
 }

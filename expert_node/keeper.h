@@ -7,8 +7,9 @@
  *
  * Rules it keeps (each has a test):
  *   - only a placement with a higher epoch than the one known changes anything;
- *   - what it assigns to this node is loaded, first what nobody else holds; a
- *     load that failed is tried again, others do not wait for it;
+ *   - what it assigns to this node is loaded, first what nobody else holds, and
+ *     of that first what was needed most, as far as that is remembered; a load
+ *     that failed is tried again, others do not wait for it;
  *   - when all of it is resident, the epoch is reported, once;
  *   - what it no longer assigns is unloaded only when every coordinator that is
  *     connected has pinged with that epoch or a newer one; a coordinator that
@@ -41,6 +42,9 @@ typedef struct {
     uint32_t retry_ms;      /* 1,000: after a first failure; doubles */
     uint32_t retry_most_ms; /* 30,000 */
     uint32_t version_ms;    /* 100: at least between two holdings versions */
+    /* How much a unit was needed before; NULL: not known. */
+    uint64_t (*heat)(void *ctx, uint32_t layer, uint32_t unit);
+    void *ctx;
 } keeper_config;
 
 typedef struct keeper keeper;
@@ -87,6 +91,9 @@ void keeper_cut(keeper *k, uint64_t now_ms, int rc, const uint64_t *unit_bytes);
 void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit,
                    int rc);
 void keeper_unloaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit);
+/* A resident unit is not what it was and has been dropped: it is not held any
+ * more and, as far as it is wanted, loaded again at once. */
+void keeper_lost(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit);
 /* For so long this process did not run: it was stopped, or its machine was.
  * Nobody fell silent or lagged meanwhile. */
 void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms);

@@ -18,6 +18,7 @@
 #include "engine/log.h"
 #include "engine/util.h"
 #include "expert_node/member_internal.h"
+#include "expert_node/member_scrub.h"
 #include "expert_node/memory.h"
 
 #define WHY_SIZE 512
@@ -323,6 +324,7 @@ static uint64_t follow_rack(member *m, uint64_t now_ms) {
 void member_step(member *m) {
     uint64_t now = now_ms(), wake = UINT64_MAX;
     if (m->failed || m->loader == NULL) return;
+    member_take_damaged(m, now);
     take_results(m, now);
     take_drops(m, now);
     if (m->closing) return;

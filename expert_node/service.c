@@ -85,6 +85,7 @@ static int make_worker(service *s) {
         .threads = c->threads,
         .max_reply_bytes = c->max_queue,
         .tally = s->tally,
+        .scrub_ms = (uint64_t)((double)c->scrub_hours * 3600e3),
         .on_dropped = s->config.on_news,
         .ctx = s->config.ctx,
     };

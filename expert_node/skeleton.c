@@ -24,23 +24,27 @@
 #include <time.h>
 #include <unistd.h>
 #include "engine/err.h"
+#include "engine/log.h"
 #include "engine/util.h"
 
 #define FILE_MOST ((uint64_t)1 << 46)
 #define HEAD_MOST ((uint64_t)512 << 20) /* of one file */
 #define HEADS_MOST ((uint64_t)1 << 30)  /* of all files, with the manifest */
-#define STAGING_BYTES ((size_t)1 << 20)
+#define STAGING_BYTES ((size_t)4 << 20)
 #define SUFFIX ".roster"
 #define FOLDER "roster-model-"
 #define UNIQUE "XXXXXX" /* what mkdtemp() replaces */
-#define ABANDONED_S 60  /* a folder gets its lock as soon as it is made */
+#define KEPT "model-"
+#define ABANDONED_S 60 /* a folder gets its lock as soon as it is made */
 #define NAME_MOST 200
 #define SECOND_NS 1000000000u
+#define PATH_SIZE 1200
 
 typedef struct {
     fetch *fetch;
     fetch_model model;
-    char folder[256];
+    const char *dir; /* where it is to be kept; NULL: nowhere */
+    char folder[PATH_SIZE];
     int folder_fd; /* -1: none */
     uint8_t *staging;
 } puller;
@@ -96,8 +100,7 @@ static int pull_bytes(puller *p, int fd, uint32_t number, uint64_t bytes,
     for (uint64_t at = 0; at < bytes;) {
         size_t n =
             (size_t)(bytes - at < STAGING_BYTES ? bytes - at : STAGING_BYTES);
-        const expert_span span = {.offset = at, .bytes = n, .count = 1};
-        int rc = fetch_read(p->fetch, number, &span, p->staging, why, why_size);
+        int rc = fetch_read(p->fetch, number, at, n, p->staging, why, why_size);
         if (rc < 0) return rc;
         for (size_t done = 0; done < n;) {
             ssize_t put =
@@ -212,12 +215,12 @@ static void sweep(const char *base) {
 /* ---- the folder ---- */
 
 static int make_folder(puller *p, char *why, size_t why_size) {
-    const char *base = getenv("TMPDIR");
+    const char *base = p->dir != NULL ? p->dir : getenv("TMPDIR");
     if (base == NULL || base[0] != '/') base = "/tmp";
     sweep(base);
     int n = snprintf(p->folder, sizeof(p->folder), "%s/" FOLDER UNIQUE, base);
     if (n < 0 || (size_t)n >= sizeof(p->folder)) {
-        return err_why(why, why_size, ERR_RANGE, "TMPDIR is too long");
+        return err_why(why, why_size, ERR_RANGE, "%.60s... is too long", base);
     }
     if (mkdtemp(p->folder) == NULL) {
         int rc = -errno;
@@ -247,10 +250,11 @@ static void remove_folder(puller *p) {
 
 /* ---- opening ---- */
 
-static int open_pulled(skeleton *out, const puller *p, char *why,
-                       size_t why_size) {
+/* The model whose first file is `name` in `folder`. */
+static int open_model(skeleton *out, const char *folder, const char *name,
+                      char *why, size_t why_size) {
     char *path;
-    if (asprintf(&path, "%s/%s", p->folder, p->model.files[0].name) < 0) {
+    if (asprintf(&path, "%s/%s", folder, name) < 0) {
         return err_why(why, why_size, -ENOMEM, "out of memory");
     }
     int rc = gguf_open(&out->g, path, why, why_size);
@@ -259,10 +263,21 @@ static int open_pulled(skeleton *out, const puller *p, char *why,
     rc = manifest_open_kept(&out->checks, out->g, why, why_size);
     if (rc < 0) return rc;
     rc = fingerprint_of(out->g, out->checks, &out->print);
-    if (rc < 0) {
-        return err_why(why, why_size, rc, "the model's fingerprint: %s",
-                       err_text(rc));
-    }
+    if (rc == 0) return 0;
+    return err_why(why, why_size, rc, "the model's fingerprint: %s",
+                   err_text(rc));
+}
+
+static void close_model(skeleton *k) {
+    manifest_close(k->checks);
+    gguf_close(k->g);
+    *k = (skeleton){0};
+}
+
+static int open_pulled(skeleton *out, const puller *p, char *why,
+                       size_t why_size) {
+    int rc = open_model(out, p->folder, p->model.files[0].name, why, why_size);
+    if (rc < 0) return rc;
     if (fingerprint_equal(&out->print, &p->model.print)) return 0;
     return err_why(why, why_size, ERR_CHECKSUM,
                    "what was fetched has another fingerprint than its source "
@@ -284,17 +299,90 @@ static int pull(skeleton *out, puller *p, char *why, size_t why_size) {
     return rc;
 }
 
-int skeleton_open(skeleton *out, fetch *f, char *why, size_t why_size) {
-    puller p = {.fetch = f, .folder_fd = -1};
+/* ---- what is kept ---- */
+
+static void kept_path(const char *dir, const fingerprint *print,
+                      char out[PATH_SIZE]) {
+    char hex[FINGERPRINT_HEX_SIZE];
+    snprintf(out, PATH_SIZE, "%s/" KEPT "%s", dir, fingerprint_hex(print, hex));
+}
+
+bool skeleton_is_kept(const char *dir, const fingerprint *print) {
+    char path[PATH_SIZE];
+    kept_path(dir, print, path);
+    return access(path, R_OK | X_OK) == 0;
+}
+
+/* The first file: the one that has a manifest beside it. */
+static bool find_first_file(const char *folder, char out[NAME_MOST + 1]) {
+    DIR *d = opendir(folder);
+    bool found = false;
+    if (d == NULL) return false;
+    for (struct dirent *e; !found && (e = readdir(d)) != NULL;) {
+        size_t len = strlen(e->d_name), tail = strlen(SUFFIX);
+        if (len <= tail || len - tail > NAME_MOST ||
+            strcmp(e->d_name + len - tail, SUFFIX) != 0) {
+            continue;
+        }
+        memcpy(out, e->d_name, len - tail);
+        out[len - tail] = '\0';
+        found = true;
+    }
+    closedir(d);
+    return found;
+}
+
+static void remove_kept(const char *path) {
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return;
+    remove_files(fd);
+    (void)rmdir(path);
+}
+
+/* false: it is not there, or was damaged and is removed. */
+static bool open_kept(skeleton *out, const skeleton_place *place) {
+    char path[PATH_SIZE], name[NAME_MOST + 1], why[256] = "";
+    kept_path(place->dir, place->wanted, path);
+    if (access(path, F_OK) != 0) return false;
+    int rc = ERR_NOT_HERE;
+    if (find_first_file(path, name)) {
+        rc = open_model(out, path, name, why, sizeof(why));
+        if (rc == 0 && !fingerprint_equal(&out->print, place->wanted))
+            rc = ERR_CHECKSUM;
+    }
+    if (rc == 0) return true;
+    log_warn("%s is damaged: removed, and fetched anew (%s)", path,
+             why[0] != '\0' ? why : err_text(rc));
+    close_model(out);
+    remove_kept(path);
+    return false;
+}
+
+/* Another process may have been faster, and has kept the same. */
+static void keep(puller *p, const fingerprint *print) {
+    char path[PATH_SIZE];
+    kept_path(p->dir, print, path);
+    if (rename(p->folder, path) < 0) {
+        if (errno != EEXIST && errno != ENOTEMPTY) {
+            log_warn("%s cannot be kept: %s", path, err_text(-errno));
+        }
+        return;
+    }
+    close(p->folder_fd);
+    p->folder_fd = -1; /* it is not removed */
+}
+
+int skeleton_open(skeleton *out, fetch *f, const skeleton_place *place,
+                  char *why, size_t why_size) {
+    puller p = {.fetch = f, .dir = place->dir, .folder_fd = -1};
     *out = (skeleton){0};
+    if (place->dir != NULL && place->wanted != NULL && open_kept(out, place))
+        return 0;
     int rc = pull(out, &p, why, why_size);
+    if (rc == 0 && p.dir != NULL) keep(&p, &out->print);
     remove_folder(&p);
     free(p.staging);
     fetch_model_fini(&p.model);
-    if (rc < 0) {
-        manifest_close(out->checks);
-        gguf_close(out->g);
-        *out = (skeleton){0};
-    }
+    if (rc < 0) close_model(out);
     return rc;
 }

@@ -66,6 +66,7 @@ struct worker {
     int wake_fd;
     atomic_bool stopping;
     orders orders;
+    scrub *scrub;
 
     /* Written by the worker's thread, read by any. */
     atomic_uint_fast64_t n_batches, n_pairs, n_dropped, n_drops, reply_bytes;
@@ -108,6 +109,8 @@ static int make_parts(worker *w) {
         .max_peer_jobs = PEER_JOBS,
     };
     int rc = make_batches(w);
+    if (rc < 0) return rc;
+    rc = scrub_new(&w->scrub, c->store, c->scrub_ms);
     if (rc < 0) return rc;
     rc = job_queue_new(&w->queue, &limits);
     if (rc < 0) return rc;
@@ -155,6 +158,7 @@ void worker_free(worker *w) {
     message_arena_free(w->arena);
     peers_fini(&w->peers);
     orders_fini(&w->orders);
+    scrub_free(w->scrub);
     if (w->wake_fd >= 0) close(w->wake_fd);
     free(w);
 }
@@ -401,6 +405,12 @@ static void obey(worker *w) {
     if (w->config.on_dropped != NULL) w->config.on_dropped(w->config.ctx);
 }
 
+/* Re-read a little of what is resident. */
+static void look_after(worker *w) {
+    if (!scrub_turn(w->scrub, now_us())) return;
+    if (w->config.on_dropped != NULL) w->config.on_dropped(w->config.ctx);
+}
+
 /* What the queue says is next, without batches whose units were dropped while
  * they waited.  False if nothing waits. */
 static bool take_merge(worker *w, merge *m) {
@@ -459,6 +469,13 @@ static void pause_cpu(void) {
 #endif
 }
 
+static int sleep_ms(const worker *w) {
+    if (outbox_waiting(w->outbox) > 0) return RETRY_MS;
+    uint64_t now = now_us(), due = scrub_due_us(w->scrub);
+    if (due <= now) return 0;
+    return (int)size_min((due - now) / 1000 + 1, LOOK_MS);
+}
+
 /* Until there is something on the link, or to send, or to stop for.  The last
  * thing done to the link before poll() is a look that found nothing. */
 static int wait_for_work(worker *w) {
@@ -475,7 +492,7 @@ static int wait_for_work(worker *w) {
         {.fd = w->wake_fd, .events = POLLIN},
     };
     uint64_t count;
-    poll(fds, 2, outbox_waiting(w->outbox) > 0 ? RETRY_MS : LOOK_MS);
+    poll(fds, 2, sleep_ms(w));
     if ((fds[1].revents & POLLIN) != 0 &&
         read(w->wake_fd, &count, sizeof(count)) < 0) {
         return 0; /* it was written for what has been seen meanwhile */
@@ -511,6 +528,7 @@ int worker_run(worker *w) {
         if (rc < 0) break;
         outbox_flush(w->outbox, w->link, now_us());
         obey(w);
+        look_after(w);
         if (!compute_next(w)) rc = wait_for_work(w);
     }
     if (rc < 0) return rc;
@@ -533,6 +551,14 @@ int worker_drop(worker *w, uint32_t layer, uint32_t unit) {
     int rc = orders_drop(&w->orders, layer, unit);
     wake(w);
     return rc;
+}
+
+bool worker_take_damaged(worker *w, scrub_find *out) {
+    return scrub_take(w->scrub, out);
+}
+
+void worker_read_scrub(const worker *w, scrub_figures *out) {
+    scrub_look(w->scrub, out);
 }
 
 int worker_set_stale(worker *w, uint64_t boot_id, bool stale) {

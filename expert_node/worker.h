@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include "engine/expert_store.h"
 #include "expert_node/orders.h"
+#include "expert_node/scrub.h"
 #include "expert_node/tally.h"
 #include "proto/link.h"
 #include "proto/message.h"
@@ -33,6 +34,7 @@ typedef struct {
     uint32_t threads;         /* 0: one per CPU */
     uint64_t max_reply_bytes; /* waiting, computing or not yet sent */
     tally *tally; /* counts what is computed; NULL: nobody does */
+    uint64_t scrub_ms; /* all that is resident is re-read in that; 0: never */
     /* After units were dropped; on the worker's thread.  May be NULL. */
     void (*on_dropped)(void *ctx);
     void *ctx;
@@ -56,6 +58,12 @@ void worker_stop(worker *w);
  * it; what waits for it is refused.  Orders are carried out in the order given.
  * Any thread.  -EAGAIN: ORDERS_MAX_DROPS wait already. */
 int worker_drop(worker *w, uint32_t layer, uint32_t unit);
+
+/* The next unit that was dropped because its weights in memory have changed;
+ * false: none.  One thread. */
+bool worker_take_damaged(worker *w, scrub_find *out);
+/* Of the re-reading; any thread. */
+void worker_read_scrub(const worker *w, scrub_figures *out);
 
 /* Refuse the batches of the coordinator with this boot id with ERR_STALE, or
  * take them again.  Any thread.  -EAGAIN: too many are refused. */

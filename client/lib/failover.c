@@ -1,10 +1,9 @@
 /* failover.c - see failover.h.
  *
- * Order of attempts: whoever was tried least; of those, the current one last, and
- * before it who is leaving; of the others, in the order of the list, from a place that differs from client to
- * client, so that the clients of a dead coordinator do not all go to one.  The
- * coordinator that failed counts as tried once, so it comes last: it may have
- * been restarted. */
+ * Order of attempts: whoever was tried least; of those, the one that was lost
+ * last (it may have been restarted), and before it who is leaving; of the
+ * others, in the order of the list, from a place that differs from client to
+ * client, so that the clients of a dead coordinator do not all go to one. */
 #include "client/lib/failover.h"
 
 #include <assert.h>
@@ -270,13 +269,17 @@ int failover_code(const failover *f) {
     return code != 0 ? code : ERR_CLOSED;
 }
 
+/* Or is just being tried. */
+static bool was_tried(const failover *f, int i) {
+    const failover_member *m = &f->members[i];
+    return is_there(m) && i != f->current && (m->tries > 0 || i == f->trying);
+}
+
 void failover_explain(const failover *f, char *out, size_t size) {
     size_t others = 0, at = 0;
 
-    for (int i = 0; i < FAILOVER_MEMBERS; i++) {
-        const failover_member *m = &f->members[i];
-        others += is_there(m) && i != f->current && m->tries > 0;
-    }
+    for (int i = 0; i < FAILOVER_MEMBERS; i++)
+        others += was_tried(f, i);
     if (size == 0) return;
     if (others == 0) {
         snprintf(out, size, "nobody else is known");
@@ -286,10 +289,16 @@ void failover_explain(const failover *f, char *out, size_t size) {
     bool first = true;
     for (int i = 0; i < FAILOVER_MEMBERS && n > 0; i++) {
         const failover_member *m = &f->members[i];
-        if (!is_there(m) || i == f->current || m->tries == 0) continue;
+        if (!was_tried(f, i)) continue;
         at += (size_t)n;
         if (at >= size) return; /* cut: the first ones say enough */
-        n = snprintf(out + at, size - at, "%s %s", first ? ":" : ";", m->why);
+        const char *sign = first ? ":" : ";";
+        if (m->tries > 0) {
+            n = snprintf(out + at, size - at, "%s %s", sign, m->why);
+        } else {
+            n = snprintf(out + at, size - at, "%s %s has not answered yet",
+                         sign, m->endpoint);
+        }
         first = false;
     }
 }

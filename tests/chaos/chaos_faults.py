@@ -366,7 +366,7 @@ def kill_coordinator(r, rng):
 def freeze_coordinator(r, rng):
     process = r.processes[rng.choice(r.coordinators)]
     process.stop()
-    yield rng.choice([rng.uniform(0.1, 2), rng.uniform(2, 12)])
+    yield rng.choice([rng.uniform(0.1, 2), rng.uniform(2, 15)])
     process.go_on()
 
 

@@ -21,6 +21,7 @@ import rack
 LOAD = os.path.join(rack.BUILD, "tests/chaos/story_load")
 CACHE_MB = 48  # a node's whole share fits, with room for a little more
 GROWTH_MB = 96  # a node may have that much more memory at the end
+LONGEST_S = 10  # for one token: there is always somebody who could make it
 BAD_SIGNS = ("AddressSanitizer", "LeakSanitizer", "ThreadSanitizer",
              "runtime error", "Assertion", "assertion", "internal error",
              "a defect")
@@ -294,11 +295,13 @@ class ChaosRack:
             return json.load(answer)
 
     def compact_etcd(self):
-        """Everything but what is true now is forgotten."""
+        """Something changes that concerns nobody, and then everything but what
+        is true now is forgotten."""
         key = base64.b64encode(b"\0").decode()
         for name in self.etcds:
             if not self.processes[name].running():
                 continue
+            self._ask_etcd(name, "kv/put", {"key": key, "value": key})
             seen = self._ask_etcd(name, "kv/range", {"key": key, "limit": "1"})
             self._ask_etcd(name, "kv/compaction", {
                 "revision": seen["header"]["revision"], "physical": True})
@@ -413,6 +416,9 @@ class ChaosRack:
         if bad:
             raise AssertionError("%d wrong, %d lost: %s" % (
                 len(self.stories.wrong), len(self.stories.lost), bad[0]))
+        if self.stories.longest_ms > LONGEST_S * 1000 * rack.SLOWER:
+            raise AssertionError("a story waited for a token for %.1f s" %
+                                 (self.stories.longest_ms / 1000))
 
     def finish(self):
         """The stories end, and then everything else.  A list of what is wrong

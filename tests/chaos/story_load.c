@@ -187,7 +187,8 @@ static void report(stream *s, uint32_t which, int rc, roster_generation *g,
         roster_stats_init(&stats);
         roster_generation_stats(g, &stats);
         snprintf(line, sizeof(line), "done %u %u %zu %llu %u %llu", s->number,
-                 which, tokens, (unsigned long long)stats.takeovers, 0u,
+                 which, tokens, (unsigned long long)stats.takeovers,
+                 stats.moves,
                  (unsigned long long)(s->silence_us / 1000));
     }
     say(l, line);

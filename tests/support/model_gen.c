@@ -188,6 +188,35 @@ static gguf_fill find_fill(uint32_t type) {
     return NULL;
 }
 
+/* ---- skewed routing ---- */
+
+/* Rows whose first value is given, in F32 or F16. */
+typedef struct {
+    source random;
+    uint64_t at; /* values written */
+    uint32_t width, n_rows;
+    float first[]; /* [n_rows]; row r has first[r % n_rows] */
+} skewed_source;
+
+static float next_skewed(skewed_source *s) {
+    uint64_t row = s->at / s->width, column = s->at % s->width;
+    float value = next_value(&s->random); /* drawn in any case */
+    s->at++;
+    return column == 0 ? s->first[row % s->n_rows] : value;
+}
+
+static void fill_skewed_f32(void *context, size_t bytes, void *out) {
+    float *x = out;
+    for (size_t i = 0; i < bytes / sizeof(*x); i++)
+        x[i] = next_skewed(context);
+}
+
+static void fill_skewed_f16(void *context, size_t bytes, void *out) {
+    uint16_t *x = out;
+    for (size_t i = 0; i < bytes / sizeof(*x); i++)
+        x[i] = f32_to_f16(next_skewed(context));
+}
+
 /* ---- tensors ---- */
 
 typedef struct {
@@ -195,6 +224,12 @@ typedef struct {
     gguf_writer *w;
     bool no_memory;
 } generator;
+
+static void seed_source(const generator *g, const char *name, source *r) {
+    for (uint64_t i = 0; i < 4; i++)
+        r->s[i] =
+            XXH3_64bits_withSeed(name, strlen(name), g->shape->seed * 4 + i);
+}
 
 static void add(generator *g, const char *name, uint32_t type, float mean,
                 float deviation, uint32_t n_dims, const uint64_t *dims) {
@@ -205,10 +240,73 @@ static void add(generator *g, const char *name, uint32_t type, float mean,
     }
     r->mean = mean;
     r->deviation = deviation;
-    for (uint64_t i = 0; i < 4; i++)
-        r->s[i] =
-            XXH3_64bits_withSeed(name, strlen(name), g->shape->seed * 4 + i);
+    seed_source(g, name, r);
     gguf_writer_tensor_fill(g->w, name, type, n_dims, dims, find_fill(type), r);
+}
+
+/* For rows of the model's width whose first values are the caller's to set;
+ * NULL without memory. */
+static skewed_source *new_skewed(generator *g, const char *name,
+                                 float deviation, uint32_t n_first) {
+    skewed_source *r = calloc(1, sizeof(*r) + n_first * sizeof(r->first[0]));
+    if (r == NULL) {
+        g->no_memory = true;
+        return NULL;
+    }
+    r->random.deviation = deviation;
+    r->width = g->shape->width;
+    r->n_rows = n_first;
+    seed_source(g, name, &r->random);
+    return r;
+}
+
+/* Log-popularities of mean 0, shuffled, over the constant that is read. */
+static void rank_experts(const model_shape *s, skewed_source *r) {
+    double mean = 0;
+    uint32_t n = s->n_experts;
+    for (uint32_t e = 0; e < n; e++)
+        mean -= s->skew * log(e + 1) / n;
+    for (uint32_t e = 0; e < n; e++) {
+        double hot = -s->skew * log(e + 1) - mean;
+        r->first[e] = (float)(hot / sqrt(s->width));
+    }
+    for (uint32_t e = n - 1; e > 0; e--) {
+        uint32_t other = (uint32_t)(next_u64(&r->random) % (e + 1));
+        float held = r->first[e];
+        r->first[e] = r->first[other];
+        r->first[other] = held;
+    }
+}
+
+static void add_router(generator *g, const char *name) {
+    const model_shape *s = g->shape;
+    const uint64_t dims[2] = {s->width, s->n_experts};
+    float deviation = 1.5f / sqrtf((float)s->width);
+    if (s->skew == 0) {
+        add(g, name, WEIGHT_F32, 0.0f, deviation, 2, dims);
+        return;
+    }
+    skewed_source *r = new_skewed(g, name, deviation, s->n_experts);
+    if (r == NULL) return;
+    rank_experts(s, r);
+    gguf_writer_tensor_fill(g->w, name, WEIGHT_F32, 2, dims, fill_skewed_f32,
+                            r);
+}
+
+static void add_embeddings(generator *g) {
+    static const char name[] = "token_embd.weight";
+    const model_shape *s = g->shape;
+    const uint64_t dims[2] = {s->width, s->n_vocab};
+    float size = 4.0f * sqrtf((float)s->n_layers);
+    if (s->skew == 0) {
+        add(g, name, s->type, 0.0f, size, 2, dims);
+        return;
+    }
+    skewed_source *r = new_skewed(g, name, size, 1);
+    if (r == NULL) return;
+    r->first[0] = size * sqrtf((float)s->width);
+    gguf_writer_tensor_fill(g->w, name, WEIGHT_F16, 2, dims, fill_skewed_f16,
+                            r);
 }
 
 /* A matrix, or a stack of them; its products keep their input's size. */
@@ -257,9 +355,7 @@ static void add_ffn(generator *g, uint32_t layer) {
         add_matrix(g, in_layer(layer, "ffn_down"), hidden, s->width, 0);
         return;
     }
-    const uint64_t router[2] = {s->width, n};
-    add(g, in_layer(layer, "ffn_gate_inp"), WEIGHT_F32, 0.0f,
-        1.5f / sqrtf((float)s->width), 2, router);
+    add_router(g, in_layer(layer, "ffn_gate_inp"));
     add_matrix(g, in_layer(layer, "ffn_gate_exps"), s->width, hidden, n);
     add_matrix(g, in_layer(layer, "ffn_up_exps"), s->width, hidden, n);
     add_matrix(g, in_layer(layer, "ffn_down_exps"), hidden, s->width, n);
@@ -267,9 +363,7 @@ static void add_ffn(generator *g, uint32_t layer) {
 
 static void add_tensors(generator *g) {
     const model_shape *s = g->shape;
-    const uint64_t embedding[2] = {s->width, s->n_vocab};
-    add(g, "token_embd.weight", s->type, 0.0f, 4.0f * sqrtf((float)s->n_layers),
-        2, embedding);
+    add_embeddings(g);
     add_norm(g, "output_norm.weight", s->width);
     add_matrix(g, "output.weight", s->width, s->n_vocab, 0);
     for (uint32_t layer = 0; layer < s->n_layers; layer++) {
@@ -416,6 +510,9 @@ static const char *fault(const model_shape *s) {
     }
     if (s->head_dim == 0 || s->head_dim % 2 != 0) {
         return "the head dimension must be even";
+    }
+    if (!(s->skew >= 0 && s->skew <= 8) || (s->skew > 0 && s->n_experts == 0)) {
+        return "the skew must be 0 to 8, and 0 without experts";
     }
     if (qwen && s->n_experts == 0) {
         return "qwen3moe has experts";

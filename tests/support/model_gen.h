@@ -4,7 +4,12 @@
  * the seed and its name alone, so two shapes that share a tensor share its
  * values.  Weights have a deviation of 1/sqrt(inputs); embeddings outweigh what
  * the layers add to the residual stream, so that routing follows the token
- * instead of collapsing onto the layers' common direction. */
+ * instead of collapsing onto the layers' common direction.
+ *
+ * With a skew S, an expert's popularity follows the law 1 / rank^S: every
+ * embedding has one large, constant component, which the routers read as an
+ * expert's log-popularity (the ranks are drawn anew for each layer).
+ * Embeddings are F16 then, since no block has room for such a component. */
 #ifndef TESTS_SUPPORT_MODEL_GEN_H
 #define TESTS_SUPPORT_MODEL_GEN_H
 
@@ -26,6 +31,7 @@ typedef struct {
     uint32_t n_vocab;      /* at least MODEL_GEN_MIN_VOCAB */
     uint32_t n_context;
     uint32_t type; /* any that weight.h lists; norms and router: F32 */
+    double skew;   /* of the routers' preference; 0: even traffic */
     uint64_t seed;
 } model_shape;
 

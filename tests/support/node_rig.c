@@ -43,6 +43,8 @@ static void load_model(node_rig *r, const model_shape *shape) {
 void node_rig_make(node_rig *r, const model_shape *shape) {
     *r = (node_rig){0};
     load_model(r, shape);
+    assert_int_equal(tally_new(&r->tally), 0);
+    assert_int_equal(tally_cut(r->tally, r->store, r->model.n_layers), 0);
     r->config = (worker_config){
         .store = r->store,
         .width = r->model.n_embd,
@@ -52,6 +54,7 @@ void node_rig_make(node_rig *r, const model_shape *shape) {
         .boot_id = NODE_RIG_BOOT,
         .threads = 2,
         .max_reply_bytes = 64 << 20,
+        .tally = r->tally,
     };
 }
 
@@ -88,6 +91,7 @@ void node_rig_fini(node_rig *r) {
         link_close(r->clients[i]);
     link_close(r->server);
     worker_free(r->worker);
+    tally_free(r->tally);
     expert_store_free(r->store);
 }
 

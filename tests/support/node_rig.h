@@ -25,6 +25,7 @@ typedef struct {
     model_config model;
     expert_store *store;
     worker_config config; /* cluster "test", fingerprint {1, 2, 3} */
+    tally *tally;         /* the worker's */
     worker *worker;
     struct link *server, *clients[NODE_RIG_CLIENTS];
     pthread_t thread;

@@ -29,6 +29,7 @@ static int find_type(const char *name, uint32_t *type) {
 int main(int argc, char **argv) {
     model_shape s = model_shape_small();
     const char *out = NULL, *type = "q8_0";
+    float skew = 0;
     const option table[] = {
         {"out", 'o', OPTION_STRING, &out, "FILE", "Where to write it."},
         {"arch", 0, OPTION_STRING, &s.arch, "NAME", "llama or qwen3moe."},
@@ -48,6 +49,9 @@ int main(int argc, char **argv) {
         {"type", 0, OPTION_STRING, &type, "TYPE",
          "Weights: f32, f16, bf16, q8_0, q4_0, q4_k, q5_k or q6_k; norms and "
          "router are f32."},
+        {"skew", 0, OPTION_F32, &skew, "S",
+         "Exponent of the routers' preference: 0 is even traffic, 1 makes a "
+         "few experts of each layer hot."},
         {"seed", 0, OPTION_U64, &s.seed, "N", "Seed of all values."},
     };
     const option_set set = {
@@ -74,6 +78,7 @@ int main(int argc, char **argv) {
         options_free(o);
         return EXIT_USAGE;
     }
+    s.skew = (double)skew;
     rc = model_gen(&s, out, why, sizeof(why));
     if (rc < 0) fprintf(stderr, "make_model: %s\n", why);
     options_free(o);

@@ -344,7 +344,8 @@ static void a_status_tells_of_etcd_and_the_placement(void **state) {
     assert_non_null(
         strstr(text, "3 of the units would have no holder without two"));
     assert_non_null(strstr(text, "leads"));
-    assert_non_null(strstr(text, "draining, to hold 4\n"));
+    assert_non_null(strstr(text, "  draining\n"));
+    assert_non_null(strstr(text, "holds 9 units, is to hold 4\n"));
     assert_non_null(strstr(text, "1 to 2"));
     assert_non_null(strstr(text, "one          0.0-2.0\n"));
     assert_non_null(strstr(text, "three        3.0-3.1\n"));
@@ -358,6 +359,50 @@ static void a_status_tells_of_etcd_and_the_placement(void **state) {
     assert_non_null(strstr(text, "nothing is changed"));
     assert_non_null(strstr(text, "frozen       of another model\n"));
     assert_non_null(strstr(text, "any one may be lost"));
+    free(text);
+}
+
+static void a_status_tells_how_evenly_the_nodes_are_used(void **state) {
+    (void)state;
+    char *text = table(
+        "{\"balance\":{\"imbalance\":1.237,\"worst\":2.5,\"worst_layer\":3,"
+        "\"predicted\":1.04,\"moves\":{\"moving\":true,\"to_load\":12,"
+        "\"to_drop\":5,\"bytes_left\":2500000,\"since_ms\":4100}},"
+        "\"nodes\":[{\"name\":\"one\",\"pairs_per_s\":1234.5,"
+        "\"busy\":0.456}],"
+        "\"layers\":[{\"layer\":3,\"slices\":1,\"units\":32,"
+        "\"min_holders\":1,\"max_holders\":2,\"heat\":77.2,"
+        "\"imbalance\":2.5,\"hottest\":[[17,0.125],[3,0.09]]}]}",
+        0);
+    assert_non_null(strstr(text, "imbalance    1.24; the worst layer is 3 with "
+                                 "2.50; predicted 1.04\n"));
+    assert_non_null(strstr(text, "moves        12 units to load (2.5 MB), 5 to "
+                                 "give up, for 4 s\n"));
+    assert_non_null(strstr(text, " 1234   46% "));
+    assert_non_null(strstr(text, " 77       2.50  17 12%, 3 9%\n"));
+    free(text);
+    text = table("{\"balance\":{\"imbalance\":null,\"worst\":null}}", 0);
+    assert_non_null(strstr(text, "nothing was computed of late"));
+    free(text);
+}
+
+static void no_line_of_a_status_is_longer_than_a_terminal(void **state) {
+    (void)state;
+    char *text =
+        table("{\"nodes\":[{\"name\":\"node-seventy\",\"state\":\"up\","
+              "\"endpoint\":\"tcp://10.100.10.1:7101\",\"experts\":123456,"
+              "\"resident_bytes\":123400000000,\"pairs_per_s\":12345678,"
+              "\"busy\":1.0,\"latency_us\":12345,\"missing\":true,"
+              "\"draining\":true,\"assigned\":123456,\"held\":123455,"
+              "\"why\":\"it is away\"}],"
+              "\"layers\":[{\"layer\":1000,\"slices\":8,\"units\":65536,"
+              "\"min_holders\":1000,\"max_holders\":1024,\"heat\":12345678,"
+              "\"imbalance\":100.1,\"hottest\":[[65535,0.5],[65534,0.1],"
+              "[65533,0.1],[65532,0.1]]}]}",
+              0);
+    for (char *line = strtok(text, "\n"); line != NULL;
+         line = strtok(NULL, "\n"))
+        assert_true(strlen(line) <= 100);
     free(text);
 }
 
@@ -403,6 +448,8 @@ int main(void) {
         cmocka_unit_test(a_status_names_nodes_and_their_state),
         cmocka_unit_test(tokenizes_a_text_that_grows_when_normalized),
         cmocka_unit_test(a_status_tells_of_etcd_and_the_placement),
+        cmocka_unit_test(a_status_tells_how_evenly_the_nodes_are_used),
+        cmocka_unit_test(no_line_of_a_status_is_longer_than_a_terminal),
         cmocka_unit_test(a_status_moves_no_cursor),
         cmocka_unit_test(a_status_may_lack_anything_or_mean_something_else),
     };

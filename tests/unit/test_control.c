@@ -20,6 +20,7 @@
 typedef struct {
     shard *shard;
     struct link *client, *server;
+    tally *tally;
     worker *worker; /* never runs: only its counters are asked for */
     keeper *keeper;
     control *control;
@@ -42,6 +43,9 @@ static void make_shard(rig *r) {
 }
 
 static void make_worker(rig *r) {
+    assert_int_equal(tally_new(&r->tally), 0);
+    assert_int_equal(
+        tally_cut(r->tally, r->shard->store, r->shard->model.n_layers), 0);
     const worker_config c = {
         .store = r->shard->store,
         .width = r->shard->model.n_embd,
@@ -49,6 +53,7 @@ static void make_worker(rig *r) {
         .cluster = "test",
         .threads = 1,
         .max_reply_bytes = 1 << 20,
+        .tally = r->tally,
     };
     assert_int_equal(link_memory(&r->client, &r->server, 4), 0);
     assert_int_equal(worker_new(&r->worker, &c, r->server), 0);
@@ -95,6 +100,7 @@ static void rig_close(rig *r) {
     link_close(r->client);
     link_close(r->server);
     worker_free(r->worker);
+    tally_free(r->tally);
     shard_close(r->shard);
 }
 
@@ -256,6 +262,60 @@ static void answers_a_ping_with_its_counters(void **state) {
                      expert_store_bytes(r.shard->store));
     assert_int_equal(r.m.epoch, 77); /* it has none of its own */
     assert_int_equal(r.m.pong.queued_jobs, 0);
+    rig_close(&r);
+}
+
+static message load_request(const rig *r) {
+    message m = message_from("test", r->shard->print.bytes, 5);
+    m.kind = MESSAGE_LOAD_REQUEST;
+    m.request_id = 12;
+    return m;
+}
+
+static void tells_what_each_unit_that_it_holds_computed(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r);
+    tally_add_run(r.tally, 1, 2, 70, 1000);
+    tally_add_run(r.tally, 1, 2, 7, 1000);
+    tally_add_run(r.tally, 0, 3, 5, 1000); /* not held any more */
+    tally_add_busy(r.tally, 450);
+    message m = load_request(&r);
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_LOAD);
+    assert_int_equal(r.m.load.pairs, 82);
+    assert_int_equal(r.m.load.runs, 3);
+    assert_int_equal(r.m.load.weight_bytes, 3000);
+    assert_int_equal(r.m.load.busy_us, 450);
+    assert_int_equal(r.m.load.slices, 1);
+    assert_int_equal(r.m.load.holdings_version, 1);
+    assert_int_equal(r.m.load.holdings_bytes, 1);
+    assert_int_equal(r.m.load.holdings[0], 1 << (1 * 4 + 2));
+    uint32_t counter = 0;
+    assert_int_equal(frames_bytes(&r.f, 1), sizeof(counter));
+    memcpy(&counter, frames_data(&r.f, 1), sizeof(counter));
+    assert_int_equal(counter, 77);
+
+    holdings_add(&r.shard->held, 0, 3); /* in the order of the bits */
+    ask(&r, &m);
+    assert_int_equal(frames_bytes(&r.f, 1), 2 * sizeof(counter));
+    memcpy(&counter, frames_data(&r.f, 1), sizeof(counter));
+    assert_int_equal(counter, 5);
+    rig_close(&r);
+}
+
+static void tells_no_load_before_there_is_any(void **state) {
+    (void)state;
+    rig r;
+    rig_begin(&r, true);
+    message m = load_request(&r);
+    expect_refusal(&r, &m, ERR_NOT_HERE);
+    control_serve(r.control, r.shard, NULL); /* known; nothing computes yet */
+    ask(&r, &m);
+    assert_int_equal(r.m.kind, MESSAGE_LOAD);
+    assert_int_equal(r.m.load.pairs, 0);
+    m.fingerprint[0] ^= 1;
+    expect_refusal(&r, &m, ERR_WRONG_MODEL);
     rig_close(&r);
 }
 
@@ -481,6 +541,8 @@ int main(void) {
         cmocka_unit_test(refuses_who_would_get_other_bits),
         cmocka_unit_test(talks_to_its_neighbour_version),
         cmocka_unit_test(answers_a_ping_with_its_counters),
+        cmocka_unit_test(tells_what_each_unit_that_it_holds_computed),
+        cmocka_unit_test(tells_no_load_before_there_is_any),
         cmocka_unit_test(refuses_a_ping_for_the_process_before_it),
         cmocka_unit_test(tells_its_state_as_json),
         cmocka_unit_test(says_that_it_does_not_know_its_model_yet),

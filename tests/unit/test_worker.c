@@ -58,6 +58,64 @@ static void keeps_the_padding_of_odd_widths_out_of_the_reply(void **state) {
     check_rows_of(&shape, false, 7);
 }
 
+static uint32_t counted(const node_rig *r, uint32_t layer) {
+    uint32_t pairs = 0;
+    for (uint32_t e = 0; e < r->model.n_experts; e++)
+        pairs += tally_pairs(r->tally, layer, e);
+    return pairs;
+}
+
+static void counts_what_each_unit_computed(void **state) {
+    (void)state;
+    node_rig r;
+    model_shape shape = model_shape_small();
+    node_rig_make(&r, &shape);
+    node_rig_connect(&r, 1, 8);
+    node_rig_start(&r);
+    node_rig_request q = node_rig_make_request(&r, 1, 0, 700, 3);
+    node_rig_send_request(r.clients[0], &q);
+    node_rig_expect_rows(&r, r.clients[0], &q);
+    node_rig_stop(&r);
+
+    for (uint32_t e = 0; e < 3; e++)
+        assert_int_equal(tally_pairs(r.tally, 0, e), 700);
+    assert_int_equal(counted(&r, 0), 2100);
+    assert_int_equal(counted(&r, 1), 0);
+    tally_totals t;
+    tally_read(r.tally, &t);
+    assert_int_equal(t.pairs, 2100);
+    assert_true(t.runs >= 3 && t.runs < 200); /* pieces cut units */
+    assert_int_equal(t.weight_bytes,
+                     t.runs * expert_store_unit_bytes(r.store, 0));
+    assert_true(t.busy_us > 0);
+    node_rig_request_fini(&q);
+    node_rig_fini(&r);
+}
+
+static void a_merge_reads_a_unit_once(void **state) {
+    (void)state;
+    node_rig r;
+    node_rig_request q[4];
+    model_shape shape = model_shape_small();
+    node_rig_make(&r, &shape);
+    node_rig_connect(&r, 1, 8);
+    for (uint32_t i = 0; i < 4; i++) { /* all wait before the worker runs */
+        q[i] = node_rig_make_request(&r, 1 + i, 0, 2, 3);
+        node_rig_send_request(r.clients[0], &q[i]);
+    }
+    node_rig_start(&r);
+    for (uint32_t i = 0; i < 4; i++)
+        node_rig_expect_rows(&r, r.clients[0], &q[i]);
+    node_rig_stop(&r);
+    tally_totals t;
+    tally_read(r.tally, &t);
+    assert_int_equal(t.runs, 3);
+    assert_int_equal(t.pairs, 24);
+    for (uint32_t i = 0; i < 4; i++)
+        node_rig_request_fini(&q[i]);
+    node_rig_fini(&r);
+}
+
 static void merges_what_two_coordinators_ask(void **state) {
     (void)state;
     node_rig r;
@@ -303,6 +361,8 @@ int main(void) {
         cmocka_unit_test(answers_with_the_bits_of_a_direct_run),
         cmocka_unit_test(cuts_a_long_batch_into_pieces_without_changing_a_bit),
         cmocka_unit_test(keeps_the_padding_of_odd_widths_out_of_the_reply),
+        cmocka_unit_test(counts_what_each_unit_computed),
+        cmocka_unit_test(a_merge_reads_a_unit_once),
         cmocka_unit_test(merges_what_two_coordinators_ask),
         cmocka_unit_test(answers_a_request_once_although_it_came_twice),
         cmocka_unit_test(refuses_every_request_it_cannot_compute),
