@@ -380,7 +380,7 @@ static const char *rate_cell(const json_t *n, const char *key, double scale,
 }
 
 static void print_nodes(FILE *out, const json_t *nodes) {
-    static const char row[] = "%-12s %-22s %-8s %7s %9s %8s %5s %8s  %s\n";
+    static const char row[] = "%-12s %-22s %-8s %7s %8s %8s %5s %7s  %s\n";
     size_t i;
     json_t *n;
 

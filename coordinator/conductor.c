@@ -11,8 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "coordinator/conductor_homeless.h"
 #include "coordinator/conductor_internal.h"
 #include "coordinator/conductor_recover.h"
+#include "coordinator/nodes_load.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -220,13 +222,19 @@ static void on_timer(uv_timer_t *timer) {
     take_up(timer->data);
 }
 
+void conductor_think_again(conductor *c) {
+    if (!c->closing) uv_timer_start(&c->timer, on_timer, 0, 0);
+}
+
 /* Do what the leader machine wants, and come back when it says. */
 static void lead(conductor *c) {
     leader_action a;
+    conductor_balance_feed(c);
     for (;;) {
         int rc = leader_next(c->leader, now_ms(), &a);
         if (rc < 0) log_error("cannot plan: %s", err_text(rc));
         if (a.kind == LEADER_WAIT) break;
+        if (a.kind == LEADER_THINK) conductor_think(c, a.job);
         if (a.kind == LEADER_WRITE) write_step(c, &a);
         if (a.kind == LEADER_COMPACT) {
             registry_compact(c->registry, a.revision, on_compacted, c);
@@ -234,11 +242,12 @@ static void lead(conductor *c) {
     }
     if (a.wake_ms == UINT64_MAX) {
         uv_timer_stop(&c->timer);
-        return;
+    } else {
+        uint64_t now = now_ms();
+        uv_timer_start(&c->timer, on_timer,
+                       a.wake_ms > now ? a.wake_ms - now : 1, 0);
     }
-    uint64_t now = now_ms();
-    uv_timer_start(&c->timer, on_timer, a.wake_ms > now ? a.wake_ms - now : 1,
-                   0);
+    conductor_balance_tell(c); /* may answer somebody who asks again at once */
 }
 
 /* ---- what has changed ---- */
@@ -287,6 +296,7 @@ int conductor_show(conductor *c, const rack_view *view,
         .term = registry_term(c->registry),
         .live_since_ms = registry_live_since(c->registry),
         .model = &c->model->plan,
+        .heat = nodes_heat(c->config.nodes),
     };
     int rc = leader_look(c->leader, now_ms(), &picture);
     if (rc < 0) {
@@ -412,14 +422,18 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     uv_timer_init(config->loop, &c->timer);
     uv_timer_init(config->loop, &c->idle_timer);
     uv_timer_init(config->loop, &c->recover_timer);
-    c->recover_timer.data = c;
+    uv_timer_init(config->loop, &c->homeless_timer);
+    c->recover_timer.data = c->homeless_timer.data = c;
     c->timer.data = c->idle_timer.data = c;
     *out = c; /* also on failure: handles of the loop need closing */
 
     leader_config l = {.name = config->self->name,
-                       .replace_after_ms = config->replace_after_ms};
+                       .replace_after_ms = config->replace_after_ms,
+                       .no_balance = config->no_balance,
+                       .balance_every_ms = config->balance_every_ms};
     copy_profile(&l.profile, config->profile);
     int rc = leader_new(&c->leader, &l);
+    if (rc == 0) rc = conductor_homeless_begin(c);
     if (rc == 0) {
         rc = rack_model_new(&c->model, c, config->slices, why, why_size);
     }
@@ -439,7 +453,9 @@ void conductor_close(conductor *c) {
     uv_close((uv_handle_t *)&c->timer, NULL);
     uv_close((uv_handle_t *)&c->idle_timer, NULL);
     uv_close((uv_handle_t *)&c->recover_timer, NULL);
+    uv_close((uv_handle_t *)&c->homeless_timer, NULL);
     conductor_recover_end(c);
+    conductor_balance_end(c);
     /* It frees itself; callbacks that are still due find us closing. */
     registry_close(c->registry, on_closed, NULL);
 }
@@ -447,6 +463,7 @@ void conductor_close(conductor *c) {
 void conductor_free(conductor *c) {
     if (c == NULL) return;
     leader_free(c->leader);
+    homeless_free(c->homeless);
     rack_model_free(c->model);
     free(c);
 }

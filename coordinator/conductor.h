@@ -23,6 +23,8 @@ typedef struct {
     const char *client, *weights; /* our endpoints, as others reach them */
     uint32_t slices;              /* of a first placement */
     uint32_t min_replicas, replace_after_ms;
+    bool no_balance; /* experts move by themselves only if they must */
+    uint32_t balance_every_ms; /* 0: the leader's default */
     nodes *nodes;
     /* No request is alive: asked while this coordinator is drained. */
     bool (*is_idle)(void *ctx);

@@ -4,6 +4,7 @@
 #define COORDINATOR_CONDUCTOR_INTERNAL_H
 
 #include "coordinator/conductor.h"
+#include "coordinator/homeless.h"
 #include "coordinator/conductor_balance.h"
 #include "coordinator/leader.h"
 #include "coordinator/model_cut.h"
@@ -36,6 +37,9 @@ struct conductor {
     conductor_balance balance;
     recover_job *recovering; /* conductor_recover.c; NULL: none */
     uv_timer_t recover_timer;
+    homeless *homeless; /* units that nobody can be asked for */
+    uv_timer_t homeless_timer;
+    bool said_homeless;
 };
 
 /* The placement that is ours to use.  NULL: there is none, or it was made for

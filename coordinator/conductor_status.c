@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include "coordinator/conductor_homeless.h"
 #include "coordinator/conductor_internal.h"
 #include "engine/util.h"
 
@@ -51,12 +52,28 @@ static json_t *placement_json(conductor *c) {
         "weakest", h.weakest, "lost_units", (json_int_t)h.lost_units);
 }
 
-/* What keeps the rack, or us, from going on: a sentence or "". */
-static const char *why_frozen(const conductor *c) {
-    return c->conflict[0] != '\0' ? c->conflict : leader_why(c->leader);
+/* What keeps the rack, or us, from going on, and what is to be done: a sentence
+ * or "". */
+static const char *why_frozen(const conductor *c, char *out, size_t size) {
+    const rack_view *view = registry_view(c->registry);
+    const char *why = leader_why(c->leader);
+    out[0] = '\0';
+    if (c->conflict[0] != '\0') {
+        snprintf(out, size, "%s", c->conflict);
+    } else if (registry_no_space(c->registry)) {
+        snprintf(out, size, "etcd is out of space: run `roster recover`");
+    } else if (why[0] != '\0') {
+        snprintf(out, size, "%s: run `roster recover`", why);
+    } else if (view != NULL && rack_view_rolled_back(view)) {
+        snprintf(out, size,
+                 "etcd has an older placement than this rack, or none: run "
+                 "`roster recover`");
+    }
+    return out;
 }
 
 int conductor_status(conductor *c, json_t *into) {
+    char frozen[500];
     const rack_view *view = registry_view(c->registry);
     const rack_placement *p =
         view != NULL ? conductor_placement(c, view) : NULL;
@@ -72,7 +89,8 @@ int conductor_status(conductor *c, json_t *into) {
     const leader_record *l = view != NULL ? rack_view_leader(view) : NULL;
     rc |= json_object_set_new(into, "leader",
                               json_string(l != NULL ? l->name : ""));
-    rc |= json_object_set_new(into, "frozen", json_string(why_frozen(c)));
+    why_frozen(c, frozen, sizeof(frozen));
+    rc |= json_object_set_new(into, "frozen", json_string(frozen));
     rc |= json_object_set_new(into, "incarnation",
                               json_integer((json_int_t)(packed >> EPOCH_BITS)));
     rc |= json_object_set_new(into, "epoch", epoch_json(packed));
@@ -80,5 +98,7 @@ int conductor_status(conductor *c, json_t *into) {
     rc |= json_object_set_new(into, "min_replicas", json_integer(replicas));
     rc |= json_object_set_new(into, "coordinators", coordinators_json(c, view));
     rc |= json_object_set_new(into, "placement", placement_json(c));
+    rc |= conductor_balance_status(c, into);
+    rc |= json_object_set_new(into, "homeless", conductor_homeless_json(c));
     return rc == 0 ? 0 : -ENOMEM;
 }

@@ -33,6 +33,8 @@ static void set_defaults(config *c) {
         .slices = 1,
         .min_replicas = 2,
         .replace_after_ms = 15000,
+        .balance_text = "on",
+        .balance_every_ms = 2000,
     };
     etcd_options_init(&c->etcd);
 }
@@ -129,6 +131,15 @@ static int check_rack(config *c, char *why, size_t why_size) {
         return err_why(why, why_size, ERR_USAGE,
                        "--replace-after: expected 1s to a day");
     }
+    c->balance = strcmp(c->balance_text, "on") == 0;
+    if (!c->balance && strcmp(c->balance_text, "off") != 0) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--balance %s: expected on or off", c->balance_text);
+    }
+    if (c->balance_every_ms < 500 || c->balance_every_ms > MOST_TIMEOUT_MS) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--balance-every: expected 500 ms to a day");
+    }
     return 0;
 }
 
@@ -195,6 +206,11 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
         {"replace-after", 0, OPTION_MS, &c->replace_after_ms, "TIME",
          "With --etcd: how long a node may be missing before its experts are "
          "placed elsewhere."},
+        {"balance", 0, OPTION_STRING, &c->balance_text, "on|off",
+         "With --etcd: whether experts move, and hot ones are copied, by "
+         "themselves as traffic goes."},
+        {"balance-every", 0, OPTION_MS, &c->balance_every_ms, "TIME",
+         "How often that is looked after."},
         {"weights-listen", 0, OPTION_STRING, &c->weights_listen,
          "tcp://HOST:PORT",
          "Where nodes without a model file fetch it; by default any free port "

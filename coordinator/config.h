@@ -20,7 +20,9 @@ typedef struct {
     uint64_t local_memory, kv_memory;
     uint32_t threads, context, batch_tokens, max_running, max_queued;
     uint32_t timeout_ms, start_timeout_ms, drain_timeout_ms;
-    uint32_t slices, min_replicas, replace_after_ms;
+    uint32_t slices, min_replicas, replace_after_ms, balance_every_ms;
+    const char *balance_text;
+    bool balance;
     uint32_t cross_check, park_timeout_ms;
     kv_type kv_type;
 } config;

@@ -183,6 +183,7 @@ static int open_steps(coordinator *c) {
                 .n_pages = kv_cache_config(c->kv)->n_pages,
                 .max_context = coordinator_max_context(c),
                 .queue_timeout_ms = 0, /* each request's own */
+                .park_timeout_ms = c->config.park_timeout_ms,
             },
         .forward = c->forward,
         .experts = c->experts,

@@ -290,6 +290,8 @@ static int open_conductor(coordinator *c, char *why, size_t why_size) {
         .slices = c->config.slices,
         .min_replicas = c->config.min_replicas,
         .replace_after_ms = c->config.replace_after_ms,
+        .no_balance = !c->config.balance,
+        .balance_every_ms = c->config.balance_every_ms,
         .nodes = c->nodes,
         .is_idle = is_idle,
         .on_refuse = on_refuse,

@@ -36,6 +36,7 @@ typedef struct {
     exchange *experts;
     step *steps;
     membership_config timing; /* .n_nodes is set by nodes_open() */
+    uint32_t load_every_ms;   /* 0: LOAD_EVERY_MS (nodes_load.h) */
     /* Called once: every listed node has answered, with yes or no. */
     void (*on_settled)(void *ctx);
     /* The step thread was given a new rack; may be NULL. */

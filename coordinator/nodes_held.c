@@ -33,3 +33,7 @@ int nodes_held(const nodes *n, recovery_node **out, uint32_t *count) {
     *count = found;
     return 0;
 }
+
+const placement *nodes_where(const nodes *n) {
+    return n->where;
+}

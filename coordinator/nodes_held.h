@@ -1,5 +1,6 @@
-/* nodes_held.h - what the live nodes hold by their own word: for a recovery,
- * when no placement says it any more.  Loop thread only. */
+/* nodes_held.h - what the live nodes hold: by their own word, for a recovery,
+ * when no placement says it any more; and what of it can be asked for.  Loop
+ * thread only. */
 #ifndef COORDINATOR_NODES_HELD_H
 #define COORDINATOR_NODES_HELD_H
 
@@ -9,5 +10,9 @@
 /* The registered nodes that are up and hold something, ascending by name;
  * malloc'ed, the holdings are borrowed until the loop goes on.  -ENOMEM. */
 int nodes_held(const nodes *n, recovery_node **out, uint32_t *count);
+
+/* What can be asked for now: the newest that the step thread was told.  NULL
+ * before that; borrowed until the loop goes on. */
+const placement *nodes_where(const nodes *n);
 
 #endif

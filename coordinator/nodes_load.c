@@ -75,7 +75,8 @@ static void ask(nodes *n, node *p, uint64_t now_ms) {
 
 uint64_t nodes_load_ask(nodes *n, uint64_t now_ms) {
     if (now_ms < n->load_due_ms) return n->load_due_ms;
-    n->load_due_ms = now_ms + LOAD_EVERY_MS;
+    uint32_t every_ms = n->config.load_every_ms;
+    n->load_due_ms = now_ms + (every_ms != 0 ? every_ms : LOAD_EVERY_MS);
     int rc = fit_heat(n);
     if (rc < 0) {
         log_error("cannot measure the nodes' load: %s", err_text(rc));

@@ -218,6 +218,7 @@ int nodes_status(const nodes *n, const rack_view *view, json_t *into) {
     nodes_health h;
     nodes_look(n, &h);
     int rc = json_object_set_new(into, "nodes", list_json(n, view));
+    rc |= nodes_add_checks(n, into);
     rc |= json_object_set_new(into, "layers", layers_json(n));
     rc |= nodes_load_json(n, into);
     rc |= json_object_set_new(

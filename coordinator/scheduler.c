@@ -29,6 +29,7 @@ typedef struct {
     uint32_t pages;    /* reserved while running */
     uint64_t since_ms; /* last progress, or arrival */
     uint64_t retry_ms; /* parked until then */
+    uint64_t stalled_ms; /* first, since its last progress */
     uint32_t park_ms;
     int stall_code;
 } entry;
@@ -146,6 +147,15 @@ static uint64_t expires_ms(const scheduler *s, const entry *e) {
     return timeout == 0 ? UINT64_MAX : e->since_ms + timeout;
 }
 
+/* A parked one that is tried again is not judged before that ends: a holder may
+ * be back. */
+static uint64_t gives_up_ms(const scheduler *s, const entry *e) {
+    uint64_t at = expires_ms(s, e);
+    if (e->state != STATE_PARKED || s->limits.park_timeout_ms == 0) return at;
+    uint64_t parked = e->stalled_ms + s->limits.park_timeout_ms;
+    return parked < at ? parked : at;
+}
+
 /* The next e->step tokens. */
 static void plan_item(const scheduler *s, entry *e, scheduler_item *item) {
     e->planned = true;
@@ -247,6 +257,7 @@ void scheduler_advance(scheduler *s, uint64_t now_ms, uint64_t id) {
 void scheduler_stall(scheduler *s, uint64_t now_ms, uint64_t id, int code) {
     entry *e = take_planned(s, id);
     e->state = STATE_PARKED;
+    if (e->stall_code == 0) e->stalled_ms = now_ms;
     e->stall_code = code;
     e->park_ms = e->park_ms == 0 ? PARK_FIRST_MS : 2 * e->park_ms;
     if (e->park_ms > PARK_MOST_MS) e->park_ms = PARK_MOST_MS;
@@ -278,7 +289,7 @@ static int expiry_code(const entry *e) {
 bool scheduler_expired(scheduler *s, uint64_t now_ms, uint64_t *id, int *code) {
     for (uint32_t i = 0; i < s->n; i++) {
         entry *e = &s->entries[i];
-        if (e->planned || now_ms < expires_ms(s, e)) continue;
+        if (e->planned || now_ms < gives_up_ms(s, e)) continue;
         *id = e->r.id;
         *code = expiry_code(e);
         forget(s, e);
@@ -291,7 +302,7 @@ uint64_t scheduler_next_ms(const scheduler *s, uint64_t now_ms) {
     uint64_t next = UINT64_MAX;
     for (uint32_t i = 0; i < s->n; i++) {
         const entry *e = &s->entries[i];
-        uint64_t at = expires_ms(s, e);
+        uint64_t at = gives_up_ms(s, e);
         if (at < next) next = at;
         if (e->held) continue;
         if (e->state == STATE_RUNNING) return now_ms;

@@ -8,6 +8,7 @@
 #include "coordinator/answers.h"
 #include "coordinator/server_internal.h"
 #include "coordinator/server_members.h"
+#include "coordinator/server_rack.h"
 #include "coordinator/server_recover.h"
 #include "coordinator/status.h"
 #include "engine/err.h"
@@ -397,6 +398,10 @@ static void on_message(void *ctx, frames *f) {
     }
     if (m.kind == MESSAGE_DRAIN) {
         server_on_drain(s, from, f, &m);
+        return;
+    }
+    if (m.kind == MESSAGE_REBALANCE) {
+        server_on_rebalance(s, from, f, &m);
         return;
     }
     if (m.kind == MESSAGE_RECOVER) {

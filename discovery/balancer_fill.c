@@ -9,10 +9,11 @@
 
 #include <assert.h>
 
-/* How much a place beside another slice of the same expert, or away from its
- * group, is worth avoiding: in parts of the layer's mean time. */
+/* How much a place beside another slice of the same expert is worth avoiding,
+ * in parts of the layer's mean time.  One with others of the expert's group is
+ * better than any without, until the node has its part of the work. */
 #define BESIDE_SIBLING 0.25
-#define WITH_GROUP 1.0
+#define WITH_GROUP 2.0
 
 static bool has_room(const balance_work *w, uint32_t unit, uint32_t node,
                      uint64_t limit) {
@@ -72,7 +73,8 @@ static double judge(const balance_work *w, uint32_t unit, uint32_t node) {
     double bad = mean > 0 ? time / mean : 0;
 
     if (w->n_groups > 1 && bad <= 1) {
-        bad -= WITH_GROUP * balance_kinship(w, unit, node);
+        double kinship = balance_kinship(w, unit, node);
+        if (kinship > 0) bad -= WITH_GROUP + kinship;
     }
     if (balance_has_sibling(w, unit, node)) bad += BESIDE_SIBLING;
     return bad;

@@ -229,8 +229,8 @@ static void find_targets(look *k) {
     }
 }
 
-static void look_at_unit(look *k, uint32_t unit) {
-    bool pinned = balance_is_pinned(k->w, unit, k->from);
+static void look_at_unit(look *k, uint32_t unit, bool keep) {
+    bool pinned = keep || balance_is_pinned(k->w, unit, k->from);
     if (!pinned) consider_drop(k, unit);
     for (uint32_t i = 0; i < k->n_targets; i++) {
         uint32_t to = k->targets[i];
@@ -300,15 +300,17 @@ static look begin_look(balance_work *w, uint32_t layer) {
     return k;
 }
 
-/* One change to a layer; false: none helps.  `units` is room for a layer's. */
-static bool improve(balance_work *w, uint32_t layer, uint32_t *units) {
+/* One change to a layer, but not one that takes unit `keep` away; false: none
+ * helps.  `units` is room for a layer's. */
+static bool improve(balance_work *w, uint32_t layer, uint32_t keep,
+                    uint32_t *units) {
     look k = begin_look(w, layer);
     uint32_t n = 0;
     for (uint32_t u = w->base[layer]; u < w->base[layer + 1]; u++) {
         if (w->load[u] > 0 && balance_has(w, u, k.from)) units[n++] = u;
     }
     for (uint32_t i = 0; i < n; i++)
-        look_at_unit(&k, units[i]);
+        look_at_unit(&k, units[i], units[i] == keep);
     if (k.best.kind == NOTHING) look_at_swaps(&k, units, n);
     apply(w, &k);
     return k.best.kind != NOTHING;
@@ -369,7 +371,7 @@ static bool detour(balance_work *w, uint32_t layer, uint32_t unit, uint32_t to,
     note(w, layer, t);
     balance_add(w, unit, to);
     for (uint32_t i = 0; i < DETOUR_CHANGES; i++) {
-        if (!improve(w, layer, t->units)) break;
+        if (!improve(w, layer, unit, t->units)) break;
         if (time[balance_slowest(w, layer)] > most) continue;
         if (sum_of_squares(w, layer) < sum) return true;
     }
@@ -451,7 +453,7 @@ static bool advance(balance_work *w, uint32_t layer, progress *p, notes *t) {
     if (!is_above(w, layer, SEARCH_TO)) return false;
     if (p->changes == 0) return false;
     p->changes--;
-    if (improve(w, layer, t->units)) return true;
+    if (improve(w, layer, BALANCE_NONE, t->units)) return true;
     if (!is_above(w, layer, SEARCH_FROM) || p->detours == 0) return false;
     p->detours--;
     return find_detour(w, layer, t);

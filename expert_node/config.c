@@ -45,6 +45,17 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
         {"memory", 0, OPTION_SIZE, &c->memory_bytes, "SIZE",
          "With --etcd: memory that is offered for experts.  0: 80 % of what "
          "is available at the start, within the limits of cgroups."},
+        {"cache", 0, OPTION_STRING, &c->cache, "DIR",
+         "Keep fetched weights in this folder, which several nodes may share; "
+         "none: keep nothing.  With --etcd and no MODEL the default is "
+         "~/.cache/roster/units, or else /var/cache/roster/units."},
+        {"cache-bytes", 0, OPTION_SIZE, &c->cache_bytes, "SIZE",
+         "Most bytes in that folder, and never more than 90 % of what the disk "
+         "has left.  0: as much as is offered for experts."},
+        {"weights-listen", 0, OPTION_STRING, &c->weights_listen,
+         "tcp://HOST:PORT",
+         "With --etcd: where other nodes fetch weights.  Default: any free "
+         "port on the control endpoint's host."},
         {"zone", 0, OPTION_STRING, &c->zone, "NAME",
          "With --etcd: where the node stands, for status."},
         {"threads", 0, OPTION_U32, &c->threads, "N",
@@ -128,9 +139,12 @@ static int check_static(node_config *c, char *why, size_t why_size) {
         return err_why(why, why_size, ERR_USAGE,
                        "--slices %u: 1, 2, 4 or 8 are possible", c->slices);
     }
-    if (c->memory_bytes != 0 || c->zone[0] != '\0') {
+    if (c->memory_bytes != 0 || c->zone[0] != '\0' ||
+        c->weights_listen != NULL) {
         return err_why(why, why_size, ERR_USAGE, "--%s needs --etcd",
-                       c->memory_bytes != 0 ? "memory" : "zone");
+                       c->memory_bytes != 0  ? "memory"
+                       : c->zone[0] != '\0' ? "zone"
+                                             : "weights-listen");
     }
     if (c->weights_from == NULL) return 0;
 
@@ -143,6 +157,20 @@ static int check_static(node_config *c, char *why, size_t why_size) {
                    "--weights-from '%.80s' is not a loopback address: that "
                    "needs --insecure, since nothing is encrypted yet",
                    c->weights_from);
+}
+
+/* An address that others can use. */
+static int check_reachable(const char *name, const endpoint *e, char *why,
+                           size_t why_size) {
+    const char *const any[] = {"*", "0.0.0.0", "::"};
+    for (size_t i = 0; i < ARRAY_LEN(any); i++) {
+        if (strcmp(e->host, any[i]) != 0) continue;
+        return err_why(why, why_size, ERR_USAGE,
+                       "--%s '%s': with --etcd, give the address at which "
+                       "others reach this node",
+                       name, any[i]);
+    }
+    return 0;
 }
 
 /* A rack that organizes itself: others read from etcd who this is and where. */
@@ -173,15 +201,21 @@ static int check_rack(const node_config *c, char *why, size_t why_size) {
                        "without '/'",
                        RECORD_NAME - 1);
     }
-    const char *const any[] = {"*", "0.0.0.0", "::"};
-    for (size_t i = 0; i < ARRAY_LEN(any); i++) {
-        if (strcmp(c->control.host, any[i]) != 0) continue;
-        return err_why(why, why_size, ERR_USAGE,
-                       "--listen '%s': with --etcd, give the address at which "
-                       "coordinators reach this node",
-                       any[i]);
+    int rc = check_reachable("listen", &c->control, why, why_size);
+    if (rc < 0 || c->weights_listen == NULL) return rc;
+    endpoint weights;
+    char detail[ENDPOINT_MAX];
+    rc = endpoint_parse(&weights, c->weights_listen, detail, sizeof(detail));
+    if (rc < 0) {
+        return err_why(why, why_size, rc, "--weights-listen: %s", detail);
     }
-    return 0;
+    if (!c->insecure && !endpoint_is_loopback(&weights)) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--weights-listen '%.80s' is not a loopback address: "
+                       "that needs --insecure, since nothing is encrypted yet",
+                       c->weights_listen);
+    }
+    return check_reachable("weights-listen", &weights, why, why_size);
 }
 
 /* What the options' types cannot say. */

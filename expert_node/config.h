@@ -22,6 +22,9 @@ typedef struct {
     etcd_options etcd;
     uint64_t memory_bytes; /* offered for experts; 0: to be looked up */
     const char *zone;      /* "": none */
+    const char *cache;     /* a folder, or "none"; NULL: not given */
+    uint64_t cache_bytes;  /* 0: what is offered for experts */
+    const char *weights_listen; /* NULL: any port beside the control port */
     const char *name, *cluster;
     uint32_t threads;
     uint64_t max_queue; /* bytes of reply */

@@ -10,7 +10,9 @@
 #include "engine/failpoint.h"
 #include "engine/log.h"
 #include "engine/util.h"
+#include "expert_node/cache_place.h"
 #include "expert_node/config.h"
+#include "expert_node/memory.h"
 #include "expert_node/server.h"
 #include "expert_node/shard.h"
 
@@ -38,11 +40,12 @@ static int setup(char *why, size_t why_size) {
 }
 
 /* Until the coordinator is there: it may well be started after its nodes. */
-static int pull_patiently(shard **out, const node_config *c, fetch *f,
-                          char *why, size_t why_size) {
+static int pull_patiently(shard **out, const node_config *c,
+                          const shard_origin *from, char *why,
+                          size_t why_size) {
     log_info("fetching the model from %s", c->weights_from);
     for (bool said = false;; said = true) {
-        int rc = shard_pull(out, f, why, why_size);
+        int rc = shard_pull(out, from, why, why_size);
         if (rc != ERR_DEADLINE) return rc;
         if (!said) {
             log_warn("waiting for a coordinator at %s to fetch the model from",
@@ -52,28 +55,31 @@ static int pull_patiently(shard **out, const node_config *c, fetch *f,
     }
 }
 
-static int describe(shard **out, fetch **f, const node_config *c, char *why,
-                    size_t why_size) {
+static int describe(shard **out, shard_origin *from, const node_config *c,
+                    char *why, size_t why_size) {
     if (c->model != NULL) return shard_open(out, c->model, why, why_size);
 
-    const fetch_config from = {.cluster = c->cluster,
-                               .boot_id = random_boot_id(),
-                               .insecure = c->insecure};
-    int rc = fetch_new(f, &from);
+    const fetch_config f = {.cluster = c->cluster,
+                            .boot_id = random_boot_id(),
+                            .insecure = c->insecure};
+    int rc = fetch_new(&from->fetch, &f);
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
-    fetch_set_sources(*f, &c->weights_from, 1);
-    return pull_patiently(out, c, *f, why, why_size);
+    fetch_set_sources(from->fetch, &c->weights_from, 1);
+    from->cache = cache_place_open(c, memory_offer(""));
+    return pull_patiently(out, c, from, why, why_size);
 }
 
 /* A static list: everything is loaded before the node opens. */
 static int load_static(shard **out, const node_config *c, char *why,
                        size_t why_size) {
-    fetch *f = NULL;
+    shard_origin from = {0};
     const shard_plan plan = {c->share, &c->experts};
-    int rc = describe(out, &f, c, why, why_size);
+    int rc = describe(out, &from, c, why, why_size);
     if (rc == 0) rc = shard_cut(*out, c->slices, why, why_size);
     if (rc == 0) rc = shard_fill(*out, &plan, why, why_size);
-    fetch_free(f);
+    if (*out != NULL) shard_detach(*out);
+    fetch_free(from.fetch);
+    unit_cache_close(from.cache);
     return rc;
 }
 

@@ -17,13 +17,13 @@
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
+#include "expert_node/damaged.h"
 #include "expert_node/member_internal.h"
-#include "expert_node/member_scrub.h"
 #include "expert_node/memory.h"
 
 #define WHY_SIZE 512
 #define MEMORY_LEAST ((uint64_t)1 << 20)
-#define MAX_LOADS 2       /* one is loaded, one is ready to be */
+#define MAX_LOADS 8       /* one is loaded, the others are on their way */
 #define LOG_EVERY_MS 1000 /* failures of loads */
 #define TICK_MS 1000      /* between two steps, at most */
 #define LATE_MS 1000      /* a tick that is later than that: we were stopped */
@@ -68,6 +68,7 @@ static void take_placement(member *m, const rack_placement *p,
     }
     keeper_figures now;
     keeper_look(m->keeper, &now);
+    if (now.waiting > 0) member_begin_assignment(m, now_ms);
     log_info("placement %" PRIu64 ".%" PRIu64 ": %u units here, %u to load, "
              "%u to give up",
              head->incarnation, head->epoch, now.assigned, now.waiting,
@@ -103,7 +104,7 @@ static void follow_view(member *m) {
 
 static int load_unit(void *ctx, uint32_t layer, uint32_t unit, char *why,
                      size_t why_size) {
-    return expert_store_load(ctx, layer, unit, why, why_size);
+    return shard_load(ctx, layer, unit, why, why_size);
 }
 
 /* Are the units of this layer what the placement takes them for? */
@@ -132,14 +133,18 @@ static void note_load_error(member *m, const char *why, uint64_t now_ms) {
 
 static void order_load(member *m, const keeper_action *a, uint64_t now_ms) {
     const loader_job j = {.run = load_unit,
-                          .ctx = service_shard(m->config.service)->store,
+                          .ctx = service_shard(m->config.service),
                           .layer = a->layer,
                           .unit = a->unit,
                           .kind = JOB_LOAD};
     char why[WHY_SIZE] = "the loader is busy";
     int rc = check_layer(m, a->layer, why, sizeof(why));
-    if (rc == 0) rc = loader_push(m->loader, &j);
-    if (rc == 0) return;
+    if (rc == 0) {
+        member_ahead(m, a->layer, a->unit);
+        rc = loader_push(m->loader, &j);
+        if (rc == 0) return;
+        member_not_ahead(m, a->layer, a->unit);
+    }
     note_load_error(m, why, now_ms);
     keeper_loaded(m->keeper, now_ms, a->layer, a->unit, rc);
 }
@@ -149,6 +154,7 @@ static void on_loaded(member *m, const loader_result *r, uint64_t now_ms) {
     keeper_loaded(m->keeper, now_ms, r->job.layer, r->job.unit, r->rc);
     if (r->rc == 0) {
         holdings_add(&s->held, r->job.layer, r->job.unit);
+        member_unit_loaded(m, r->job.layer, r->job.unit);
     } else if (!m->closing) {
         note_load_error(m, r->why[0] != '\0' ? r->why : err_text(r->rc),
                         now_ms);
@@ -172,6 +178,7 @@ static void take_results(member *m, uint64_t now_ms) {
 static void order_drop(member *m, const keeper_action *a) {
     shard *s = service_shard(m->config.service);
     holdings_remove(&s->held, a->layer, a->unit);
+    member_unit_dropped(m, a->layer, a->unit);
     m->drops[m->drops_given++ % ORDERS_MAX_DROPS] =
         (drop_order){a->layer, a->unit};
     int rc = worker_drop(service_worker(m->config.service), a->layer, a->unit);
@@ -191,6 +198,12 @@ static void take_drops(member *m, uint64_t now_ms) {
     }
     /* The memory is to be seen as free by everybody, not by us alone. */
     if (m->drops_done == m->drops_given) malloc_trim(0);
+}
+
+static void take_damaged(member *m, uint64_t now_ms) {
+    scrub_find f;
+    while (damaged_take(m->config.service, "loaded again", &f))
+        keeper_lost(m->keeper, now_ms, f.layer, f.unit);
 }
 
 /* ---- the keeper's other actions ---- */
@@ -223,7 +236,7 @@ static void order_cut(member *m, uint32_t slices, uint64_t now_ms) {
     free(unit_bytes);
 }
 
-static void report(member *m, const keeper_action *a) {
+static void report(member *m, const keeper_action *a, uint64_t now_ms) {
     const shard *s = service_shard(m->config.service);
     const ready_record r = {
         .boot = m->config.boot_id,
@@ -236,6 +249,7 @@ static void report(member *m, const keeper_action *a) {
     };
     if (a->waiting == 0) {
         m->load_error[0] = '\0';
+        member_end_assignment(m, now_ms);
         log_info("placement %" PRIu64 ".%" PRIu64 ": all is resident, %u "
                  "units, %.1f MiB",
                  r.incarnation, r.epoch, r.units, (double)r.bytes / (1 << 20));
@@ -274,7 +288,7 @@ static uint64_t follow_keeper(member *m, uint64_t now_ms) {
             order_drop(m, &a);
             break;
         case KEEPER_REPORT:
-            report(m, &a);
+            report(m, &a, now_ms);
             break;
         case KEEPER_STALE:
         case KEEPER_UNSTALE:
@@ -314,9 +328,33 @@ static void notice_pause(member *m, uint64_t now_ms) {
     m->stepped_ms = now_ms;
 }
 
+static uint64_t heat_of(void *ctx, uint32_t layer, uint32_t unit) {
+    const member *m = ctx;
+    return member_heat_of(&m->heat, service_shard(m->config.service), layer,
+                          unit);
+}
+
+/* What is kept on disk goes beside the units. */
+static void remember_heat(member *m, uint64_t now_ms) {
+    const shard *s = service_shard(m->config.service);
+    if (!m->remembers && s != NULL && m->cache != NULL) {
+        heat_memory_config c = {.dir = unit_cache_dir(m->cache),
+                                .cluster = m->config.config->cluster,
+                                .name = m->config.config->name,
+                                .n_layers = s->model.n_layers,
+                                .n_experts = s->model.n_experts};
+        memcpy(c.model, s->print.bytes, sizeof(c.model));
+        member_heat_open(&m->heat, &c);
+        m->remembers = true;
+    }
+    member_heat_look(&m->heat, m->config.service, now_ms);
+}
+
 /* The model is known: do what the rack wants; when to look again. */
 static uint64_t follow_rack(member *m, uint64_t now_ms) {
     notice_pause(m, now_ms);
+    remember_heat(m, now_ms);
+    member_tell_progress(m, now_ms);
     if (m->placement_due) follow_placement(m, member_view(m), now_ms);
     return size_min(follow_keeper(m, now_ms), now_ms + TICK_MS);
 }
@@ -324,7 +362,7 @@ static uint64_t follow_rack(member *m, uint64_t now_ms) {
 void member_step(member *m) {
     uint64_t now = now_ms(), wake = UINT64_MAX;
     if (m->failed || m->loader == NULL) return;
-    member_take_damaged(m, now);
+    take_damaged(m, now);
     take_results(m, now);
     take_drops(m, now);
     if (m->closing) return;
@@ -369,14 +407,10 @@ static int open_parts(member *m) {
         .memory_bytes = m->memory_bytes,
         .max_loads = MAX_LOADS,
         .max_unloads = ORDERS_MAX_DROPS,
-    };
-    const fetch_config f = {
-        .cluster = c->cluster,
-        .boot_id = m->config.boot_id,
-        .insecure = c->insecure,
+        .heat = heat_of,
+        .ctx = m,
     };
     int rc = keeper_new(&m->keeper, &k);
-    if (rc == 0 && c->model == NULL) rc = fetch_new(&m->fetch, &f);
     if (rc == 0) {
         rc = loader_start(&m->loader, m->config.on_news, m->config.ctx);
     }
@@ -414,6 +448,7 @@ int member_open(member **out, const member_config *c, char *why,
         rc = open_parts(m);
         if (rc < 0) err_why(why, why_size, rc, "%s", err_text(rc));
     }
+    if (rc == 0) rc = member_open_weights(m, why, why_size);
     if (rc == 0) rc = open_registry(m, why, why_size);
     if (rc < 0) {
         member_free(m);
@@ -448,18 +483,19 @@ json_t *member_status(const member *m) {
     snprintf(epoch, sizeof(epoch), "%" PRIu64 ".%" PRIu64,
              k.epoch >> EPOCH_BITS,
              k.epoch & (((uint64_t)1 << EPOCH_BITS) - 1));
-    if (m->fetch != NULL) fetch_source(m->fetch, source);
-    const char *from = member_path(m) != NULL ? member_path(m) : source;
+    const char *from =
+        member_path(m) != NULL ? member_path(m) : member_source(m, source);
     return json_pack(
         "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:I, s:s, s:s, s:I,"
-        " s:o?}",
+        " s:o?, s:o, s:o}",
         "epoch", epoch, "assigned", number(k.assigned), "resident",
         number(k.resident), "loading", number(k.loading), "unloading",
         number(k.unloading), "leaving", number(k.leaving), "waiting",
         number(k.waiting), "failed", number(k.failed), "no_room", k.no_room,
         "stale_coordinators", number(k.stale), "load_error", m->load_error,
         "source", from, "memory_bytes", number(m->memory_bytes), "etcd",
-        m->registry != NULL ? registry_status(m->registry) : NULL);
+        m->registry != NULL ? registry_status(m->registry) : NULL, "scrub",
+        damaged_json(m->config.service), "weights", member_weights_json(m));
 }
 
 /* ---- closing ---- */
@@ -477,13 +513,17 @@ static void on_registry_closed(void *ctx) {
     one_closed(ctx);
 }
 
+static void on_weights_idle(void *ctx) {
+    one_closed(ctx);
+}
+
 void member_close(member *m, void (*on_closed)(void *ctx), void *ctx) {
     if (m->closing) return;
     m->closing = true;
     m->on_closed = on_closed;
     m->closed_ctx = ctx;
-    if (m->fetch != NULL) fetch_stop(m->fetch);
-    m->open_handles = 2;
+    m->open_handles = 3;
+    member_close_weights(m, on_weights_idle);
     uv_close((uv_handle_t *)&m->timer, on_timer_closed);
     registry *r = m->registry;
     m->registry = NULL;
@@ -496,6 +536,7 @@ void member_free(member *m) {
     loader_stop(m->loader);
     shard_close(m->learned);
     keeper_free(m->keeper);
-    fetch_free(m->fetch);
+    member_heat_close(&m->heat);
+    member_free_weights(m);
     free(m);
 }

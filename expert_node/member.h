@@ -22,6 +22,7 @@ typedef struct {
     uint64_t boot_id;
     const char *control_endpoint; /* where this node is greeted; borrowed */
     service *service;
+    void *zmq; /* context, for the socket that units are given from */
     /* From the loader's thread: member_step() is to be called. */
     void (*on_news)(void *ctx);
     /* The service has a shard, or another store or worker than before. */

@@ -6,6 +6,8 @@
 #include "discovery/registry.h"
 #include "expert_node/loader.h"
 #include "expert_node/member.h"
+#include "expert_node/member_heat.h"
+#include "expert_node/unit_server.h"
 
 typedef enum { JOB_MODEL, JOB_LOAD } job_kind;
 
@@ -14,15 +16,25 @@ struct member {
     uint64_t memory_bytes;
     registry *registry;
     keeper *keeper;
+    member_heat heat;
+    bool remembers; /* or tried to */
     loader *loader;
-    fetch *fetch; /* NULL: the model is in a file of our own */
+    fetch *fetch;      /* NULL: the model is in a file of our own */
+    unit_cache *cache; /* NULL: none */
+    unit_server *units;
     uv_timer_t timer;
     bool closing, failed;
 
     shard *learned; /* by the loader, not yet adopted */
     bool learning, known;
     uint64_t pull_at_ms, pull_wait_ms;
-    bool has_source; /* a coordinator that has the model is registered */
+    bool has_source; /* a coordinator that has the model is registered, or it
+                        is in the cache */
+    bool kept;       /* it is */
+    bool has_wanted;
+    fingerprint wanted; /* the rack's model */
+    bool learns_wanted; /* what the loader was told of these two */
+    fingerprint learned_print;
     bool said_waiting, said_out;
 
     bool placement_due;  /* there was no memory to take the newest one up */
@@ -31,6 +43,9 @@ struct member {
     /* Orders to drop that the worker has, oldest first. */
     drop_order drops[ORDERS_MAX_DROPS];
     uint64_t drops_given, drops_done;
+
+    /* Of the assignment that is being loaded; 0: all is here. */
+    uint64_t assigned_ms, told_ms, fetched_before, cached_before;
 
     char load_error[LOADER_WHY]; /* the last one; "" since all was well */
     uint64_t load_error_ms;
@@ -61,5 +76,28 @@ int member_learned(member *m, const loader_result *r);
 
 /* Who has the model that this rack works with, for the fetch. */
 void member_follow_sources(member *m, const rack_view *view);
+
+/* ---- member_weights.c ---- */
+
+int member_open_weights(member *m, char *why, size_t why_size);
+/* The model is known. */
+void member_serve_weights(member *m);
+/* Then on_idle, with the member. */
+void member_close_weights(member *m, void (*on_idle)(void *ctx));
+void member_free_weights(member *m);
+
+/* A unit is about to be loaded; it is not, after all; it is; it is dropped. */
+void member_ahead(member *m, uint32_t layer, uint32_t unit);
+void member_not_ahead(member *m, uint32_t layer, uint32_t unit);
+void member_unit_loaded(member *m, uint32_t layer, uint32_t unit);
+void member_unit_dropped(member *m, uint32_t layer, uint32_t unit);
+
+/* For the log: there is something to load; all of it is here; now and then. */
+void member_begin_assignment(member *m, uint64_t now_ms);
+void member_end_assignment(member *m, uint64_t now_ms);
+void member_tell_progress(member *m, uint64_t now_ms);
+json_t *member_weights_json(const member *m);
+/* A source in use, or "". */
+const char *member_source(const member *m, char out[FETCH_SOURCE_SIZE]);
 
 #endif

@@ -14,6 +14,7 @@
 #include "engine/pool.h"
 #include "engine/util.h"
 #include "expert_node/member_internal.h"
+#include "expert_node/skeleton.h"
 
 #define WHY_SIZE 512
 #define PULL_RETRY_MS 500
@@ -44,11 +45,18 @@ static int learn_model(void *ctx, uint32_t layer, uint32_t unit, char *why,
     (void)layer;
     (void)unit;
     const char *path = member_path(m);
-    return path != NULL ? shard_open(&m->learned, path, why, why_size)
-                        : shard_pull(&m->learned, m->fetch, why, why_size);
+    if (path != NULL) return shard_open(&m->learned, path, why, why_size);
+    const shard_origin from = {
+        .fetch = m->fetch,
+        .cache = m->cache,
+        .wanted = m->learns_wanted ? &m->learned_print : NULL,
+    };
+    return shard_pull(&m->learned, &from, why, why_size);
 }
 
 void member_learn(member *m) {
+    m->learns_wanted = m->has_wanted;
+    m->learned_print = m->wanted;
     const loader_job j = {.run = learn_model, .ctx = m, .kind = JOB_MODEL};
     m->learning = loader_push(m->loader, &j) == 0;
 }
@@ -63,7 +71,8 @@ void member_learn_if_due(member *m, uint64_t now_ms) {
         return;
     }
     if (now_ms < m->pull_at_ms) return;
-    log_info("fetching the model from a coordinator");
+    log_info("learning the model, %s",
+             m->kept ? "which was kept here" : "from a coordinator");
     member_learn(m);
 }
 
@@ -81,6 +90,8 @@ static node_record own_record(const member *m) {
     };
     snprintf(r.name, sizeof(r.name), "%s", c->name);
     snprintf(r.control, sizeof(r.control), "%s", m->config.control_endpoint);
+    snprintf(r.weights, sizeof(r.weights), "%s",
+             unit_server_endpoint(m->units));
     snprintf(r.zone, sizeof(r.zone), "%s", c->zone);
     snprintf(r.cpu, sizeof(r.cpu), "%s", cpu_name(cpu_current()));
     snprintf(r.version, sizeof(r.version), "%s", ROSTER_VERSION);
@@ -100,6 +111,7 @@ static int adopt(member *m, char *why, size_t why_size) {
     m->known = true;
     service_adopt(m->config.service, s);
     if (m->fetch != NULL) fetch_expect(m->fetch, &s->print);
+    member_serve_weights(m);
     char hex[FINGERPRINT_HEX_SIZE];
     log_info("the model is %s, fingerprint %.16s; %" PRIu64
              " MiB are offered for experts",
@@ -174,7 +186,7 @@ void member_follow_sources(member *m, const rack_view *view) {
     if (s != NULL) {
         model = s->print;
     } else if (!choose_model(view, &model)) {
-        m->has_source = false;
+        m->has_source = m->has_wanted = false;
         fetch_set_sources(m->fetch, NULL, 0);
         return;
     }
@@ -182,5 +194,9 @@ void member_follow_sources(member *m, const rack_view *view) {
     size_t n = list_sources(view, &model, sources);
     fetch_expect(m->fetch, &model);
     fetch_set_sources(m->fetch, sources, n);
-    m->has_source = n > 0;
+    m->has_wanted = true;
+    m->wanted = model;
+    m->kept =
+        m->cache != NULL && skeleton_is_kept(unit_cache_dir(m->cache), &model);
+    m->has_source = n > 0 || m->kept;
 }

@@ -19,6 +19,7 @@
 #include "engine/pool.h"
 #include "engine/util.h"
 #include "expert_node/control.h"
+#include "expert_node/damaged.h"
 #include "expert_node/member.h"
 #include "expert_node/service.h"
 #include "proto/zmq_watch.h"
@@ -133,10 +134,22 @@ static void on_thread_news(void *ctx) {
     uv_async_send(&v->news);
 }
 
+/* On a static list the file is closed by now: others, or the coordinator, have
+ * to compute what is lost. */
+static void take_damaged(server *v) {
+    scrub_find f;
+    while (damaged_take(v->service, "not loaded again before a restart", &f))
+        continue;
+}
+
 static void on_news(uv_async_t *handle) {
     server *v = handle->data;
     int rc;
-    if (v->member != NULL) member_step(v->member);
+    if (v->member != NULL) {
+        member_step(v->member);
+    } else {
+        take_damaged(v);
+    }
     if (service_worker(v->service) != NULL && service_ended(v->service, &rc) &&
         !v->stopping) {
         v->rc = err_why(v->why, sizeof(v->why), rc, "the data link failed: %s",
@@ -231,6 +244,7 @@ static int make_member(server *v, char *why, size_t why_size) {
         .boot_id = v->boot_id,
         .control_endpoint = link_endpoint(v->control_link),
         .service = v->service,
+        .zmq = v->zmq,
         .on_news = on_thread_news,
         .on_served = on_served,
         .on_failed = on_failed,

@@ -13,6 +13,7 @@
 #include "engine/util.h"
 #include "expert_node/skeleton.h"
 
+#define AHEAD 4 /* units on their way while one is packed */
 #define LOG_EVERY_US (10 * 1000000u) /* a line of progress, if no terminal */
 
 /* ---- what to hold ---- */
@@ -140,12 +141,34 @@ static uint64_t count_units(const shard *s) {
     return n;
 }
 
+int shard_load(shard *s, uint32_t layer, uint32_t unit, char *why,
+               size_t why_size) {
+    return s->reader != NULL
+               ? unit_reader_load(s->reader, s->store, layer, unit, why,
+                                  why_size)
+               : expert_store_load(s->store, layer, unit, why, why_size);
+}
+
+/* The units of the layer that come next are brought meanwhile. */
+static void look_ahead(shard *s, uint32_t layer, uint32_t unit,
+                       const holdings *wanted) {
+    uint32_t units = expert_store_units(s->store, layer);
+    uint32_t slices = expert_store_slices(s->store, layer);
+    if (s->reader == NULL) return;
+    for (uint32_t n = 0; unit < units && n < AHEAD; unit++) {
+        if (!holdings_has(wanted, layer, unit)) continue;
+        unit_reader_ahead(s->reader, layer, unit, slices, NULL, 0);
+        n++;
+    }
+}
+
 static int load_layer(shard *s, uint32_t layer, const holdings *wanted,
                       progress *p, char *why, size_t why_size) {
     uint32_t units = expert_store_units(s->store, layer);
     for (uint32_t unit = 0; unit < units; unit++) {
         if (!holdings_has(wanted, layer, unit)) continue;
-        int rc = expert_store_load(s->store, layer, unit, why, why_size);
+        look_ahead(s, layer, unit, wanted);
+        int rc = shard_load(s, layer, unit, why, why_size);
         if (rc < 0) return rc;
         holdings_add(&s->held, layer, unit);
         show_progress(p, expert_store_bytes(s->store));
@@ -176,8 +199,14 @@ static int load_wanted(shard *s, const holdings *wanted, char *why,
     return 0;
 }
 
+void shard_detach(shard *s) {
+    unit_reader_free(s->reader);
+    s->reader = NULL;
+}
+
 /* Nothing will be loaded any more. */
 static void settle(shard *s) {
+    shard_detach(s);
     manifest_close(s->checks);
     gguf_close(s->g);
     s->checks = NULL;
@@ -208,27 +237,43 @@ static int describe_file(shard *s, const char *path, char *why,
                    err_text(rc));
 }
 
-static int describe_pulled(shard *s, fetch *f, char *why, size_t why_size) {
+static int describe_pulled(shard *s, const shard_origin *from, char *why,
+                           size_t why_size) {
     skeleton k;
-    int rc = skeleton_open(&k, f, why, why_size);
+    const skeleton_place place = {
+        .dir = from->cache != NULL ? unit_cache_dir(from->cache) : NULL,
+        .wanted = from->wanted,
+    };
+    int rc = skeleton_open(&k, from->fetch, &place, why, why_size);
     if (rc < 0) return rc;
     s->g = k.g;
     s->checks = k.checks;
     s->print = k.print;
-    s->source = (expert_source){fetch_tensor, f};
     return 0;
 }
 
-/* From `path`, or, if that is NULL, through `f`. */
-static int describe(shard **out, const char *path, fetch *f, char *why,
-                    size_t why_size) {
+static int open_reader(shard *s, const shard_origin *from, char *why,
+                       size_t why_size) {
+    const unit_reader_config c = {.fetch = from->fetch,
+                                  .cache = from->cache,
+                                  .g = s->g,
+                                  .model = &s->model,
+                                  .checks = s->checks};
+    int rc = unit_reader_new(&s->reader, &c);
+    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+}
+
+/* From `path`, or, if that is NULL, from elsewhere. */
+static int describe(shard **out, const char *path, const shard_origin *from,
+                    char *why, size_t why_size) {
     *out = NULL;
     shard *s = calloc(1, sizeof(*s));
     if (s == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
 
     int rc = path != NULL ? describe_file(s, path, why, why_size)
-                          : describe_pulled(s, f, why, why_size);
+                          : describe_pulled(s, from, why, why_size);
     if (rc == 0) rc = model_read(&s->model, s->g, why, why_size);
+    if (rc == 0 && path == NULL) rc = open_reader(s, from, why, why_size);
     malloc_trim(0);
     if (rc < 0) {
         shard_close(s);
@@ -242,8 +287,9 @@ int shard_open(shard **out, const char *path, char *why, size_t why_size) {
     return describe(out, path, NULL, why, why_size);
 }
 
-int shard_pull(shard **out, fetch *f, char *why, size_t why_size) {
-    return describe(out, NULL, f, why, why_size);
+int shard_pull(shard **out, const shard_origin *from, char *why,
+               size_t why_size) {
+    return describe(out, NULL, from, why, why_size);
 }
 
 int shard_cut(shard *s, uint32_t slices, char *why, size_t why_size) {
@@ -253,13 +299,14 @@ int shard_cut(shard *s, uint32_t slices, char *why, size_t why_size) {
     s->held = (holdings){0};
     s->slices = slices;
 
-    const expert_store_config c = {
+    expert_store_config c = {
         .g = s->g,
         .model = &s->model,
         .checks = s->checks,
         .slices = slices,
-        .source = s->source,
     };
+    if (s->reader != NULL)
+        c.source = (expert_source){unit_reader_read, s->reader};
     int rc = expert_store_new(&s->store, &c, why, why_size);
     if (rc < 0) return rc;
     rc = empty_holdings(s, &s->held);
@@ -273,6 +320,7 @@ void shard_close(shard *s) {
     if (s == NULL) return;
     expert_store_free(s->store);
     holdings_fini(&s->held);
+    shard_detach(s);
     manifest_close(s->checks);
     gguf_close(s->g);
     free(s);

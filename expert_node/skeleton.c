@@ -372,17 +372,27 @@ static void keep(puller *p, const fingerprint *print) {
     p->folder_fd = -1; /* it is not removed */
 }
 
-int skeleton_open(skeleton *out, fetch *f, const skeleton_place *place,
-                  char *why, size_t why_size) {
-    puller p = {.fetch = f, .dir = place->dir, .folder_fd = -1};
-    *out = (skeleton){0};
-    if (place->dir != NULL && place->wanted != NULL && open_kept(out, place))
-        return 0;
+/* Pull it by way of a folder in `dir` (NULL: a temporary one). */
+static int pull_into(skeleton *out, fetch *f, const char *dir, char *why,
+                     size_t why_size) {
+    puller p = {.fetch = f, .dir = dir, .folder_fd = -1};
     int rc = pull(out, &p, why, why_size);
-    if (rc == 0 && p.dir != NULL) keep(&p, &out->print);
+    if (rc == 0 && dir != NULL) keep(&p, &out->print);
     remove_folder(&p);
     free(p.staging);
     fetch_model_fini(&p.model);
     if (rc < 0) close_model(out);
     return rc;
+}
+
+int skeleton_open(skeleton *out, fetch *f, const skeleton_place *place,
+                  char *why, size_t why_size) {
+    *out = (skeleton){0};
+    if (place->dir != NULL && place->wanted != NULL && open_kept(out, place))
+        return 0;
+    int rc = pull_into(out, f, place->dir, why, why_size);
+    bool disk = rc < 0 && rc > ERR_FIRST; /* an error of the system's */
+    if (!disk || place->dir == NULL) return rc;
+    log_warn("the model's description cannot be kept: %s", why);
+    return pull_into(out, f, NULL, why, why_size);
 }

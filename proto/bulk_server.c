@@ -285,6 +285,7 @@ void bulk_server_on_idle(bulk_server *b, void (*on_idle)(void *ctx),
 void bulk_server_free(bulk_server *b) {
     if (b == NULL) return;
     assert(b->jobs == NULL); /* the loop has run until nothing was left */
+    bulk_server_close(b);    /* one that was never used */
     link_close(b->link);
     message_arena_free(b->arena);
     free(b);

@@ -72,11 +72,13 @@ class Process:
         self.program.process.wait()
 
     def terminate(self, seconds=30):
-        """An orderly end; its exit status."""
+        """An orderly end, or an AssertionError."""
         self.wanted = False
         self.program.signal(signal.SIGTERM)
-        self.program.wait(seconds)
-        return self.program.status
+        self.program.wait(seconds * rack.SLOWER)
+        if self.program.status != 0:
+            raise AssertionError("%s ended with status %d" %
+                                 (self.name, self.program.status))
 
     def stop(self):
         self.program.stop()
@@ -425,18 +427,15 @@ class ChaosRack:
         besides stories."""
         self.stories.finish()
         bad = self._grown()
-        for kind in "cne":
-            for name, process in self.processes.items():
-                if name[0] != kind or not process.running():
-                    continue
-                process.go_on()
-                try:
-                    status = process.terminate()
-                except AssertionError as hang:
-                    bad.append(str(hang))
-                    continue
-                if status != 0 and kind != "e":
-                    bad.append("%s ended with status %d" % (name, status))
+        for name in self.coordinators + self.nodes:
+            process = self.processes[name]
+            if not process.running():
+                continue
+            process.go_on()
+            try:
+                process.terminate()
+            except AssertionError as e:
+                bad.append(str(e))
         return bad + self._signs()
 
     def _grown(self):

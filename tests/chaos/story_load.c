@@ -85,6 +85,17 @@ static void say(load *l, const char *line) {
 
 /* ---- asking ---- */
 
+/* The list, beginning with its `first`th, so that each is somebody's first. */
+static void rotate(const char *list, uint32_t first, char *out, size_t room) {
+    const char *at = list;
+    for (uint32_t i = 0; i < first; i++) {
+        const char *comma = strchr(at, ',');
+        at = comma != NULL ? comma + 1 : list;
+    }
+    int before = at > list ? (int)(at - list) - 1 : 0;
+    snprintf(out, room, "%s%s%.*s", at, before > 0 ? "," : "", before, list);
+}
+
 static int connect_to(const settings *set, const char *endpoint,
                       roster_client **out, char *why, size_t why_size) {
     const char *const keys[][2] = {
@@ -188,8 +199,7 @@ static void report(stream *s, uint32_t which, int rc, roster_generation *g,
         roster_generation_stats(g, &stats);
         snprintf(line, sizeof(line), "done %u %u %zu %llu %u %llu", s->number,
                  which, tokens, (unsigned long long)stats.takeovers,
-                 stats.moves,
-                 (unsigned long long)(s->silence_us / 1000));
+                 stats.moves, (unsigned long long)(s->silence_us / 1000));
     }
     say(l, line);
 }
@@ -204,7 +214,9 @@ static void tell(stream *s, uint32_t which) {
     s->silence_us = 0;
     int rc = 0;
     if (s->client == NULL) {
-        rc = connect_to(&l->set, l->set.endpoint, &s->client, why, sizeof(why));
+        char endpoints[WHY];
+        rotate(l->set.endpoint, s->number, endpoints, sizeof(endpoints));
+        rc = connect_to(&l->set, endpoints, &s->client, why, sizeof(why));
     }
     if (rc == 0) {
         roster_request r = request_of(&l->set, which);

@@ -125,6 +125,11 @@ static uint64_t lead(place_sim *s, uint32_t coord) {
         int rc = leader_next(c->machine, s->now_ms, &a);
         if (rc < 0) place_fail(s, "%s cannot plan: %d", m->name, rc);
         if (a.kind == LEADER_WAIT) return a.wake_ms;
+        if (a.kind == LEADER_THINK) {
+            leader_job_run(a.job);
+            rc = leader_thought(c->machine, s->now_ms, a.job);
+            if (rc < 0) place_fail(s, "%s cannot plan: %d", m->name, rc);
+        }
         if (a.kind == LEADER_WRITE) write_step(s, coord, &a);
         if (a.kind != LEADER_COMPACT) continue;
         place_request *r = place_memory(s, sizeof(*r));

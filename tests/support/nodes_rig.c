@@ -117,6 +117,7 @@ static nodes_rig *make_rig(uint32_t slices) {
                    .silent_ms = 60000,
                    .stuck_ms = 60000,
                    .refused_ms = 20},
+        .load_every_ms = 20,
         .on_settled = on_settled,
         .on_rack = on_rack,
         .ctx = r,

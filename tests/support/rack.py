@@ -202,6 +202,7 @@ def _environment(extra):
     """No setting of the user's own may reach what is tested."""
     env = {k: v for k, v in os.environ.items()
            if not k.startswith("ROSTER_")}
+    env["ROSTER_CACHE"] = "none"  # unless a test asks for one
     env.update(extra or {})
     return env
 

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "engine/err.h"
+#include "engine/unit_image.h"
 #include "engine/util.h"
 
 #define CLUSTER "test"
@@ -56,8 +57,13 @@ static int answer_model(const weights_source *s, frames *out,
     return frames_add(out, 0) == NULL ? -ENOMEM : message_seal(out, &r);
 }
 
-static int answer_piece(const weights_source *s, frames *out,
-                        const message *m) {
+static int seal_piece(weights_source *s, frames *out, const message *m) {
+    atomic_fetch_add(&s->pieces, 1);
+    message r = reply_to(s, m, MESSAGE_PIECE);
+    return message_seal(out, &r);
+}
+
+static int answer_piece(weights_source *s, frames *out, const message *m) {
     char kept[320];
     snprintf(kept, sizeof(kept), "%s.roster", s->path);
     size_t n = gguf_n_files(s->g), bytes = m->fetch.bytes;
@@ -82,8 +88,25 @@ static int answer_piece(const weights_source *s, frames *out,
         at += want;
     }
     close(fd);
-    message r = reply_to(s, m, MESSAGE_PIECE);
-    return message_seal(out, &r);
+    return seal_piece(s, out, m);
+}
+
+static int answer_unit(weights_source *s, frames *out, const message *m) {
+    unit_image u;
+    int manner = atomic_load(&s->manner);
+    if (manner == SOURCE_EMPTY) return ERR_NOT_HERE;
+    int rc = unit_image_of(&u, s->g, &s->model, m->fetch_unit.layer,
+                           m->fetch_unit.unit, m->fetch_unit.slices, NULL, 0);
+    if (rc < 0) return rc;
+    if (frames_add(out, 0) == NULL) return -ENOMEM;
+    size_t bytes = m->fetch_unit.bytes;
+    uint8_t *to = frames_add(out, bytes);
+    if (to == NULL) return -ENOMEM;
+    rc = unit_image_read(&u, s->g, m->fetch_unit.offset, bytes, to);
+    if (rc < 0) return rc;
+    if (manner == SOURCE_ROTTEN) to[bytes / 2] ^= 4;
+    atomic_fetch_add(&s->unit_bytes, bytes);
+    return seal_piece(s, out, m);
 }
 
 static int answer(weights_source *s, frames *out, const message *m) {
@@ -107,6 +130,7 @@ static int answer(weights_source *s, frames *out, const message *m) {
     default:
         break;
     }
+    if (m->kind == MESSAGE_FETCH_UNIT) return answer_unit(s, out, m);
     return m->kind == MESSAGE_MODEL_REQUEST ? answer_model(s, out, m)
                                             : answer_piece(s, out, m);
 }
@@ -154,7 +178,8 @@ void weights_source_start(weights_source *s, const char *path) {
     *s = (weights_source){.boot_id = random_boot_id()};
     snprintf(s->path, sizeof(s->path), "%s", path);
     if (gguf_open(&s->g, path, why, sizeof(why)) != 0 ||
-        manifest_open(&checks, s->g, true, why, sizeof(why)) != 0) {
+        manifest_open(&checks, s->g, true, why, sizeof(why)) != 0 ||
+        model_read(&s->model, s->g, why, sizeof(why)) != 0) {
         fail_msg("%s", why);
     }
     assert_int_equal(fingerprint_of(s->g, checks, &s->print), 0);

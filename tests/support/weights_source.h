@@ -1,5 +1,6 @@
-/* weights_source.h - stands in for a coordinator's weights endpoint: a thread
- * that serves a model's files, and can be told to misbehave. */
+/* weights_source.h - stands in for the weights endpoint of a coordinator or a
+ * node: a thread that serves a model's files and units, and can be told to
+ * misbehave. */
 #ifndef TESTS_SUPPORT_WEIGHTS_SOURCE_H
 #define TESTS_SUPPORT_WEIGHTS_SOURCE_H
 
@@ -9,6 +10,7 @@
 #include <stdint.h>
 #include "engine/fingerprint.h"
 #include "engine/gguf.h"
+#include "engine/model.h"
 #include "proto/endpoint.h"
 #include "proto/link.h"
 #include "proto/message.h"
@@ -21,6 +23,8 @@ typedef enum {
     SOURCE_OTHER_KIND,  /* a Done for everything */
     SOURCE_BUSY,        /* every second request is ERR_OVERLOADED */
     SOURCE_STOPS,       /* silent after `stop_after` answers */
+    SOURCE_EMPTY,       /* has no units: ERR_NOT_HERE */
+    SOURCE_ROTTEN,      /* units with a flipped bit, soundly sealed */
 } source_manner;
 
 typedef struct {
@@ -37,6 +41,9 @@ typedef struct {
     void *zmq;
     struct link *link;
     gguf *g;
+    model_config model;
+    atomic_ullong unit_bytes; /* given, of units */
+    atomic_uint pieces;       /* given, of files and units */
     pthread_t thread;
     atomic_bool stopping;
 } weights_source;

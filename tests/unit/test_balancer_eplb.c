@@ -19,12 +19,12 @@ static void expect_slots(const uint32_t *got, const uint32_t *want, size_t n) {
 
 /* The example that the algorithm was published with. */
 static void passes_the_published_check(void **state) {
-    static const double loads[24] = {
-        90, 132, 40,  61, 104, 165, 39,  4,   73,  56, 183, 86,
-        20, 107, 104, 64, 19,  197, 187, 157, 172, 86, 16,  27};
-    static const uint32_t want[32] = {5, 6, 5, 7, 8, 4,  3, 4, 10, 9, 10,
-                                      2, 0, 1, 11, 1, 7, 10, 6, 8, 6, 11,
-                                      8, 9, 2, 4, 5, 1, 5, 0, 3, 1};
+    static const double loads[24] = {90, 132, 40,  61,  104, 165, 39,  4,
+                                     73, 56,  183, 86,  20,  107, 104, 64,
+                                     19, 197, 187, 157, 172, 86,  16,  27};
+    static const uint32_t want[32] = {5, 6, 5, 7,  8, 4, 3,  4, 10, 9, 10,
+                                      2, 0, 1, 11, 1, 7, 10, 6, 8,  6, 11,
+                                      8, 9, 2, 4,  5, 1, 5,  0, 3,  1};
     uint32_t got[32];
     (void)state;
     assert_int_equal(balance_eplb(loads, 2, 12, 16, 4, 2, 8, got), 0);
@@ -48,8 +48,8 @@ static void leaves_slots_in_order_with_one_for_each_device(void **state) {
  * largest, the lower of 1 and 3 a further one: 1 with 20 each.  Packed by
  * descending load: 3 (30) to A, 1 (20) to B, 1 to C, 1 to B, for 20 = 20 is
  * less than 30 and B comes first, 0 (10) to C, 2 (5) to A. */
-static void takes_the_global_policy_when_nodes_do_not_divide_groups(
-    void **state) {
+static void
+takes_the_global_policy_when_nodes_do_not_divide_groups(void **state) {
     static const double loads[4] = {10, 60, 5, 30};
     static const uint32_t want[6] = {3, 2, 1, 1, 1, 0};
     uint32_t got[6];
@@ -60,7 +60,8 @@ static void takes_the_global_policy_when_nodes_do_not_divide_groups(
 
 /* Groups {0,1} 30, {2,3} 7, {4,5} 11, {6,7} 12 on two nodes: 30 to A, 12 to B,
  * 11 to B, 7 to A.  There is no slot to spare.  A
- * has two devices with two slots each: 1 (20), 0 (10), 3 (6), 2 (1): 1 and 2, 0 and
+ * has two devices with two slots each: 1 (20), 0 (10), 3 (6), 2 (1): 1 and 2, 0
+ * and
  * 3.  B is 6, 7, 4, 5: 7 (8), 5 (7), 4 (4), 6 (4); equal ones in the order of
  * the node, so 6 before 4: 7 and 4, 5 and 6. */
 static void keeps_groups_on_a_node(void **state) {

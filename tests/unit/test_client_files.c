@@ -395,10 +395,10 @@ static void no_line_of_a_status_is_longer_than_a_terminal(void **state) {
               "\"busy\":1.0,\"latency_us\":12345,\"missing\":true,"
               "\"draining\":true,\"assigned\":123456,\"held\":123455,"
               "\"why\":\"it is away\"}],"
-              "\"layers\":[{\"layer\":1000,\"slices\":8,\"units\":65536,"
+              "\"layers\":[{\"layer\":1000,\"slices\":8,\"units\":32768,"
               "\"min_holders\":1000,\"max_holders\":1024,\"heat\":12345678,"
-              "\"imbalance\":100.1,\"hottest\":[[65535,0.5],[65534,0.1],"
-              "[65533,0.1],[65532,0.1]]}]}",
+              "\"imbalance\":100.1,\"hottest\":[[4095,0.5],[4094,0.1],"
+              "[4093,0.1],[4092,0.1]]}]}",
               0);
     for (char *line = strtok(text, "\n"); line != NULL;
          line = strtok(NULL, "\n"))

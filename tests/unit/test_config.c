@@ -129,6 +129,10 @@ static void takes_an_etcd_in_the_place_of_nodes(void **state) {
                                  "3",
                                  "--replace-after",
                                  "20s",
+                                 "--balance",
+                                 "off",
+                                 "--balance-every",
+                                 "5s",
                                  "--advertise",
                                  "rack-1.example",
                                  NULL};
@@ -139,6 +143,8 @@ static void takes_an_etcd_in_the_place_of_nodes(void **state) {
     assert_int_equal(c.slices, 4);
     assert_int_equal(c.min_replicas, 3);
     assert_int_equal(c.replace_after_ms, 20000);
+    assert_false(c.balance);
+    assert_int_equal(c.balance_every_ms, 5000);
     config_free(&c);
     const char *const plain[] = {NULL};
     assert_int_equal(parse(&c, plain), OPTIONS_RUN);
@@ -146,6 +152,8 @@ static void takes_an_etcd_in_the_place_of_nodes(void **state) {
     assert_int_equal(c.slices, 1);
     assert_int_equal(c.min_replicas, 2);
     assert_int_equal(c.replace_after_ms, 15000);
+    assert_true(c.balance);
+    assert_int_equal(c.balance_every_ms, 2000);
     config_free(&c);
 }
 
@@ -178,6 +186,8 @@ static void refuses_racks_that_cannot_be(void **state) {
     refused("--min-replicas", "0", "--min-replicas");
     refused("--min-replicas", "33", "--min-replicas");
     refused("--replace-after", "999ms", "--replace-after");
+    refused("--balance", "maybe", "--balance");
+    refused("--balance-every", "100ms", "--balance-every");
     refused("--weights-listen", "ipc://x", "ipc://x");
     refused("--advertise", "tcp://host", "--advertise");
     refused("--advertise", "host:80", "--advertise");

@@ -376,6 +376,153 @@ static void takes_any_answer_for_a_sign_of_life(void **state) {
     membership_free(m);
 }
 
+/* ---- quarantine ---- */
+
+static membership *open_strict(void) {
+    membership_config c = config;
+    membership *m;
+    c.n_nodes = 1;
+    c.crashes = 3;
+    c.crash_window_ms = 10000;
+    c.quarantine_ms = 1000;
+    c.quarantine_most_ms = 3000;
+    assert_int_equal(membership_new(&m, &c), 0);
+    return m;
+}
+
+/* What the machine says until it waits; the trust that was told, or -1. */
+static int tell_all(membership *m, uint64_t now_ms) {
+    member_action a;
+    int trust = -1;
+    for (membership_next(m, now_ms, &a); a.kind != MEMBER_WAIT;
+         membership_next(m, now_ms, &a)) {
+        if (a.kind != MEMBER_TRUST) continue;
+        trust = (int)membership_trust(m, a.node, NULL, NULL);
+    }
+    return trust;
+}
+
+/* It comes up and crashes, and its connection breaks; what is told of it. */
+static int crash(membership *m, uint64_t now_ms, uint64_t boot_id) {
+    membership_welcome(m, now_ms, 0, boot_id);
+    tell_all(m, now_ms);
+    membership_broken(m, now_ms, 0);
+    return tell_all(m, now_ms);
+}
+
+static void takes_a_node_down_whose_connection_broke(void **state) {
+    (void)state;
+    membership *m = open_up(0, 7);
+    membership_broken(m, 10, 0);
+    member_action a = expect(m, 10, MEMBER_GONE, 0);
+    assert_non_null(strstr(a.reason, "connection"));
+    expect(m, 10, MEMBER_HELLO, 0); /* at once */
+    assert_int_equal(membership_state(m, 0), NODE_DOWN);
+    membership_broken(m, 11, 0); /* no news */
+    assert_int_equal(wait_until(m, 11), 110);
+    membership_welcome(m, 12, 0, 7);
+    expect(m, 12, MEMBER_UP, 0);
+    membership_free(m);
+}
+
+static void quarantines_a_node_that_keeps_crashing(void **state) {
+    (void)state;
+    const char *reason;
+    uint64_t until;
+    membership *m = open_strict();
+    assert_int_equal(crash(m, 1000, 1), -1);
+    assert_int_equal(crash(m, 2000, 2), -1);
+    assert_int_equal(crash(m, 3000, 3), NODE_LAST);
+    assert_int_equal(membership_trust(m, 0, &reason, &until), NODE_LAST);
+    assert_non_null(strstr(reason, "3 times within 10 s"));
+    assert_int_equal(until, 4000);
+
+    /* It is greeted and used as ever. */
+    membership_welcome(m, 3100, 0, 4);
+    expect(m, 3100, MEMBER_UP, 0);
+    assert_int_equal(membership_state(m, 0), NODE_UP);
+    membership_free(m);
+}
+
+static void lets_it_out_of_quarantine_in_time(void **state) {
+    (void)state;
+    membership *m = open_strict();
+    for (uint64_t i = 1; i <= 3; i++)
+        crash(m, 1000 * i, i);
+    membership_welcome(m, 3100, 0, 4);
+    for (uint64_t now = 3100; now < 4000; now += 50) {
+        membership_pong(m, now, 0, 4, now, 0);
+        assert_int_equal(tell_all(m, now), -1);
+        assert_true(wait_until(m, now) <= 4000);
+    }
+    assert_int_equal(tell_all(m, 4000), NODE_TRUSTED);
+    assert_int_equal(membership_trust(m, 0, NULL, NULL), NODE_TRUSTED);
+    membership_free(m);
+}
+
+static void doubles_the_quarantine_up_to_the_longest(void **state) {
+    (void)state;
+    static const uint64_t lengths[] = {1000, 2000, 3000, 3000};
+    membership *m = open_strict();
+    uint64_t now = 1000, until, boot = 1;
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 3; j++)
+            crash(m, now, boot++);
+        membership_trust(m, 0, NULL, &until);
+        assert_int_equal(until - now, lengths[i]);
+        now = until;
+        assert_int_equal(tell_all(m, now), NODE_TRUSTED);
+    }
+    now += 3001; /* well behaved for long: it begins anew */
+    for (int j = 0; j < 3; j++)
+        crash(m, now, boot++);
+    membership_trust(m, 0, NULL, &until);
+    assert_int_equal(until - now, 1000);
+    membership_free(m);
+}
+
+static void forgives_crashes_that_are_far_apart(void **state) {
+    (void)state;
+    membership *m = open_strict();
+    for (uint64_t i = 1; i < 20; i++)
+        assert_int_equal(crash(m, 5001 * i, i), -1);
+    membership_free(m);
+}
+
+static void counts_restarts_that_nobody_saw(void **state) {
+    (void)state;
+    membership *m = open_strict();
+    for (uint64_t boot = 1; boot <= 4; boot++) {
+        assert_int_equal(tell_all(m, 100 * boot), -1);
+        membership_welcome(m, 100 * boot, 0, boot);
+    }
+    assert_int_equal(tell_all(m, 400), NODE_LAST);
+    membership_free(m);
+}
+
+static void condemns_a_process_until_it_is_restarted(void **state) {
+    (void)state;
+    const char *reason;
+    uint64_t until;
+    membership *m = open_strict();
+    membership_welcome(m, 0, 0, 7);
+    tell_all(m, 0);
+    assert_int_equal(membership_condemn(m, 0, 6, "differs"), ERR_NOT_HERE);
+    assert_int_equal(membership_condemn(m, 5, 7, "differs"), ERR_NOT_HERE);
+    assert_int_equal(membership_condemn(m, 0, 7, "differs"), 0);
+    assert_int_equal(tell_all(m, 10), NODE_WRONG);
+    assert_int_equal(membership_trust(m, 0, &reason, &until), NODE_WRONG);
+    assert_string_equal(reason, "differs");
+    assert_true(until == UINT64_MAX);
+
+    membership_broken(m, 20, 0);
+    membership_welcome(m, 1000, 0, 7); /* the same process again */
+    assert_int_equal(tell_all(m, 1000), -1);
+    membership_welcome(m, 1010, 0, 8);
+    assert_int_equal(tell_all(m, 1010), NODE_TRUSTED);
+    membership_free(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greets_every_node_until_it_answers),
@@ -402,6 +549,13 @@ int main(void) {
         cmocka_unit_test(knows_nothing_of_who_had_the_place_before),
         cmocka_unit_test(takes_no_more_nodes_than_there_are_places),
         cmocka_unit_test(takes_any_answer_for_a_sign_of_life),
+        cmocka_unit_test(takes_a_node_down_whose_connection_broke),
+        cmocka_unit_test(quarantines_a_node_that_keeps_crashing),
+        cmocka_unit_test(lets_it_out_of_quarantine_in_time),
+        cmocka_unit_test(doubles_the_quarantine_up_to_the_longest),
+        cmocka_unit_test(forgives_crashes_that_are_far_apart),
+        cmocka_unit_test(counts_restarts_that_nobody_saw),
+        cmocka_unit_test(condemns_a_process_until_it_is_restarted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

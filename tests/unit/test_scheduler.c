@@ -435,6 +435,49 @@ static void tries_parked_requests_at_once_when_woken(void **state) {
     scheduler_free(r.s);
 }
 
+static void gives_a_parked_request_up_after_its_limit(void **state) {
+    (void)state;
+    scheduler_limits l = limits;
+    l.park_timeout_ms = 60;
+    rig r = open_rig(&l);
+    must_submit(&r, 1, 5, 5);
+    uint64_t id;
+    int code;
+    uint64_t parked = 20, now = 20;
+    for (;; now += 10) {
+        plan(&r, now);
+        if (r.n > 0) { /* while it is tried it is not judged */
+            assert_false(scheduler_expired(r.s, now + 1000, &id, &code));
+            scheduler_stall(r.s, now, 1, ERR_UNAVAILABLE);
+        }
+        if (scheduler_expired(r.s, now, &id, &code)) break;
+        assert_true(scheduler_next_ms(r.s, now) <= parked + 60);
+    }
+    assert_int_equal(code, ERR_UNAVAILABLE);
+    assert_in_range(now, parked + 60, parked + 70);
+    scheduler_free(r.s);
+}
+
+static void counts_the_limit_of_parking_from_the_last_progress(void **state) {
+    (void)state;
+    scheduler_limits l = limits;
+    l.park_timeout_ms = 50;
+    rig r = open_rig(&l);
+    must_submit(&r, 1, 1, 5);
+    uint64_t id;
+    int code;
+    for (uint64_t now = 0; now < 500; now += 40) {
+        plan(&r, now);
+        assert_int_equal(r.n, 1);
+        scheduler_stall(r.s, now, 1, ERR_UNAVAILABLE);
+        assert_false(scheduler_expired(r.s, now + 20, &id, &code));
+        plan(&r, now + 25); /* a holder is back */
+        advance_all(&r, now + 25);
+        if (now >= 120) break; /* all tokens are made */
+    }
+    scheduler_free(r.s);
+}
+
 static void others_go_on_beside_a_parked_request(void **state) {
     (void)state;
     rig r = open_rig(&limits);
@@ -586,6 +629,8 @@ int main(void) {
         cmocka_unit_test(a_stalled_part_is_fed_again),
         cmocka_unit_test(waits_longer_after_each_stall),
         cmocka_unit_test(tries_parked_requests_at_once_when_woken),
+        cmocka_unit_test(gives_a_parked_request_up_after_its_limit),
+        cmocka_unit_test(counts_the_limit_of_parking_from_the_last_progress),
         cmocka_unit_test(others_go_on_beside_a_parked_request),
         cmocka_unit_test(expires_with_the_code_of_what_it_waited_for),
         cmocka_unit_test(progress_starts_the_clock_anew),

@@ -18,6 +18,7 @@
 #include "engine/err.h"
 #include "engine/log.h"
 #include "expert_node/shard.h"
+#include "expert_node/skeleton.h"
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
 #include "tests/support/weights_source.h"
@@ -71,8 +72,13 @@ static void rig_close(rig *r) {
     unsetenv("TMPDIR");
 }
 
+static int pull(rig *r) {
+    const shard_origin from = {.fetch = r->f};
+    return shard_pull(&r->s, &from, r->why, sizeof(r->why));
+}
+
 static void expect_refusal(rig *r, int code, const char *part) {
-    int rc = shard_pull(&r->s, r->f, r->why, sizeof(r->why));
+    int rc = pull(r);
     assert_string_equal(err_name(rc), err_name(code));
     assert_null(r->s);
     if (strstr(r->why, part) == NULL) fail_msg("'%s': no '%s'", r->why, part);
@@ -134,7 +140,7 @@ static void is_pulled_without_the_weights(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    assert_int_equal(shard_pull(&r.s, r.f, r.why, sizeof(r.why)), 0);
+    assert_int_equal(pull(&r), 0);
     assert_true(fingerprint_equal(&r.s->print, &r.source.print));
     assert_int_equal(r.s->model.n_experts, 4);
     struct stat st;
@@ -159,13 +165,13 @@ static void loads_the_same_bytes_as_from_the_file(void **state) {
     rig r;
     shard *own;
     rig_open(&r);
-    assert_int_equal(shard_pull(&r.s, r.f, r.why, sizeof(r.why)), 0);
+    assert_int_equal(pull(&r), 0);
     assert_int_equal(shard_open(&own, r.path, r.why, sizeof(r.why)), 0);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(shard_cut(r.s, cuts[i], r.why, sizeof(r.why)), 0);
         assert_int_equal(shard_cut(own, cuts[i], r.why, sizeof(r.why)), 0);
         for (uint32_t u = 0; u < 4 * cuts[i]; u++) {
-            if (expert_store_load(r.s->store, 1, u, r.why, sizeof(r.why)) < 0)
+            if (shard_load(r.s, 1, u, r.why, sizeof(r.why)) < 0)
                 fail_msg("%s", r.why);
             assert_int_equal(
                 expert_store_load(own->store, 1, u, r.why, sizeof(r.why)), 0);
@@ -180,15 +186,13 @@ static void a_load_fails_while_the_source_is_away(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    assert_int_equal(shard_pull(&r.s, r.f, r.why, sizeof(r.why)), 0);
+    assert_int_equal(pull(&r), 0);
     assert_int_equal(shard_cut(r.s, 1, r.why, sizeof(r.why)), 0);
     atomic_store(&r.source.manner, SOURCE_SILENT);
-    assert_int_equal(expert_store_load(r.s->store, 0, 0, r.why, sizeof(r.why)),
-                     ERR_DEADLINE);
+    assert_int_equal(shard_load(r.s, 0, 0, r.why, sizeof(r.why)), ERR_DEADLINE);
     assert_int_equal(expert_store_count(r.s->store), 0);
     atomic_store(&r.source.manner, SOURCE_SOUND);
-    assert_int_equal(expert_store_load(r.s->store, 0, 0, r.why, sizeof(r.why)),
-                     0);
+    assert_int_equal(shard_load(r.s, 0, 0, r.why, sizeof(r.why)), 0);
     rig_close(&r);
 }
 
@@ -220,7 +224,7 @@ static void refuses_names_that_lead_elsewhere(void **state) {
     rig_open(&r);
     for (size_t i = 0; i < 4; i++) {
         r.source.other_name = names[i];
-        int rc = shard_pull(&r.s, r.f, r.why, sizeof(r.why));
+        int rc = pull(&r);
         assert_int_equal(rc, ERR_MALFORMED);
         assert_int_equal(files_left(&r), 0);
     }
@@ -281,12 +285,57 @@ static void removes_what_a_killed_pull_left_behind(void **state) {
     int held = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_int_equal(flock(held, LOCK_EX | LOCK_NB), 0);
 
-    assert_int_equal(shard_pull(&r.s, r.f, r.why, sizeof(r.why)), 0);
+    assert_int_equal(pull(&r), 0);
     assert_false(folder_left(&r, "roster-model-killed"));
     assert_true(folder_left(&r, "roster-model-at_it_")); /* by another one */
     assert_true(folder_left(&r, "roster-model-newest"));
     assert_true(folder_left(&r, "roster-model-of-mine"));
     close(held);
+    rig_close(&r);
+}
+
+static void is_kept_and_opened_without_a_source(void **state) {
+    (void)state;
+    rig r;
+    char path[600];
+    rig_open(&r);
+    const char *dir = fixture_path("shard-cache");
+    unit_cache *cache;
+    const unit_cache_config c = {.dir = dir, .max_bytes = 1 << 26};
+    assert_int_equal(unit_cache_open(&cache, &c, r.why, sizeof(r.why)), 0);
+    const shard_origin from = {
+        .fetch = r.f, .cache = cache, .wanted = &r.source.print};
+    assert_int_equal(shard_pull(&r.s, &from, r.why, sizeof(r.why)), 0);
+    assert_int_equal(shard_cut(r.s, 1, r.why, sizeof(r.why)), 0);
+    assert_int_equal(shard_load(r.s, 1, 2, r.why, sizeof(r.why)), 0);
+    shard_close(r.s);
+    unit_cache_close(cache); /* everything is written */
+    assert_int_equal(unit_cache_open(&cache, &c, r.why, sizeof(r.why)), 0);
+
+    fetch_set_sources(r.f, NULL, 0);
+    const shard_origin again = {
+        .fetch = r.f, .cache = cache, .wanted = &r.source.print};
+    assert_int_equal(shard_pull(&r.s, &again, r.why, sizeof(r.why)), 0);
+    assert_true(fingerprint_equal(&r.s->print, &r.source.print));
+    assert_int_equal(shard_cut(r.s, 1, r.why, sizeof(r.why)), 0);
+    assert_int_equal(shard_load(r.s, 1, 2, r.why, sizeof(r.why)), 0);
+    assert_int_equal(shard_load(r.s, 1, 3, r.why, sizeof(r.why)),
+                     ERR_UNAVAILABLE);
+    shard_close(r.s);
+
+    /* What is damaged is removed, and has to come anew. */
+    char hex[FINGERPRINT_HEX_SIZE];
+    snprintf(path, sizeof(path), "%s/model-%s/%s.roster", dir,
+             fingerprint_hex(&r.source.print, hex), strrchr(r.path, '/') + 1);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, "damage", 6, 300), 6);
+    close(fd);
+    assert_true(skeleton_is_kept(dir, &r.source.print));
+    assert_int_equal(shard_pull(&r.s, &again, r.why, sizeof(r.why)),
+                     ERR_UNAVAILABLE);
+    assert_false(skeleton_is_kept(dir, &r.source.print));
+    unit_cache_close(cache);
     rig_close(&r);
 }
 
@@ -306,6 +355,7 @@ int main(void) {
         cmocka_unit_test(refuses_names_that_lead_elsewhere),
         cmocka_unit_test(never_sums_the_holes_of_a_damaged_manifest),
         cmocka_unit_test(says_where_it_cannot_write),
+        cmocka_unit_test(is_kept_and_opened_without_a_source),
         cmocka_unit_test(removes_what_a_killed_pull_left_behind),
     };
     if (__tsan_init != NULL) {
