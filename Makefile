@@ -229,11 +229,14 @@ run-cluster:
 	@deploy/run-cluster.sh $(B)
 
 # Long proofs with real processes and a real etcd; each prints a dated record.
+# ROSTER_SOAK_SECONDS=600: etcd is away for so long.  N=200: so many leaders
+# oversleep.
 soak-etcd: SOAK := test_rack_etcd
 soak-leaders: SOAK := test_rack_leaders
 soak-etcd soak-leaders: deps-test
 	@$(MAKE) --no-print-directory test-build
-	@ROSTER_SOAK=1 tests/run.py --build $(B) --only cluster -k $(SOAK)
+	@ROSTER_SOAK=1 ROSTER_SOAK_TIMES=$(or $(N),50) ROSTER_SUITE_SECONDS=14400 \
+		tests/run.py --build $(B) --only cluster -k $(SOAK)
 
 # Faults on machines of its own (needs root), for MINUTES or until so many
 # FAULTS and REQUESTS: tests/chaos/chaos.py.  soak-chaos is the long proof.

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "client/cli.h"
+#include "client/status_homeless.h"
 #include "engine/err.h"
 #include "engine/util.h"
 
@@ -421,6 +422,7 @@ int status_table_print(FILE *out, const char *json, bool layers, char *why,
     print_etcd(out, root);
     print_frozen(out, root);
     print_placement(out, root);
+    status_homeless_print(out, root);
     print_balance(out, root);
     print_coordinators(out, json_object_get(root, "coordinators"));
     print_nodes(out, json_object_get(root, "nodes"));

@@ -33,9 +33,11 @@ static void tell(conductor *c) {
     const homeless *h = c->homeless;
     uint64_t lost = homeless_units(h) - homeless_of_kind(h, HOMELESS_LOADING);
     char text[TEXT_SIZE], when[64] = "nobody can tell when";
-    if ((lost > 0) == c->said_homeless) return;
-    if (!c->said_homeless && c->epoch == 0) return;
-    c->said_homeless = lost > 0;
+    /* For a moment it is so after each change: twice is news. */
+    bool saw = c->saw_homeless;
+    c->saw_homeless = lost > 0 && c->epoch != 0;
+    if (c->saw_homeless != saw || saw == c->said_homeless) return;
+    c->said_homeless = saw;
     if (lost == 0) {
         log_info("every expert has a live holder, or is being loaded");
         return;

@@ -39,7 +39,7 @@ struct conductor {
     uv_timer_t recover_timer;
     homeless *homeless; /* units that nobody can be asked for */
     uv_timer_t homeless_timer;
-    bool said_homeless;
+    bool saw_homeless, said_homeless;
 };
 
 /* The placement that is ours to use.  NULL: there is none, or it was made for

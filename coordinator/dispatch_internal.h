@@ -43,7 +43,7 @@
  * peers for so long; no longer so when it is less than half as bad. */
 #define DISPATCH_SLOW_FACTOR 4
 #define DISPATCH_SLOW_AFTER_US 1000000
-#define DISPATCH_SLOW_LOOK_US 100000 /* between looks at one node */
+#define DISPATCH_SLOW_LOOK_US 250000 /* between looks at one node */
 #define DISPATCH_SLOW_PAIRS 8        /* for which speeds are compared */
 
 /* Irregularity: how much longer than twice the expected time answers took, in

@@ -26,6 +26,7 @@ typedef struct {
 struct homeless {
     uint64_t kinds[HOMELESS_KINDS], units;
     uint64_t bytes; /* to be loaded until all are there */
+    bool fits;      /* the live nodes have room for one copy of everything */
     homeless_layer *layers;
     uint32_t n_layers, room;
     uint64_t since_ms;
@@ -217,6 +218,7 @@ static void estimate(homeless *h, uint64_t now_ms, uint32_t replace_after_ms) {
     uint64_t patience = (uint64_t)replace_after_ms + LEASE_MS;
     h->estimate_s = -1.0;
     if (h->kinds[HOMELESS_NO_ROOM] > 0) return;
+    if (h->kinds[HOMELESS_AWAY] > 0 && !h->fits) return;
     if (h->kinds[HOMELESS_AWAY] > 0 && waited < patience)
         seconds += (double)(patience - waited) / 1000.0;
     if (h->kinds[HOMELESS_AWAY] + h->kinds[HOMELESS_PLACING] > 0)
@@ -232,10 +234,11 @@ static void explain(homeless *h) {
                  "the memory of the live nodes is not enough for one copy of "
                  "every expert: bring a node back, or add one");
     } else if (h->kinds[HOMELESS_AWAY] > 0) {
-        snprintf(h->why, sizeof(h->why),
-                 "node '%s' is silent: if it stays away, others load what it "
-                 "held",
-                 h->waits_for);
+        snprintf(h->why, sizeof(h->why), "node '%s' is silent: %s",
+                 h->waits_for,
+                 h->fits ? "if it stays away, others load what it held"
+                         : "the memory of the others is not enough for what "
+                           "it held: bring it back, or add a node");
     } else if (h->kinds[HOMELESS_PLACING] > 0) {
         snprintf(h->why, sizeof(h->why), "they are being placed anew");
     } else {
@@ -255,7 +258,7 @@ static void forget(homeless *h) {
 int homeless_look(homeless *h, uint64_t now_ms, const homeless_picture *p) {
     const planner_model *m = p->plan->model;
     holder_state states[RECORD_NODES_MAX];
-    bool fits = all_fit(p->plan);
+    bool fits = h->fits = all_fit(p->plan);
     int rc = 0;
 
     note_rate(h, now_ms, p->resident_bytes);

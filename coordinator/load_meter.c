@@ -1,11 +1,13 @@
 /* load_meter.c - see load_meter.h.
  *
- * Speed.  A run reads a unit's weights once and multiplies some rows by them;
- * where the weights come from memory, a run of one row takes about as long as
- * the reading, and each further row adds a part of that.  So a node that has
- * the hot experts does more pairs a second than others, and reads fewer bytes,
- * with the same processor.  Work is therefore counted as the bytes read, plus a
- * share (PAIR_COST) of a unit's bytes for each pair, and speed is work by time.
+ * Speed.  A run reads a unit's weights once and multiplies some rows by them.
+ * Work is counted as the bytes read, plus a share of a unit's bytes for each
+ * pair: so a node that has the hot experts, which does more pairs a second and
+ * reads fewer bytes, is not taken for a fast or slow one.  How large that share
+ * is depends on the processor, its memory, the threads and the unit's size: one
+ * thread of a fast memory needs a full reading's time for a pair, many threads
+ * a small part of it.  So both ends are tried, and a node counts as faster or
+ * slower than others only if it is so at either end.
  *
  * A delta that was counted over a while is worth less than one of this moment:
  * it is faded as if it had come evenly (fade()), so that a node that was heard
@@ -20,7 +22,7 @@
 #include "engine/err.h"
 
 /* Of the time that reading a unit takes, what a pair adds. */
-#define PAIR_COST (1.0 / 6)
+static const double pair_costs[LOAD_WAYS] = {1.0 / 16, 1.0};
 /* An answer that was held up is followed by the next at once. */
 #define SLACK_MS 1000
 
@@ -220,9 +222,9 @@ int load_meter_take(load_meter *m, uint64_t now_ms, uint32_t slices,
 /* ---- figures ---- */
 
 /* The mean unit of what was run stands for the pairs' units. */
-static double work_of(const load_sums *s) {
+static double work_of(const load_sums *s, double pair_cost) {
     if (s->runs <= 0) return 0;
-    return s->weight_bytes * (1 + PAIR_COST * s->pairs / s->runs);
+    return s->weight_bytes * (1 + pair_cost * s->pairs / s->runs);
 }
 
 void load_meter_look(const load_meter *m, load_figures *out) {
@@ -232,7 +234,20 @@ void load_meter_look(const load_meter *m, load_figures *out) {
     out->pairs_per_s = 1000 * s->pairs / s->ms;
     out->busy = fmin(s->busy_us / 1000 / s->ms, 1);
     if (s->busy_us < 1000.0 * LOAD_METER_BUSY_MS) return;
-    out->speed = work_of(s) / s->busy_us;
+    for (int i = 0; i < LOAD_WAYS; i++)
+        out->speed[i] = work_of(s, pair_costs[i]) / s->busy_us;
+}
+
+double load_meter_speed(const load_figures *f, const double usual[LOAD_WAYS]) {
+    double least = HUGE_VAL, most = 0;
+    for (int i = 0; i < LOAD_WAYS; i++) {
+        if (f->speed[i] <= 0 || usual[i] <= 0) return 0;
+        double speed = f->speed[i] / usual[i];
+        least = fmin(least, speed);
+        most = fmax(most, speed);
+    }
+    if (least > 1) return least;
+    return most < 1 ? most : 1;
 }
 
 double load_meter_layer(const load_meter *m, uint32_t layer) {

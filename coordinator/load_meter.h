@@ -38,14 +38,22 @@ typedef struct {
 int load_meter_take(load_meter *m, uint64_t now_ms, uint32_t slices,
                     const load_word *w, heat *h);
 
+/* Nobody tells us what a pair costs beside the reading of the weights, so work
+ * is counted in two ways that the truth lies between. */
+#define LOAD_WAYS 2
+
 typedef struct {
     double pairs_per_s;
-    double busy;  /* share of the time in which it computed */
-    double speed; /* bytes of weights in a us, batches made equal; 0: unknown */
+    double busy;             /* share of the time in which it computed */
+    double speed[LOAD_WAYS]; /* work in a us, either way; 0: unknown */
 } load_figures;
 
 /* Of late, up to the last word. */
 void load_meter_look(const load_meter *m, load_figures *out);
+/* How fast a node is beside a usual one (`usual`, the speed of either way): 1
+ * as long as the two ways do not agree that it is faster or slower, else what
+ * is nearer to 1.  0: unknown. */
+double load_meter_speed(const load_figures *f, const double usual[LOAD_WAYS]);
 /* Decayed pairs of one layer, up to the last word. */
 double load_meter_layer(const load_meter *m, uint32_t layer);
 

@@ -166,14 +166,14 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Of the speeds that are known; 0: none is. */
-static double median_speed(const nodes *n) {
+/* Of the speeds that are known, counted in one way; 0: none is. */
+static double median_speed(const nodes *n, int way) {
     double speeds[MEMBERSHIP_MAX_NODES];
     size_t known = 0;
     for (uint32_t i = 0; i < n->n_all; i++) {
         load_figures f;
-        if (!nodes_load_figures(n, n->all[i], &f) || f.speed <= 0) continue;
-        speeds[known++] = f.speed;
+        if (!nodes_load_figures(n, n->all[i], &f)) continue;
+        if (f.speed[way] > 0) speeds[known++] = f.speed[way];
     }
     if (known == 0) return 0;
     qsort(speeds, known, sizeof(speeds[0]), compare_doubles);
@@ -182,10 +182,11 @@ static double median_speed(const nodes *n) {
 
 double nodes_speed(const nodes *n, uint32_t i) {
     load_figures f;
-    double median = median_speed(n);
-    if (i >= n->n_all || median <= 0) return 0;
-    if (!nodes_load_figures(n, n->all[i], &f)) return 0;
-    return f.speed / median;
+    double usual[LOAD_WAYS];
+    if (i >= n->n_all || !nodes_load_figures(n, n->all[i], &f)) return 0;
+    for (int way = 0; way < LOAD_WAYS; way++)
+        usual[way] = median_speed(n, way);
+    return load_meter_speed(&f, usual);
 }
 
 /* ---- evenness ---- */

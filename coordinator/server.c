@@ -348,9 +348,12 @@ static void on_eval(server *s, client *from, const message *m) {
 
 typedef void (*handler)(server *s, client *from, const message *m);
 static const handler handlers[MESSAGE_KINDS] = {
-    [MESSAGE_HELLO] = on_hello,       [MESSAGE_PING] = on_ping,
-    [MESSAGE_GENERATE] = on_generate, [MESSAGE_EVAL] = on_eval,
-    [MESSAGE_CANCEL] = on_cancel,     [MESSAGE_STATUS_REQUEST] = on_status,
+    [MESSAGE_HELLO] = on_hello,
+    [MESSAGE_PING] = on_ping,
+    [MESSAGE_GENERATE] = on_generate,
+    [MESSAGE_EVAL] = on_eval,
+    [MESSAGE_CANCEL] = on_cancel,
+    [MESSAGE_STATUS_REQUEST] = on_status,
     [MESSAGE_MEMBERS_REQUEST] = server_on_members,
 };
 

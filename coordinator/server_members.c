@@ -38,8 +38,8 @@ static void add_registered(const server *s, listing *l) {
             .name = r[i].name,
             .endpoint = r[i].client,
             .http = http ? r[i].http : "",
-            .leaving = r[i].drained != 0 ||
-                       rack_view_drain(view, r[i].name) != NULL,
+            .leaving =
+                r[i].drained != 0 || rack_view_drain(view, r[i].name) != NULL,
         };
         add(l, &m);
     }

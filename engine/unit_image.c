@@ -251,11 +251,14 @@ void unit_check_add(unit_check *c, const void *data, size_t bytes) {
     c->at += bytes;
 }
 
+const unit_part *unit_check_damaged(const unit_check *c) {
+    for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
+        if (manifest_check_result(c->parts[i]) < 0) return &c->image->parts[i];
+    }
+    return NULL;
+}
+
 int unit_check_result(const unit_check *c) {
     if (c->at != c->image->bytes) return ERR_RANGE;
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
-        int rc = manifest_check_result(c->parts[i]);
-        if (rc < 0) return rc;
-    }
-    return 0;
+    return unit_check_damaged(c) == NULL ? 0 : ERR_CHECKSUM;
 }

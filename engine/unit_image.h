@@ -74,5 +74,7 @@ void unit_check_add(unit_check *c, const void *data, size_t bytes);
 /* After all of them: 0, ERR_CHECKSUM, or ERR_RANGE if they were more or fewer.
  */
 int unit_check_result(const unit_check *c);
+/* The first part that does not add up; NULL: all do. */
+const unit_part *unit_check_damaged(const unit_check *c);
 
 #endif

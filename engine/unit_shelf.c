@@ -83,7 +83,9 @@ int unit_shelf_plan(const unit_shelf *s, uint32_t layer, uint32_t unit,
 
 /* ---- checking ---- */
 
-static int check_image(const unit_shelf *s, const unit_image *u) {
+/* *bad: the tensor at fault, if one is. */
+static int check_image(const unit_shelf *s, const unit_image *u,
+                       const gguf_tensor **bad) {
     unit_check *check;
     int rc = unit_check_open(&check, u, s->config.checks);
     uint8_t *piece = rc == 0 ? malloc(PIECE_BYTES) : NULL;
@@ -94,13 +96,15 @@ static int check_image(const unit_shelf *s, const unit_image *u) {
         if (rc == 0) unit_check_add(check, piece, n);
     }
     if (rc == 0) rc = unit_check_result(check);
+    if (rc == ERR_CHECKSUM) *bad = unit_check_damaged(check)->tensor;
     free(piece);
     unit_check_close(check);
     return rc;
 }
 
 /* One at a time looks at a unit, and the others take its word if it is good. */
-static int make_sure(unit_shelf *s, const unit_image *u) {
+static int make_sure(unit_shelf *s, const unit_image *u,
+                     const gguf_tensor **bad) {
     uint8_t *state = state_of(s, u);
     pthread_mutex_lock(&s->lock);
     while (*state == BEING_CHECKED)
@@ -110,7 +114,7 @@ static int make_sure(unit_shelf *s, const unit_image *u) {
     pthread_mutex_unlock(&s->lock);
     if (good) return 0;
 
-    int rc = check_image(s, u);
+    int rc = check_image(s, u, bad);
     pthread_mutex_lock(&s->lock);
     *state = rc == 0 ? GOOD : UNKNOWN;
     pthread_cond_broadcast(&s->checked);
@@ -124,13 +128,20 @@ int unit_shelf_read(unit_shelf *s, uint32_t layer, uint32_t unit,
     unit_image u;
     int rc = image_of(s, &u, layer, unit, slices, why, why_size);
     if (rc < 0) return rc;
-    rc = make_sure(s, &u);
+    const gguf_tensor *bad = NULL;
+    rc = make_sure(s, &u, &bad);
     if (rc == 0) rc = s->config.read(s->config.ctx, &u, offset, bytes, out);
     if (rc == 0) return 0;
+    const char *text =
+        rc == ERR_FORMAT ? "the file was cut short" : err_text(rc);
+    if (bad != NULL) {
+        return err_why(
+            why, why_size, rc, "tensor %s, expert %u, slice %u of %u: %s",
+            gguf_quote(bad->name).text, u.expert, u.slice, slices, text);
+    }
     return err_why(why, why_size, rc,
                    "layer %u, expert %u, slice %u of %u cannot be given: %s",
-                   layer, u.expert, u.slice, slices,
-                   rc == ERR_FORMAT ? "the file was cut short" : err_text(rc));
+                   layer, u.expert, u.slice, slices, text);
 }
 
 void unit_shelf_mark(unit_shelf *s, uint32_t layer, uint32_t unit,

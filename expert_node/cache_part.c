@@ -128,7 +128,7 @@ static int open_file(cache_part *p, const char *name) {
         rc = unit_cache_reserve(p->cache, p->bytes);
         if (rc < 0) {
             (void)unlinkat(unit_cache_fd(p->cache), name, 0);
-            return rc;
+            return unit_cache_trouble(p->cache, rc, name);
         }
         rc = write_trailer(p);
         if (rc < 0) {
@@ -180,7 +180,7 @@ bool cache_part_has(const cache_part *p, uint32_t piece) {
 }
 
 bool cache_part_complete(const cache_part *p) {
-    return p->fd >= 0 && p->n_have == p->n_pieces;
+    return p->n_pieces > 0 && p->n_have == p->n_pieces;
 }
 
 /* The file is removed: what could not be written whole would only be in the
@@ -232,7 +232,7 @@ void cache_part_finish(cache_part *p, bool sync) {
 
 void cache_part_keep(cache_part *p) {
     if (p == NULL) return;
-    if (cache_part_complete(p) && p->n_pieces > 0) {
+    if (cache_part_complete(p)) {
         unit_cache_finish(p->cache, p);
     } else {
         cache_part_close(p);

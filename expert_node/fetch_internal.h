@@ -17,6 +17,7 @@
 #define FETCH_PIECE_BYTES MESSAGE_PIECE_MAX
 #define FETCH_ASKS 64 /* under way, of all sources */
 #define FETCH_WHY 256
+#define FETCH_TELL_EVERY_MS 10000 /* log lines of one kind, of one source */
 
 /* ---- sources ---- */
 
@@ -35,6 +36,7 @@ typedef struct {
     uint32_t rest_ms; /* the last rest; 0: all is well */
     uint32_t damaged; /* messages in a row */
     uint64_t told_ms; /* when a failure was last logged */
+    uint64_t damage_told_ms;
     fetch_source_figures sums;
 } fetch_source;
 

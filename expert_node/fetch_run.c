@@ -468,7 +468,10 @@ static void on_damaged(fetch *f, int source, const message *m, int code,
     s->moved_ms = now_ms;
     s->sums.damaged++;
     f->figures.damaged++;
-    if (s->damaged++ == 0) {
+    s->damaged++;
+    if (s->damage_told_ms == 0 ||
+        now_ms - s->damage_told_ms >= FETCH_TELL_EVERY_MS) {
+        s->damage_told_ms = now_ms;
         log_warn("weights: a damaged answer from %s, asked for again: %s",
                  s->endpoint, why[0] != '\0' ? why : err_text(code));
     }

@@ -23,7 +23,6 @@
 #define BUSY_MOST_MS 1000
 #define FAILED_MS 250 /* likewise after a failure */
 #define FAILED_MOST_MS 2000
-#define TELL_EVERY_MS 10000
 #define QUEUE_MESSAGES 64
 
 static fetch_source new_source(const char *endpoint) {
@@ -159,7 +158,7 @@ void fetch_source_failed(fetch *f, int source, uint64_t now_ms, int code,
                          const char *why) {
     fetch_source *s = &f->sources[source];
     const char *text = why[0] != '\0' ? why : err_text(code);
-    if (s->told_ms == 0 || now_ms - s->told_ms >= TELL_EVERY_MS) {
+    if (s->told_ms == 0 || now_ms - s->told_ms >= FETCH_TELL_EVERY_MS) {
         s->told_ms = now_ms;
         log_info("weights: %s is left for a while: %s", s->endpoint, text);
     }

@@ -45,7 +45,7 @@ struct member {
     uint64_t drops_given, drops_done;
 
     /* Of the assignment that is being loaded; 0: all is here. */
-    uint64_t assigned_ms, told_ms, fetched_before, cached_before;
+    uint64_t assigned_ms, told_ms, fetched_before, cached_before, told_bytes;
 
     char load_error[LOADER_WHY]; /* the last one; "" since all was well */
     uint64_t load_error_ms;

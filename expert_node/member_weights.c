@@ -149,9 +149,10 @@ void member_begin_assignment(member *m, uint64_t now_ms) {
     m->assigned_ms = m->told_ms = now_ms;
     m->fetched_before = f.fetched_bytes;
     m->cached_before = f.cached_bytes;
+    m->told_bytes = 0;
 }
 
-static void tell(const member *m, const char *what, uint64_t now_ms) {
+static void tell(member *m, const char *what, uint64_t now_ms) {
     fetch_figures f;
     fetch_look(m->fetch, &f);
     uint64_t fetched = f.fetched_bytes - m->fetched_before;
@@ -159,7 +160,8 @@ static void tell(const member *m, const char *what, uint64_t now_ms) {
     size_t from = 0;
     for (size_t i = 0; i < f.n_sources; i++)
         from += f.sources[i].pieces > 0;
-    if (fetched + cached == 0) return;
+    if (fetched + cached == m->told_bytes) return;
+    m->told_bytes = fetched + cached;
     log_info("weights: %s %.1f MiB fetched from %zu source%s, %.1f MiB had "
              "been kept; %.1f s",
              what, mib(fetched), from, from == 1 ? "" : "s", mib(cached),

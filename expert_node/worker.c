@@ -212,6 +212,7 @@ static void reply(worker *w, batch *b, uint64_t began_us, uint64_t done_us) {
     m.rows.queue_us = clamp_us(began_us - b->received_us);
     m.rows.compute_us = clamp_us(done_us - began_us);
 
+    if (failpoint("node.flip")) *(uint8_t *)frames_data(&b->reply, 1) ^= 1;
     int rc = message_seal(&b->reply, &m);
     if (rc < 0) {
         refuse_batch(w, b, rc, "the reply could not be packed");

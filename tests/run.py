@@ -20,7 +20,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GROUPS = ["unit", "sim", "memory", "golden", "cluster", "chaos"]
-SUITE_SECONDS = 600
+SUITE_SECONDS = int(os.environ.get("ROSTER_SUITE_SECONDS", "600"))
 
 
 def suites(build, group):

@@ -113,8 +113,8 @@ ROSTER_API const char *roster_version(void);
  *   interrupt_fd        number of a descriptor, on loan, such as a signalfd or
  *                       the reading end of a pipe: once it is readable, calls
  *                       that wait give up with -EINTR; default: none
- *   failover            on: when a coordinator is lost or leaves, another one of
- *                       the rack takes over what is running, see above; off:
+ *   failover            on: when a coordinator is lost or leaves, another one
+ *                       of the rack takes over what is running, see below; off:
  *                       what is running fails with ROSTER_ERR_CLOSED
  *   insecure            false; true allows endpoints beyond loopback (there is
  *                       no encryption yet) */

@@ -408,8 +408,8 @@ int roster_poll_fd(const roster_client *client) {
 }
 
 int roster_poll_timeout(const roster_client *client) {
-    bool now = client->lost || client->gone ||
-               (client->stale && client->link != NULL);
+    bool now =
+        client->lost || client->gone || (client->stale && client->link != NULL);
     return now ? 0 : next_due(client);
 }
 

@@ -88,7 +88,7 @@ typedef int (*client_opener)(void *opaque, struct link **out,
 
 struct roster_client {
     roster_config config;
-    void *zmq; /* NULL when the link was given */
+    void *zmq;          /* NULL when the link was given */
     client_opener open; /* NULL: there is one link and never another */
     void *open_opaque;
     struct link *link; /* NULL: to nobody just now */
@@ -113,11 +113,11 @@ struct roster_client {
 
     uint64_t boot_id;
     uint64_t last_id;
-    uint64_t heard_ms;  /* last message */
-    uint64_t pinged_ms; /* last ping */
+    uint64_t heard_ms;   /* last message */
+    uint64_t pinged_ms;  /* last ping */
     uint32_t unanswered; /* pings since the last message */
-    bool lost; /* no coordinator, and nobody looks for one */
-    bool stale; /* the link's descriptor may have been consumed */
+    bool lost;           /* no coordinator, and nobody looks for one */
+    bool stale;          /* the link's descriptor may have been consumed */
     call *calls;
     size_t n_calls;
 
@@ -215,6 +215,8 @@ uint64_t move_due(const roster_client *c);
 void move_expired(call *c);
 /* A message of substance has come: the coordinator does its work. */
 void move_settled(call *c);
+/* Ask who else there is, if it is time. */
+void move_ask_members(roster_client *c);
 /* MEMBERS has come. */
 void move_learn(roster_client *c, const message *m);
 

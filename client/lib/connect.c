@@ -75,8 +75,10 @@ void client_adopt(roster_client *c, const coordinator_info *info) {
     c->peer_progress = 0;
     c->heard_ms = now_ms();
     c->unanswered = 0;
-    c->ask_members_ms = 0;
     c->stale = true;
+    /* At once, so that it is known before the first request is refused. */
+    c->ask_members_ms = 0;
+    move_ask_members(c);
 }
 
 /* ---- greeting ---- */
@@ -399,8 +401,8 @@ int client_create_over(roster_client **out, struct link *l,
         link_close(l);
         return err_why(why, why_size, rc, "%s", err_text(rc));
     }
-    rc = greet_over(c, l, "memory", c->config.connect_timeout_ms, why,
-                    why_size);
+    rc =
+        greet_over(c, l, "memory", c->config.connect_timeout_ms, why, why_size);
     if (rc == 0) rc = greet_to_the_end(c, why, why_size);
     if (rc < 0) {
         roster_client_destroy(&c);

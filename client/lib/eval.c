@@ -80,10 +80,8 @@ static int tail_of(evaluation *e, roster_rows *rows, uint32_t skip) {
     float *weights = (float *)e->rest + rows->n_moe_layers * run;
     for (uint32_t l = 0; l < rows->n_moe_layers; l++) {
         size_t from = l * all + (size_t)skip * rows->k;
-        memcpy(experts + l * run, rows->experts + from,
-               run * sizeof(*experts));
-        memcpy(weights + l * run, rows->weights + from,
-               run * sizeof(*weights));
+        memcpy(experts + l * run, rows->experts + from, run * sizeof(*experts));
+        memcpy(weights + l * run, rows->weights + from, run * sizeof(*weights));
     }
     rows->experts = experts;
     rows->weights = weights;

@@ -233,8 +233,8 @@ failover_choice failover_next(failover *f, uint64_t now_ms) {
     }
     c.step = FAILOVER_TRY;
     c.member = i;
-    c.limit_ms = (uint32_t)doubled(FAILOVER_LIMIT_MS, f->round,
-                                   FAILOVER_LIMIT_MOST_MS);
+    c.limit_ms =
+        (uint32_t)doubled(FAILOVER_LIMIT_MS, f->round, FAILOVER_LIMIT_MOST_MS);
     f->trying = i;
     return c;
 }

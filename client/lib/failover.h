@@ -19,11 +19,12 @@
 #include "proto/endpoint.h"
 #include "proto/message.h"
 
-#define FAILOVER_MEMBERS 64 /* more are passed over */
+#define FAILOVER_MEMBERS 64                   /* more are passed over */
 #define FAILOVER_ENDPOINT (ENDPOINT_MAX + 32) /* scheme, brackets, port */
 #define FAILOVER_WHY 200
 #define FAILOVER_PAUSE_MS 50       /* before the second round */
-#define FAILOVER_PAUSE_MOST_MS 800 /* before later ones, doubling up to this */
+#define FAILOVER_PAUSE_MOST_MS 800 /* before later ones, doubling up to this   \
+                                    */
 #define FAILOVER_LIMIT_MS 500      /* of a first attempt */
 #define FAILOVER_LIMIT_MOST_MS 2000
 
@@ -79,8 +80,8 @@ typedef struct {
 /* What to do now; only while no attempt is under way. */
 failover_choice failover_next(failover *f, uint64_t now_ms);
 
-/* How the attempt went; `why` names the coordinator.  Codes that time does not change (another model, a
- * wrong endpoint) are final for this episode. */
+/* How the attempt went; `why` names the coordinator.  Codes that time does not
+ * change (another model, a wrong endpoint) are final for this episode. */
 void failover_failed(failover *f, int code, const char *why);
 void failover_took(failover *f);
 /* It was given up for reasons of our own. */

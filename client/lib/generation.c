@@ -254,8 +254,7 @@ static void fill_message(const roster_request *r, message *m) {
 static int fill_resume(roster_generation *g, message *m) {
     g->so_far.bytes = 0;
     int rc = client_buffer_add(&g->so_far, g->prompt.data, g->prompt.bytes);
-    if (rc == 0)
-        rc = client_buffer_add(&g->so_far, g->ids.data, g->ids.bytes);
+    if (rc == 0) rc = client_buffer_add(&g->so_far, g->ids.data, g->ids.bytes);
     if (rc < 0) return rc;
 
     m->kind = MESSAGE_GENERATE;

@@ -33,8 +33,8 @@ static void explain(const roster_client *c, char *out, size_t size) {
     char tried[ROSTER_WHY_BYTES];
 
     failover_explain(&c->members, tried, sizeof(tried));
-    snprintf(out, size, "%.290s; no coordinator took over, %.190s",
-             c->move_why, tried);
+    snprintf(out, size, "%.290s; no coordinator took over, %.190s", c->move_why,
+             tried);
 }
 
 /* ---- who has to move ---- */
@@ -252,7 +252,7 @@ static bool greet_on(roster_client *c) {
     return true;
 }
 
-static void ask_members(roster_client *c) {
+void move_ask_members(roster_client *c) {
     uint64_t now = now_ms();
     message m;
 
@@ -280,7 +280,7 @@ int move_look(roster_client *c) {
     bool done = true;
     int handled = 0;
 
-    ask_members(c);
+    move_ask_members(c);
     while (c->moving && done) {
         if (is_over(c)) break;
         done = c->greeting.link != NULL ? greet_on(c) : try_next(c);

@@ -75,12 +75,12 @@ class Schedule:
 class Run:
     def __init__(self, folder, options):
         self.options, self.folder = options, folder
-        self.rack = chaos_rack.ChaosRack(folder, options.seed, {
-            "nodes": 4, "coordinators": options.coordinators,
-            "streams": options.streams, "tokens": options.tokens})
         self.said, self.count, self.failed = [], {}, []
         self.began = time.monotonic()
         self._lock = threading.Lock()
+        self.rack = chaos_rack.ChaosRack(folder, options.seed, {
+            "nodes": 4, "coordinators": options.coordinators,
+            "streams": options.streams, "tokens": options.tokens}, self.say)
 
     def say(self, words):
         line = "%7.2f %s" % (time.monotonic() - self.began, words)
@@ -113,7 +113,7 @@ class Run:
             self.count[name] = self.count.get(name, 0) + 1
         if self.failed:
             raise AssertionError(self.failed[0])
-        self.rack.wait_whole()
+        self.rack.wait_whole(self.options.patience)
         self.rack.check_stories()
         self.rack.wait_stories(1)
         stories = self.rack.stories
@@ -222,6 +222,8 @@ def main():
     parser.add_argument("--coordinators", type=int, default=2)
     parser.add_argument("--streams", type=int, default=6)
     parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--patience", type=float, default=90, metavar="S",
+                        help="longest time until the rack is whole again")
     parser.add_argument("--keep", action="store_true",
                         help="the logs stay, also after a good run")
     parser.add_argument("--verbose", action="store_true")

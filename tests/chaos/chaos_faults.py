@@ -248,6 +248,19 @@ def drain_and_undo(r, rng):
 
 
 @kind("node")
+def kill_while_moving(r, rng):
+    """A node dies while another one's units are on their way to others."""
+    leaves, dies = rng.sample(r.nodes, 2)
+    _wish(r, rng, "drain", leaves)
+    yield rng.uniform(0, 0.5)
+    r.processes[dies].kill()
+    yield rng.uniform(0, 3)
+    r.processes[dies].start()
+    yield rng.uniform(0, 1)
+    _wish(r, rng, "drain", leaves, "--undo")
+
+
+@kind("node")
 def rolling_restart(r, rng):
     for name in list(r.nodes):
         r.processes[name].terminate()
@@ -341,6 +354,19 @@ def etcd_wiped(r, rng):
         member.start()
     yield rng.uniform(1, 5)
     _wish(r, rng, "recover", "--yes")
+
+
+@kind("etcd")
+def nodes_without_etcd(r, rng):
+    """All of them, as often as not for longer than their leases; coordinators
+    see the records vanish, and nodes that answer."""
+    for member in r.etcds:
+        for name in r.nodes:
+            r.net.proxy.rule(name, member, "cut")
+    yield rng.uniform(2, 14)
+    for member in r.etcds:
+        for name in r.nodes:
+            r.net.proxy.rule(name, member, "pass")
 
 
 @kind("etcd")

@@ -21,6 +21,7 @@ import rack
 LOAD = os.path.join(rack.BUILD, "tests/chaos/story_load")
 CACHE_MB = 48  # a node's whole share fits, with room for a little more
 GROWTH_MB = 96  # a node may have that much more memory at the end
+NOTED_MS = 1000  # a story that waited so long is mentioned
 LONGEST_S = 10  # for one token: there is always somebody who could make it
 BAD_SIGNS = ("AddressSanitizer", "LeakSanitizer", "ThreadSanitizer",
              "runtime error", "Assertion", "assertion", "internal error",
@@ -96,11 +97,13 @@ class Process:
 
 
 class Stories:
-    """The load: what story_load says, line by line."""
+    """The load: what story_load says, line by line.  `note` hears of stories
+    that had to wait."""
 
-    def __init__(self, folder, truth, endpoint, streams, tokens):
+    def __init__(self, folder, truth, endpoint, streams, tokens, note):
         self.done = self.tokens = self.takeovers = self.moves = 0
         self.longest_ms, self.lost, self.wrong = 0, [], []
+        self._note = note
         self._errors = open(os.path.join(folder, "stories.err"), "wb")
         self._process = subprocess.Popen(
             [LOAD, "--truth", truth, "--endpoint", endpoint, "--insecure",
@@ -126,6 +129,9 @@ class Stories:
                 self.takeovers += takeovers
                 self.moves += moves
                 self.longest_ms = max(self.longest_ms, silence)
+                if silence >= NOTED_MS:
+                    self._note("    a story waited for a token for %d ms" %
+                               silence)
                 self.done += 1
             elif words[0] in ("lost", "wrong"):
                 what = "%s %s" % (time.strftime("%H:%M:%S"), line.strip())
@@ -155,10 +161,11 @@ class Stories:
 
 
 class ChaosRack:
-    """`shape`: {nodes, coordinators, streams, tokens}."""
+    """`shape`: {nodes, coordinators, streams, tokens}; `note` takes a line for
+    the run's report."""
 
-    def __init__(self, folder, seed, shape):
-        self.folder, self.shape = folder, shape
+    def __init__(self, folder, seed, shape, note):
+        self.folder, self.shape, self.note = folder, shape, note
         self.net = fault_net.Network(seed)
         self.processes, self.baseline = {}, {}
         self.caches = takes("roster-expert-node", "cache")
@@ -269,7 +276,7 @@ class ChaosRack:
         self.stories = Stories(
             self.folder, alone.wait_ready(),
             ",".join(self.endpoint(c) for c in self.coordinators),
-            self.shape["streams"], self.shape["tokens"])
+            self.shape["streams"], self.shape["tokens"], self.note)
         alone.terminate()
         self.wait_whole()
         self.stories.begin()

@@ -173,6 +173,120 @@ class NodeFaults(RackTest):
             self.rack.status(asked)["dispatch"]["takeover_local"], 0)
 
 
+    def test_what_nobody_holds_is_an_error_within_five_seconds(self):
+        nodes = self.rack.nodes(2)
+        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        story = self.rack.generating(asked, PROMPT, "--ignore-end", n=LONG)
+        story.wait_output()
+        nodes[0].kill()
+        killed = time.monotonic()
+        result = story.result()
+        self.assertLess(time.monotonic() - killed, 5 * rack.SLOWER)
+        self.assert_fails(result, "roster generate: ", "layer", "expert")
+
+
+class Trust(RackTest):
+    """Nodes that crash again and again, or whose bits are not those of others,
+    are asked for nothing that others hold."""
+
+    def setUp(self):
+        super().setUp()
+        alone = self.rack.coordinator()
+        self.story = self.rack.generate(alone, PROMPT)
+        alone.terminate()
+
+    def quarantine(self, asked, node):
+        return self.rack.node_status(asked, node)["quarantine"]
+
+    def tell_until(self, asked, condition, what):
+        """Stories, so that nodes have something to do."""
+        def told():
+            self.rack.generate(asked, PROMPT)
+            return condition()
+
+        return rack.wait_until(told, what)
+
+    def flipping(self, n_nodes, *options):
+        """All nodes hold all experts; the bits of the second one flip from some
+        answer on."""
+        spec = {1: {"ROSTER_FAILPOINTS": "node.flip=fail@%d" % MID_STORY}}
+        nodes = self.rack.nodes(n_nodes, replicas=n_nodes, envs=spec,
+                                listen=rack.own_listen())
+        asked = self.rack.coordinator(nodes, "--cross-check", 20, *options)
+        return nodes, asked
+
+    def check_convicted(self, nodes, asked):
+        found = self.tell_until(asked,
+                                lambda: self.quarantine(asked, nodes[1]),
+                                "the node that differs is found")
+        self.assertRegex(found["reason"], r"differs: layer \d+ expert \d+")
+        self.assertEqual(-1, found["left_s"])
+        asked.wait_log("differs: layer")
+        for node in nodes[:1] + nodes[2:]:
+            self.assertIsNone(self.quarantine(asked, node))
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+        before = self.rack.node_status(asked, nodes[1])["pairs_used"]
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+        after = self.rack.node_status(asked, nodes[1])["pairs_used"]
+        self.assertEqual(before, after)
+
+    def test_a_third_holder_says_who_is_wrong(self):
+        nodes, asked = self.flipping(3, "--no-local-experts")
+        self.check_convicted(nodes, asked)
+        # A new process is as good as any.
+        nodes[1].kill()
+        again = self.rack.node("--share", "1/3x3", listen=nodes[1].endpoint)
+        self.rack.wait_node(asked, again, "up")
+        rack.wait_until(lambda: self.quarantine(asked, again) is None,
+                        "it is trusted again")
+
+    def test_the_coordinators_file_says_who_is_wrong(self):
+        nodes, asked = self.flipping(2)
+        self.check_convicted(nodes, asked)
+
+    def test_both_are_named_if_nobody_can_say_who_is_wrong(self):
+        nodes, asked = self.flipping(2, "--no-local-experts")
+        last = self.tell_until(
+            asked, lambda: self.rack.status(asked)["cross_check"]["last"],
+            "the difference is found")
+        for node in nodes:
+            name = self.rack.node_status(asked, node)["name"]
+            self.assertIn(name, last)
+            self.assertIsNone(self.quarantine(asked, node))
+        checks = self.rack.status(asked)["cross_check"]
+        self.assertGreater(checks["undecided"], 0)
+
+    def test_replicas_agree(self):
+        nodes = self.rack.nodes(2, replicas=2)
+        asked = self.rack.coordinator(nodes, "--no-local-experts",
+                                      "--cross-check", 10)
+        checks = self.tell_until(
+            asked, lambda: (lambda c: c if c["agreed"] > 10 else None)(
+                self.rack.status(asked)["cross_check"]), "some are compared")
+        self.assertEqual(0, checks["differed"])
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+
+    def test_a_node_that_keeps_crashing_is_asked_last(self):
+        nodes = self.rack.nodes(2, replicas=2, listen=rack.own_listen())
+        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        for _ in range(3):
+            self.rack.wait_node(asked, nodes[0], "up")
+            nodes[0].kill()
+            self.rack.wait_node(asked, nodes[0], "down")
+            nodes[0] = self.rack.node("--share", "0/2x2",
+                                      listen=nodes[0].endpoint)
+        self.rack.wait_node(asked, nodes[0], "up")
+        found = self.quarantine(asked, nodes[0])
+        self.assertIn("3 times", found["reason"])
+        self.assertGreater(found["left_s"], 0)
+        before = self.rack.node_status(asked, nodes[0])["pairs_used"]
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+        after = self.rack.node_status(asked, nodes[0])["pairs_used"]
+        self.assertEqual(before, after)
+        nodes[1].kill()  # but it is better than nobody
+        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+
+
 def add(name, function, *arguments):
     setattr(NodeFaults, "test_" + name, lambda self: function(self, *arguments))
 

@@ -4,7 +4,7 @@ and goes on with its write, which must not count.
 
 The judge is etcd itself: every revision of placement/epoch is read, and each must
 be the successor of the one before, written in the term of the leader key that stood
-then.  ROSTER_SOAK=1 (`make soak-leaders`) does it 50 times.
+then.  ROSTER_SOAK=1 (`make soak-leaders`) does it ROSTER_SOAK_TIMES (50) times.
 """
 import datetime
 import json
@@ -18,7 +18,7 @@ import rack
 from etcd import EtcdTest
 
 SOAK = bool(os.environ.get("ROSTER_SOAK"))
-TIMES = 50 if SOAK else 2
+TIMES = int(os.environ.get("ROSTER_SOAK_TIMES", "50")) if SOAK else 2
 TTL = "2s"
 
 

@@ -237,7 +237,8 @@ class BadLine(Pulling):
         self.serves(asked, told_alone(self.rack.model), "one")
         self.assertIn(b"flip", relay.out())
         self.assertRegex(node.err(),
-                         r"warn .*cannot (load|fetch).*(checksum|malformed)")
+                         r"warn .*(damaged|cannot (load|fetch))"
+                         r".*(checksum|malformed)")
 
     def test_a_clean_source_takes_the_place_of_a_bad_one(self):
         """Nothing whole comes through the bad line, and all from the other."""

@@ -198,6 +198,9 @@ static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes,
     }
 }
 
+/* Runs of one expert that went to two nodes, so far. */
+static uint64_t splits;
+
 static int shuffle(subject *s, uint64_t seed) {
     random_state = seed * 1000003;
     uint32_t n_nodes = draw(4), slices = 1u << draw(4);
@@ -218,6 +221,9 @@ static int shuffle(subject *s, uint64_t seed) {
     };
     memory_rack *r = memory_rack_open(s->model, &c);
     int differ = run_sequences(s, r, held, n_nodes, false);
+    dispatch_stats stats;
+    exchange_totals(memory_rack_exchange(r), &stats);
+    splits += stats.splits;
     memory_rack_close(r);
     for (uint32_t i = 0; i < n_nodes; i++) {
         holdings_fini(&held[i]);
@@ -255,7 +261,9 @@ static void small_model_has_the_same_bits_everywhere(void **state) {
     (void)state;
     model_shape shape = model_shape_small();
     shape.n_experts = 8;
+    splits = 0;
     run_shuffles(&shape, "small.gguf", 90, shuffles(200), KV_F16, false);
+    if (shuffles(200) >= 20) assert_true(splits > 0);
 }
 
 static void exact_mode_has_the_same_bits_everywhere(void **state) {

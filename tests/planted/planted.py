@@ -38,7 +38,8 @@ def bits():
 
 def chaos(kinds, words, faults=8):
     return Plant(RACK, [sys.executable, "tests/chaos/chaos.py", "--seed", "1",
-                        "--kinds", kinds, "--faults", str(faults)], words)
+                        "--kinds", kinds, "--faults", str(faults),
+                        "--patience", "40"], words)
 
 
 PLANTS = {
@@ -49,10 +50,12 @@ PLANTS = {
     "payload_checksum": chaos("corrupt", r"\bwrong \d+ \d+"),
     "unit_checksum": chaos("cache_flipped", r"\bwrong \d+ \d+"),
     "compacted_watch": chaos("etcd_compacted", "the rack is whole"),
-    "lost_lease": chaos("etcd_dead", "the rack is whole"),
-    "old_boot": chaos("kill_node", "the rack is whole|lost"),
-    "resume_repeats": chaos("kill_coordinator", r"\bwrong \d+ \d+"),
-    "hung_coordinator": chaos("freeze_coordinator", "waited for a token"),
+    "lost_lease": chaos("etcd_dead,node_without_etcd", "the rack is whole"),
+    "lease_detector": chaos("nodes_without_etcd", "waited for|lost"),
+    "same_incarnation": chaos("etcd_wiped", "the rack is whole|is recorded"),
+    "resume_repeats": chaos("kill_coordinator", r"\b(lost|wrong) \d+ \d+"),
+    "resume_bytes": chaos("kill_coordinator", r"\bwrong \d+ \d+"),
+    "hung_coordinator": chaos("freeze_coordinator", "waited for a token", 14),
 }
 
 

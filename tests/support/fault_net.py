@@ -198,7 +198,7 @@ class Machine:
 
 class Group:
     """A control group that limits CPU time."""
-    PERIOD_US = 20000
+    PERIOD_US = 100000
 
     def __init__(self, base, name):
         self.path = os.path.join(base, name)

@@ -48,6 +48,8 @@ typedef enum {
     REFUSING,
     BUSY,     /* ERR_OVERLOADED once, then the answer */
     FLOODING, /* very many answers that nobody asked for, then the right one */
+    FLIPPED,  /* a bit of the answer is another one, under a good seal */
+    HANGING_UP, /* the connection is closed when a batch comes */
 } manner;
 
 typedef struct {
@@ -60,6 +62,7 @@ typedef struct {
     uint64_t boot_id;
     frames kept; /* LATE: the answer that was held back */
     bool refused_once;
+    bool joined; /* the test ended its thread */
 } node;
 
 typedef struct {
@@ -141,6 +144,7 @@ static inline void make_rows(node *n, frames *in, const message *batch,
             }
         }
     }
+    if (how == FLIPPED) ((uint8_t *)y)[0] ^= 1;
     if (message_seal(f, &m) < 0) abort();
     if (how == DAMAGED) ((uint8_t *)y)[3] ^= 0x40;
 }
@@ -231,6 +235,12 @@ static inline void *node_main(void *arg) {
                 abort();
             }
             atomic_fetch_add(&n->batches, 1);
+            if (atomic_load(&n->manner) == HANGING_UP) {
+                frames_fini(&in);
+                link_close(n->server);
+                n->server = NULL;
+                return NULL;
+            }
             answer(n, &in, &m);
         } else {
             struct pollfd fd = {.fd = link_fd(n->server), .events = POLLIN};
@@ -345,7 +355,10 @@ static inline void open_nodes(rig *r, const manner *manners) {
     }
 }
 
-static inline rig *open_rig(manner first, manner second, uint32_t patience_us) {
+/* One answer in `check_every` is compared; 0: none. */
+static inline rig *open_checked_rig(manner first, manner second,
+                                    uint32_t patience_us,
+                                    uint32_t check_every, bool local) {
     log_setup("test", (log_level)(LOG_ERROR + 1));
     rig *r = calloc(1, sizeof(*r));
     assert_non_null(r);
@@ -366,8 +379,10 @@ static inline rig *open_rig(manner first, manner second, uint32_t patience_us) {
                      .credit_bytes = 100 * row,
                      .hedge_min_us = 20000,
                      .hedge_factor = 4,
-                     .patience_us = patience_us},
+                     .patience_us = patience_us,
+                     .local = local},
         .max_rows = ROWS,
+        .check_every = check_every,
         .connect = connect_node,
         .connect_ctx = r,
     };
@@ -375,10 +390,14 @@ static inline rig *open_rig(manner first, manner second, uint32_t patience_us) {
     return r;
 }
 
+static inline rig *open_rig(manner first, manner second, uint32_t patience_us) {
+    return open_checked_rig(first, second, patience_us, 0, false);
+}
+
 static inline void close_rig(rig *r) {
     for (uint32_t i = 0; i < NODES; i++) {
         atomic_store(&r->nodes[i].stop, true);
-        pthread_join(r->nodes[i].thread, NULL);
+        if (!r->nodes[i].joined) pthread_join(r->nodes[i].thread, NULL);
     }
     exchange_free(r->x);
     for (uint32_t i = 0; i < NODES; i++) {

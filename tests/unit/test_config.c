@@ -196,6 +196,9 @@ static void refuses_racks_that_cannot_be(void **state) {
     refused("--etcd-user", "root", "--etcd");
     taken("--weights-listen", "tcp://127.0.0.1:*");
     taken("--advertise", "10.0.0.1");
+    refused("--peer", "nonsense", "nonsense");
+    refused("--peer", "tcp://127.0.0.1:*", "--peer");
+    taken("--peer", "tcp://127.0.0.1:7101");
     taken("--slices", "8");
 }
 

@@ -69,8 +69,8 @@ static void reads_endpoints_between_commas(void **state) {
 }
 
 static void refuses_a_list_with_a_hole(void **state) {
-    static const char *const lists[] = {"", ",", A ",", A ",," B, A ";" B,
-                                        "udp://127.0.0.1:1"};
+    static const char *const lists[] = {"",       ",",     A ",",
+                                        A ",," B, A ";" B, "udp://127.0.0.1:1"};
     (void)state;
 
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {

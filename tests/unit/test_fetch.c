@@ -70,6 +70,16 @@ static void rig_open(rig *r, size_t n_sources, uint32_t stall_ms) {
     list_sources(r, 0, n_sources);
 }
 
+/* As if the process ended and another one began: what was fetched has gone to
+ * the cache. */
+static void restart(rig *r) {
+    const fetch_config c = {
+        .cluster = "test", .boot_id = 6, .stall_ms = STALL_MS};
+    fetch_free(r->f);
+    assert_int_equal(fetch_new(&r->f, &c), 0);
+    list_sources(r, 0, r->n_sources);
+}
+
 static void rig_close(rig *r) {
     fetch_free(r->f);
     for (size_t i = 0; i < r->n_sources; i++)
@@ -193,6 +203,9 @@ static void says_why_when_all_have_failed(void **state) {
     expect_failure(&r, ERR_DEADLINE, "2 sources");
     atomic_store(&r.sources[0].manner, SOURCE_REFUSES);
     atomic_store(&r.sources[1].manner, SOURCE_REFUSES);
+    /* On a busy machine they may be too slow to be connected again. */
+    for (int i = 0; i < 50 && read_all(&r) == ERR_DEADLINE; i++)
+        continue;
     expect_failure(&r, ERR_WRONG_MODEL, "another model");
     atomic_store(&r.sources[1].manner, SOURCE_SOUND);
     assert_int_equal(read_all(&r), 0);
@@ -375,6 +388,7 @@ static void finds_out_whose_bytes_are_damaged(void **state) {
     fetch_look(r.f, &f);
     assert_true(f.damaged > 0);
     /* Nothing damaged is kept: the sources are not needed for it any more. */
+    restart(&r);
     unit_cache_close(cache); /* it is written */
     cache = open_cache("doubt");
     fetch_set_sources(r.f, NULL, 0);
@@ -391,6 +405,7 @@ static void keeps_a_unit_and_does_not_fetch_it_again(void **state) {
     rig_open(&r, 1, 0);
     unit_cache *cache = open_cache("kept");
     assert_int_equal(bring_unit(&r, 0, cache), 0);
+    restart(&r);
     unit_cache_close(cache); /* it is written */
     cache = open_cache("kept");
     unsigned long long before = given(&r);
@@ -413,11 +428,8 @@ static void resumes_what_an_earlier_process_left(void **state) {
     atomic_store(&r.sources[0].stop_after, 2);
     atomic_store(&r.sources[0].manner, SOURCE_STOPS);
     assert_int_equal(bring_unit(&r, 0, cache), ERR_DEADLINE);
-    fetch_free(r.f); /* the process ends, and another one begins */
+    restart(&r);
     unit_cache_close(cache);
-    const fetch_config c = {.cluster = "test", .boot_id = 6};
-    assert_int_equal(fetch_new(&r.f, &c), 0);
-    list_sources(&r, 0, 1);
     cache = open_cache("left");
     unsigned long long before = given(&r);
     atomic_store(&r.sources[0].manner, SOURCE_SOUND);
@@ -456,6 +468,7 @@ static void a_flipped_byte_on_disk_is_found_and_fetched_anew(void **state) {
     rig_open(&r, 1, 0);
     unit_cache *cache = open_cache("flipped");
     assert_int_equal(bring_unit(&r, 0, cache), 0);
+    restart(&r);
     unit_cache_close(cache);
     flip_kept_byte(&r, "flipped");
     cache = open_cache("flipped");

@@ -224,7 +224,7 @@ static void tells_rates_of_late(void **state) {
     open_rig(&r);
     assert_int_equal(say(&r, 0), 0);
     load_meter_look(r.meter, &f);
-    assert_true(f.pairs_per_s == 0 && f.busy == 0 && f.speed == 0);
+    assert_true(f.pairs_per_s == 0 && f.busy == 0 && f.speed[0] == 0);
     for (int i = 0; i < 20; i++) {
         r.word.busy_us += 250000;
         compute(&r, 0, 400);
@@ -242,8 +242,9 @@ static void tells_rates_of_late(void **state) {
 /* ---- speed ---- */
 
 /* A node of this speed, asked for runs of so many rows of units of 1 MB: a run
- * takes 100 us at speed 1, and a sixth of it more for each row. */
-static double measure(double speed, double runs_per_s, double rows) {
+ * takes 100 us at speed 1, and this part of it more for each row. */
+static load_figures measure(double speed, double pair_cost, double runs_per_s,
+                            double rows) {
     rig r;
     load_figures f;
     open_rig(&r);
@@ -251,34 +252,58 @@ static double measure(double speed, double runs_per_s, double rows) {
     for (int i = 0; i < 30; i++) {
         r.word.runs += (uint64_t)runs_per_s;
         r.word.weight_bytes += (uint64_t)(runs_per_s * 1e6);
-        double us = runs_per_s * 100 * (1 + rows / 6) / speed;
+        double us = runs_per_s * 100 * (1 + rows * pair_cost) / speed;
         r.word.busy_us += (uint64_t)us;
         compute(&r, 0, (uint32_t)(runs_per_s * rows));
     }
     load_meter_look(r.meter, &f);
     close_rig(&r);
-    return f.speed;
+    return f;
 }
+
+/* Whatever a pair costs: of a small part of a reading's to all of it. */
+static const double costs[] = {1.0 / 16, 1.0 / 6, 1.0 / 3, 1.0};
 
 static void a_hot_node_is_as_fast_as_a_cold_one(void **state) {
     (void)state;
-    double cold = measure(1, 1000, 1), hot = measure(1, 500, 16);
-    assert_float_equal(hot / cold, 1, 0.01);
-    assert_float_equal(cold, 10000, 100); /* bytes in a us */
+    for (size_t i = 0; i < 4; i++) {
+        load_figures cold = measure(1, costs[i], 1000, 1);
+        load_figures hot = measure(1, costs[i], 200, 16);
+        assert_float_equal(load_meter_speed(&hot, cold.speed), 1, 0.01);
+        assert_float_equal(load_meter_speed(&cold, hot.speed), 1, 0.01);
+    }
 }
 
-static void a_slow_node_is_slow_however_it_is_used(void **state) {
+static void a_slow_node_is_slow_beside_equals(void **state) {
     (void)state;
-    double usual = measure(1, 1000, 2);
-    assert_float_equal(measure(0.5, 300, 1) / usual, 0.5, 0.01);
-    assert_float_equal(measure(0.5, 300, 12) / usual, 0.5, 0.01);
-    assert_float_equal(measure(2, 300, 3) / usual, 2, 0.02);
+    for (size_t i = 0; i < 4; i++) {
+        load_figures usual = measure(1, costs[i], 1000, 4);
+        load_figures slow = measure(0.5, costs[i], 300, 4);
+        load_figures fast = measure(2, costs[i], 2000, 4);
+        assert_float_equal(load_meter_speed(&slow, usual.speed), 0.5, 0.01);
+        assert_float_equal(load_meter_speed(&fast, usual.speed), 2, 0.02);
+    }
+}
+
+static void a_much_slower_node_is_seen_however_it_is_used(void **state) {
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        load_figures usual = measure(1, costs[i], 1000, 4);
+        load_figures hot = measure(0.25, costs[i], 100, 8);
+        load_figures cold = measure(0.25, costs[i], 300, 2);
+        assert_true(load_meter_speed(&hot, usual.speed) < 0.5);
+        assert_true(load_meter_speed(&cold, usual.speed) < 0.5);
+    }
 }
 
 static void too_little_work_tells_no_speed(void **state) {
     (void)state;
-    assert_true(measure(1, 50, 1) == 0); /* 6 ms of a second */
-    assert_true(measure(1, 0, 0) == 0);
+    load_figures usual = measure(1, 1, 1000, 1);
+    load_figures little = measure(1, 1, 25, 1); /* 5 ms of a second */
+    load_figures none = measure(1, 1, 0, 0);
+    assert_true(load_meter_speed(&little, usual.speed) == 0);
+    assert_true(load_meter_speed(&none, usual.speed) == 0);
+    assert_true(load_meter_speed(&usual, none.speed) == 0);
 }
 
 int main(void) {
@@ -294,7 +319,8 @@ int main(void) {
         cmocka_unit_test(counts_of_a_long_silence_are_faded),
         cmocka_unit_test(tells_rates_of_late),
         cmocka_unit_test(a_hot_node_is_as_fast_as_a_cold_one),
-        cmocka_unit_test(a_slow_node_is_slow_however_it_is_used),
+        cmocka_unit_test(a_slow_node_is_slow_beside_equals),
+        cmocka_unit_test(a_much_slower_node_is_seen_however_it_is_used),
         cmocka_unit_test(too_little_work_tells_no_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -533,6 +533,9 @@ static void settings_are_checked(void **state) {
                      ROSTER_ERR_USAGE);
     set(c, "insecure", "yes");
     assert_true(c->insecure);
+    assert_true(c->failover);
+    set(c, "failover", "off");
+    assert_false(c->failover);
     roster_config_destroy(&c);
     roster_config_destroy(&c);
     assert_null(c);

@@ -7,87 +7,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include "engine/err.h"
-#include "tests/unit/client_rig.h"
-
-#define ONE "tcp://127.0.0.1:1"
-#define TWO "tcp://127.0.0.1:2"
-#define MOST 8
-
-/* Each connection to an endpoint is served by the next script that has it; when
- * there is none, nobody answers there. */
-typedef struct {
-    const char *endpoint;
-    peer_script script;
-} part;
-
-typedef struct {
-    const part *parts;
-    size_t n_parts;
-    bool played[MOST], joined[MOST];
-    peer peers[MOST];
-    roster_client *client;
-    roster_config *config;
-    unsigned tries; /* connections to nobody */
-} stage;
-
-static int open_link(void *opaque, struct link **out, const char *endpoint_text,
-                     char *why, size_t why_size) {
-    stage *s = opaque;
-    struct link *server = NULL;
-    (void)why;
-    (void)why_size;
-
-    int rc = link_memory(out, &server, 64);
-    if (rc < 0) return rc;
-    for (size_t i = 0; i < s->n_parts; i++) {
-        if (s->played[i] || strcmp(s->parts[i].endpoint, endpoint_text) != 0)
-            continue;
-        s->played[i] = true;
-        peer_start(&s->peers[i], server, s->parts[i].script);
-        s->peers[i].boot_id = 100 + i;
-        return 0;
-    }
-    s->tries++;
-    link_close(server);
-    return 0;
-}
-
-static void open_stage(stage *s, const char *list, const part *parts,
-                       size_t n_parts) {
-    char why[ROSTER_WHY_BYTES] = "";
-
-    assert_true(n_parts <= MOST);
-    *s = (stage){.parts = parts, .n_parts = n_parts};
-    assert_int_equal(roster_config_create(&s->config), 0);
-    set(s->config, "endpoint", list);
-    set(s->config, "grace_ms", "100");
-    assert_int_equal(
-        client_create_with(&s->client, open_link, s, s->config, why,
-                           sizeof(why)),
-        0);
-}
-
-/* The end of a script. */
-static void wait_for(stage *s, size_t i) {
-    if (!s->joined[i]) peer_join(&s->peers[i]);
-    s->joined[i] = true;
-}
-
-static void close_stage(stage *s) {
-    for (size_t i = 0; i < s->n_parts; i++) {
-        assert_true(s->played[i]);
-        wait_for(s, i);
-    }
-    roster_client_destroy(&s->client);
-    roster_config_destroy(&s->config);
-    for (size_t i = 0; i < s->n_parts; i++)
-        peer_close(&s->peers[i]);
-}
-
-static void go(peer *p) {
-    link_close(p->link);
-    p->link = NULL;
-}
+#include "tests/unit/stage_rig.h"
 
 /* ---- a generation that is taken over ---- */
 
@@ -241,8 +161,7 @@ static void tell_two_and_restart(peer *p) {
 }
 
 static void the_only_one_goes_on_when_it_was_restarted(void **state) {
-    static const part parts[] = {{ONE, tell_two_and_restart},
-                                 {ONE, take_over}};
+    static const part parts[] = {{ONE, tell_two_and_restart}, {ONE, take_over}};
     roster_generation *g = NULL;
     stage s;
     (void)state;
@@ -398,17 +317,22 @@ static void what_runs_stays_when_nobody_takes_over(void **state) {
 
 /* ---- nobody who could ---- */
 
-static void welcome_with_another_model(peer *p) {
+static void welcome_as(peer *p, uint8_t print, const char *kv) {
     if (!peer_take(p, MESSAGE_HELLO)) return;
     message m = peer_answer(p, MESSAGE_WELCOME);
     m.welcome.role = ROLE_COORDINATOR;
-    m.welcome.name = m.welcome.data_endpoint = m.welcome.cpu = "";
     m.welcome.model = "other";
-    m.has_fingerprint = true;
-    memset(m.fingerprint, 7, sizeof(m.fingerprint));
+    m.has_fingerprint = print != 0;
+    memset(m.fingerprint, print, sizeof(m.fingerprint));
+    m.welcome.has_profile = kv != NULL;
+    m.welcome.profile = (profile){1, "a8", "f32", kv, "absorbed", "Zen"};
     m.welcome.n_vocab = PEER_VOCAB;
     m.welcome.n_context = 64;
     peer_send(p, &m);
+}
+
+static void welcome_with_another_model(peer *p) {
+    welcome_as(p, 7, NULL);
 }
 
 static void another_model_does_not_take_over(void **state) {
@@ -427,16 +351,7 @@ static void another_model_does_not_take_over(void **state) {
 }
 
 static void welcome_with_another_profile(peer *p) {
-    if (!peer_take(p, MESSAGE_HELLO)) return;
-    message m = peer_answer(p, MESSAGE_WELCOME);
-    m.welcome.role = ROLE_COORDINATOR;
-    m.welcome.name = m.welcome.data_endpoint = m.welcome.cpu = "";
-    m.welcome.model = "toy";
-    m.welcome.has_profile = true;
-    m.welcome.profile = (profile){1, "a8", "f32", "f32", "absorbed", "Zen"};
-    m.welcome.n_vocab = PEER_VOCAB;
-    m.welcome.n_context = 64;
-    peer_send(p, &m);
+    welcome_as(p, 0, "f32");
 }
 
 static void another_profile_does_not_take_over(void **state) {
