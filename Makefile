@@ -157,7 +157,7 @@ $(B)/roster-coordinator: $(B)/obj/coordinator/main.o $(LIBCOORDINATOR) $(LIBDISC
 	$(call link)
 $(B)/roster-expert-node: $(B)/obj/expert_node/main.o $(LIBNODE) $(LIBDISCOVERY) $(LIBETCD) $(LIBPROTO) $(LIBENGINE)
 	$(call link)
-$(B)/roster: $(B)/obj/client/main.o $(LIBCLIENT) $(LIBETCD) $(B)/libroster.a $(LIBENGINE)
+$(B)/roster: $(B)/obj/client/main.o $(LIBCLIENT) $(LIBDISCOVERY) $(LIBETCD) $(B)/libroster.a $(LIBENGINE)
 	$(call link)
 
 # ---- tests ----
@@ -212,8 +212,9 @@ $(FUZZ): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TEST_LIBS)
 bench: all $(BENCH)
 	@for program in $(BENCH); do $$program; done
 
+# Seeds of the simulated rack, from 1 on, by all CPUs: SEEDS=N (10,000).
 sim: $(SIM)
-	@SIM_SEEDS=$(or $(SEEDS),10000) $(SIM)
+	@$(B)/tests/sim/test_sim --seeds 1-$(or $(SEEDS),10000)
 
 deps:
 	@deploy/deps.sh build

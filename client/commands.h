@@ -13,6 +13,7 @@ int cmd_status(int argc, char **argv);
 int cmd_top(int argc, char **argv);
 int cmd_drain(int argc, char **argv);
 int cmd_rebalance(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 int cmd_recover(int argc, char **argv);
 
 #endif

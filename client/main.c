@@ -24,6 +24,7 @@ static const command commands[] = {
     {"top",        cmd_top,        "the same, live, with rates"},
     {"drain",      cmd_drain,      "empty a node or a coordinator"},
     {"rebalance",  cmd_rebalance,  "place experts by their load now"},
+    {"plan",       cmd_plan,       "work out who should hold what"},
     {"recover",    cmd_recover,    "put a wiped, restored or full etcd right"},
 };
 /* clang-format on */

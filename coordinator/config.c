@@ -26,7 +26,7 @@ static void set_defaults(config *c) {
         .max_running = 64,
         .max_queued = 256,
         .timeout_ms = 10000,
-        .park_timeout_ms = 4000,
+        .park_timeout_ms = 3500,
         .cross_check = 2000,
         .start_timeout_ms = 10000,
         .drain_timeout_ms = 1000,

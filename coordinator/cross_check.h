@@ -1,15 +1,15 @@
 /* cross_check.h - are the bits of replicas the same?  A plain state machine.
  *
- * Of the requests that nodes answer, about one in `every` is a sample: some rows
- * of one unit, what went in and what came out.  A second holder is asked for the
- * same, at a quiet moment, and the answers are compared bit by bit.  If they
- * differ, a third party decides: another holder, or the coordinator from its own
- * file.  Without one the two stay under suspicion: their answers are sampled
- * more often, preferably against others, until it shows which is wrong.
+ * Of the requests that nodes answer, about one in `every` is a sample: some
+ * rows of one unit, what went in and what came out.  A second holder is asked
+ * for the same, at a quiet moment, and the answers are compared bit by bit.  If
+ * they differ, a third party decides: another holder, or the coordinator from
+ * its own file.  Without one the two stay under suspicion: their answers are
+ * sampled more often, preferably against others, until it shows which is wrong.
  *
  * One sample is under way at a time and its memory is bounded.  No step waits
- * for it: an answer that does not come is forgotten.  Events and the time go in,
- * actions come out. */
+ * for it: an answer that does not come is forgotten.  Events and the time go
+ * in, actions come out. */
 #ifndef COORDINATOR_CROSS_CHECK_H
 #define COORDINATOR_CROSS_CHECK_H
 

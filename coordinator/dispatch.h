@@ -40,13 +40,14 @@ typedef struct {
     uint64_t piece_bytes;  /* most reply bytes of one request */
     uint64_t credit_bytes; /* most outstanding reply bytes of one node */
     uint32_t hedge_min_us; /* a request is never late before that */
-    uint32_t hedge_factor; /* late after this many times the expected time ... */
+    uint32_t
+        hedge_factor; /* late after this many times the expected time ... */
     uint32_t hedge_start_us; /* ... and what is allowed for irregularity: this
                                 much at first, then by what the node shows */
     uint32_t hedge_percent;  /* of all calls may be hedges; 0: no limit */
-    uint32_t patience_us;  /* a pair without an alternative waits this long
-                              for a node that shows no sign of work */
-    bool local;            /* the caller can compute experts itself */
+    uint32_t patience_us;    /* a pair without an alternative waits this long
+                                for a node that shows no sign of work */
+    bool local;              /* the caller can compute experts itself */
 } dispatch_config;
 
 typedef struct dispatch dispatch;

@@ -70,8 +70,8 @@ static void plan_next_trial(dispatch_peer *peer, uint64_t now_us) {
     if (!peer->suspect && peer->slow_us == 0) return;
     peer->trial_at_us = now_us + peer->trial_us;
     if (!peer->suspect) return;
-    peer->trial_us = (uint32_t)dispatch_min(peer->trial_us * 2ull,
-                                            DISPATCH_TRIAL_MAX_US);
+    peer->trial_us =
+        (uint32_t)dispatch_min(peer->trial_us * 2ull, DISPATCH_TRIAL_MAX_US);
 }
 
 static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,

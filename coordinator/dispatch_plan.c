@@ -256,8 +256,8 @@ static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
     uint32_t node = pick(p, &c, here, &wait);
 
     /* A copy for one on trial, of what somebody else will do. */
-    bool sure = node != DISPATCH_NONE ? c.best[CLASS_DOUBTFUL] != node
-                                      : here && !wait;
+    bool sure =
+        node != DISPATCH_NONE ? c.best[CLASS_DOUBTFUL] != node : here && !wait;
     if (sure && c.trial != DISPATCH_NONE) {
         uint32_t part = (uint32_t)dispatch_min(count, DISPATCH_TRIAL_PAIRS);
         uint32_t cut = part < count ? skip_waiting(d, i, part) : end;

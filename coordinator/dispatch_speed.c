@@ -1,9 +1,9 @@
 /* dispatch_speed.c - what nodes have shown: how fast they are, how regular, and
  * whether one is far slower than the others.
  *
- * Speed: a request with n pairs ahead of its end takes base + n * pair.  The two
- * are fitted to the answers; an estimate fades while it is not renewed, so that
- * a node that was slow once is tried again.
+ * Speed: a request with n pairs ahead of its end takes base + n * pair.  The
+ * two are fitted to the answers; an estimate fades while it is not renewed, so
+ * that a node that was slow once is tried again.
  *
  * Regularity: where processes share CPUs, an answer may come much later than
  * expected, for a reason that has nothing to do with what was asked for.  So
@@ -65,8 +65,7 @@ uint64_t dispatch_expect_us(const dispatch_peer *peer, uint32_t pairs) {
 
 uint64_t dispatch_late_us(const dispatch *d, const dispatch_peer *peer,
                           uint64_t expected_us) {
-    uint64_t us =
-        expected_us * d->config.hedge_factor + 2ull * peer->slack_us;
+    uint64_t us = expected_us * d->config.hedge_factor + 2ull * peer->slack_us;
     us = dispatch_min(us, d->config.patience_us / 2);
     return dispatch_max(us, d->config.hedge_min_us);
 }
@@ -109,7 +108,8 @@ static void fade_slack(dispatch_peer *peer) {
 
 static void learn_slack(dispatch_peer *peer, uint64_t took_us,
                         uint64_t expected_us) {
-    uint64_t over_us = took_us > 2 * expected_us ? took_us - 2 * expected_us : 0;
+    uint64_t over_us =
+        took_us > 2 * expected_us ? took_us - 2 * expected_us : 0;
     if (peer->slack_weight >= DISPATCH_SLACK_SAMPLES * DISPATCH_SLACK_UNIT) {
         fade_slack(peer);
     }

@@ -3,20 +3,20 @@
  * The plan gave each run to one node, expert by expert; so a node that holds a
  * hot expert, or got its large runs last, may end long after the others.  While
  * that is so, the node that would end last hands something over to a holder
- * that would end sooner: a whole run, or the rear part of one.  A part costs the
- * other node one more reading of the expert's weights, so there have to be many
- * pairs for it to pay; decoding has few, and is left alone.
+ * that would end sooner: a whole run, or the rear part of one.  A part costs
+ * the other node one more reading of the expert's weights, so there have to be
+ * many pairs for it to pay; decoding has few, and is left alone.
  *
- * Each hand-over is the one that brings the later of the two to its end soonest.
- * A run's parts stay next to each other in the order of the plan, so every
- * node's queue remains sorted by expert. */
+ * Each hand-over is the one that brings the later of the two to its end
+ * soonest. A run's parts stay next to each other in the order of the plan, so
+ * every node's queue remains sorted by expert. */
 #include "coordinator/dispatch_internal.h"
 
 #include <assert.h>
 #include <string.h>
 
-#define ROUNDS 32      /* hand-overs in one plan */
-#define LEAST_GAIN 16  /* one brings at least this part of the node's time */
+#define ROUNDS 32     /* hand-overs in one plan */
+#define LEAST_GAIN 16 /* one brings at least this part of the node's time */
 
 typedef struct {
     uint32_t part, to;
@@ -57,8 +57,7 @@ static uint32_t even_pairs(const dispatch *d, uint64_t now_us,
     uint64_t from_ns = dispatch_pair_ns(d, &d->peers[part->node], now_us);
     uint64_t to_ns = dispatch_pair_ns(d, &d->peers[to], now_us);
     uint64_t from_us = end_us(d, now_us, part->node);
-    uint64_t to_us =
-        end_us(d, now_us, to) + DISPATCH_READ_PAIRS * to_ns / 1000;
+    uint64_t to_us = end_us(d, now_us, to) + DISPATCH_READ_PAIRS * to_ns / 1000;
     if (to_us >= from_us) return 0;
     uint64_t pairs = (from_us - to_us) * 1000 / (from_ns + to_ns);
     if (part->count < 2 * DISPATCH_READ_PAIRS || pairs < DISPATCH_READ_PAIRS) {

@@ -505,3 +505,19 @@ void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert) {
     *layer = x->lost_layer;
     *expert = x->lost_expert;
 }
+
+bool exchange_has_holder(const exchange *x, uint32_t layer, uint32_t expert) {
+    if (x->now == NULL) return false;
+    const placement *where = rack_where(x->now);
+    uint32_t slices = placement_slices(where, layer);
+    for (uint32_t i = 0; i < slices; i++) {
+        uint32_t n;
+        const uint16_t *holders =
+            placement_nodes(where, layer, expert * slices + i, &n);
+        bool up = false;
+        for (uint32_t h = 0; h < n; h++)
+            up = up || x->peers[holders[h]].up;
+        if (!up) return false;
+    }
+    return slices > 0;
+}

@@ -102,5 +102,7 @@ void exchange_checks(exchange *x, cross_check_stats *out);
 /* The first expert that the layer waits for, or, after exchange_run(), that was
  * given up last: layer and number. */
 void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert);
+/* Is every slice of it held by a node that is up now? */
+bool exchange_has_holder(const exchange *x, uint32_t layer, uint32_t expert);
 
 #endif

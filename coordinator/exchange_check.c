@@ -20,8 +20,7 @@
 /* ---- samples ---- */
 
 static cross_check_party party_of(const exchange *x, uint32_t node) {
-    return (cross_check_party){.node = node,
-                               .boot_id = x->peers[node].boot_id};
+    return (cross_check_party){.node = node, .boot_id = x->peers[node].boot_id};
 }
 
 /* Who else holds the unit, and answers in time. */

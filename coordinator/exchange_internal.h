@@ -63,7 +63,7 @@ struct exchange {
 
     /* of the layer that is being computed */
     const exchange_layer *layer;
-    const placement *where; /* by which it is computed */
+    const placement *where;   /* by which it is computed */
     uint32_t layer_slices, k; /* units of a row, all slices counted */
     frames **replies;         /* kept until the next layer; boxes are reused */
     size_t n_replies, n_boxes, replies_capacity;

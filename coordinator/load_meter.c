@@ -41,8 +41,8 @@ struct load_meter {
     uint32_t *counters;
     uint64_t pairs, runs, weight_bytes, busy_us;
 
-    load_sums sums;
-    double *layers; /* [n_layers], decayed pairs */
+    load_sums sums, lasting; /* faded as the heat; for speeds */
+    double *layers;          /* [n_layers], decayed pairs */
 };
 
 int load_meter_new(load_meter **out, uint32_t n_layers, uint32_t n_experts) {
@@ -116,7 +116,7 @@ static void keep(load_meter *m, uint64_t now_ms, const load_word *w,
 
 /* A node that begins anew has no past. */
 static void forget(load_meter *m) {
-    m->sums = (load_sums){0};
+    m->sums = m->lasting = (load_sums){0};
     memset(m->layers, 0, m->n_layers * sizeof(*m->layers));
 }
 
@@ -171,23 +171,35 @@ static uint64_t walk(load_meter *m, const load_word *w, const sink *to) {
 }
 
 /* What counts that came evenly over so long are worth at its end. */
-static double fade(uint64_t ms) {
-    double halves = (double)ms / HEAT_HALF_MS;
+static double fade(uint64_t ms, double half_ms) {
+    double halves = (double)ms / half_ms;
     return halves > 0 ? (1 - exp2(-halves)) / (halves * M_LN2) : 1;
 }
 
-static void add_sums(load_meter *m, const load_word *w, uint64_t ms) {
-    double keeps = exp2(-(double)ms / HEAT_HALF_MS), counts = fade(ms);
-    load_sums *s = &m->sums;
-    s->pairs = s->pairs * keeps + (double)(w->pairs - m->pairs) * counts;
-    s->runs = s->runs * keeps + (double)(w->runs - m->runs) * counts;
-    s->weight_bytes = s->weight_bytes * keeps +
-                      (double)(w->weight_bytes - m->weight_bytes) * counts;
-    s->busy_us =
-        s->busy_us * keeps + (double)(w->busy_us - m->busy_us) * counts;
-    s->ms = s->ms * keeps + (double)ms * counts;
+static void add_sums(load_sums *s, const load_sums *delta, double half_ms) {
+    uint64_t ms = (uint64_t)delta->ms;
+    double keeps = exp2(-delta->ms / half_ms), counts = fade(ms, half_ms);
+    s->pairs = s->pairs * keeps + delta->pairs * counts;
+    s->runs = s->runs * keeps + delta->runs * counts;
+    s->weight_bytes = s->weight_bytes * keeps + delta->weight_bytes * counts;
+    s->busy_us = s->busy_us * keeps + delta->busy_us * counts;
+    s->ms = s->ms * keeps + delta->ms * counts;
+}
+
+static void add_word(load_meter *m, const load_word *w, uint64_t ms, heat *h) {
+    const load_sums delta = {
+        .pairs = (double)(w->pairs - m->pairs),
+        .runs = (double)(w->runs - m->runs),
+        .weight_bytes = (double)(w->weight_bytes - m->weight_bytes),
+        .busy_us = (double)(w->busy_us - m->busy_us),
+        .ms = (double)ms,
+    };
+    add_sums(&m->sums, &delta, HEAT_HALF_MS);
+    add_sums(&m->lasting, &delta, LOAD_METER_SPEED_HALF_MS);
+    double keeps = exp2(-(double)ms / HEAT_HALF_MS);
     for (uint32_t l = 0; l < m->n_layers; l++)
         m->layers[l] *= keeps;
+    (void)walk(m, w, &(sink){h, fade(ms, HEAT_HALF_MS)});
 }
 
 /* Can so much have been computed since the last word? */
@@ -210,8 +222,7 @@ int load_meter_take(load_meter *m, uint64_t now_ms, uint32_t slices,
     uint64_t ms = now_ms > m->at_ms ? now_ms - m->at_ms : 0;
     bool on = goes_on(m, w), possible = on && is_possible(m, w, ms);
     if (possible) {
-        add_sums(m, w, ms);
-        (void)walk(m, w, &(sink){h, fade(ms)});
+        add_word(m, w, ms, h);
     } else {
         forget(m);
     }
@@ -233,6 +244,7 @@ void load_meter_look(const load_meter *m, load_figures *out) {
     if (s->ms <= 0) return;
     out->pairs_per_s = 1000 * s->pairs / s->ms;
     out->busy = fmin(s->busy_us / 1000 / s->ms, 1);
+    s = &m->lasting;
     if (s->busy_us < 1000.0 * LOAD_METER_BUSY_MS) return;
     for (int i = 0; i < LOAD_WAYS; i++)
         out->speed[i] = work_of(s, pair_costs[i]) / s->busy_us;

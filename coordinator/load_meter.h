@@ -16,7 +16,10 @@
 #include "coordinator/heat.h"
 
 #define LOAD_METER_MOST 1000000000.0 /* pairs a second; more is not true */
-#define LOAD_METER_BUSY_MS 50        /* of computing; less tells no speed */
+/* Speeds are for placements, which follow what lasts: they fade more slowly,
+ * and mean nothing before so much was computed. */
+#define LOAD_METER_SPEED_HALF_MS 30000
+#define LOAD_METER_BUSY_MS 1000
 
 typedef struct load_meter load_meter;
 int load_meter_new(load_meter **out, uint32_t n_layers, uint32_t n_experts);

@@ -152,8 +152,7 @@ static void count_crash(const membership_config *c, member *n,
     sentence(c, n, now_ms);
 }
 
-static void check_quarantine(member *n, uint64_t now_ms,
-                             member_action *out) {
+static void check_quarantine(member *n, uint64_t now_ms, member_action *out) {
     if (n->trust != NODE_LAST) return;
     if (now_ms >= n->free_ms) n->trust = NODE_TRUSTED;
     if (n->trust == NODE_LAST && n->free_ms < out->wake_ms) {

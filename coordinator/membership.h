@@ -90,8 +90,8 @@ void membership_heard(membership *m, uint64_t now_ms, uint32_t node,
 /* The connection to it broke: it is down until it answers a greeting. */
 void membership_broken(membership *m, uint64_t now_ms, uint32_t node);
 /* The process with this boot id computes what others do not: until it is
- * restarted it is trusted with what nobody else holds only.  ERR_NOT_HERE: it is
- * not there any more. */
+ * restarted it is trusted with what nobody else holds only.  ERR_NOT_HERE: it
+ * is not there any more. */
 int membership_condemn(membership *m, uint32_t node, uint64_t boot_id,
                        const char *reason);
 /* In quarantine: *reason and *until_ms (UINT64_MAX: until it is restarted) say

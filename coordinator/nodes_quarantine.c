@@ -30,8 +30,7 @@ static void convict(nodes *n, const cross_check_verdict *v) {
              v->expert);
     snprintf(n->difference, sizeof(n->difference),
              "%s: node %s, from %s and %s", reason, name_of(n, wrong),
-             name_of(n, &v->parties[1 - v->wrong]),
-             name_of(n, &v->parties[2]));
+             name_of(n, &v->parties[1 - v->wrong]), name_of(n, &v->parties[2]));
     log_error("%s; it is not asked for what others hold until it is restarted",
               n->difference);
     (void)membership_condemn(n->machine, wrong->node, wrong->boot_id, reason);
@@ -97,10 +96,10 @@ int nodes_add_trust(const nodes *n, const node *p, json_t *into) {
 int nodes_add_checks(const nodes *n, json_t *into) {
     cross_check_stats s;
     exchange_checks(n->config.experts, &s);
-    json_t *o = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:s}", "every", (json_int_t)s.every, "asked",
-        (json_int_t)s.asked, "agreed", (json_int_t)s.agreed, "differed",
-        (json_int_t)s.differed, "undecided", (json_int_t)s.undecided, "last",
-        n->difference);
+    json_t *o =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:s}", "every",
+                  (json_int_t)s.every, "asked", (json_int_t)s.asked, "agreed",
+                  (json_int_t)s.agreed, "differed", (json_int_t)s.differed,
+                  "undecided", (json_int_t)s.undecided, "last", n->difference);
     return json_object_set_new(into, "cross_check", o) == 0 ? 0 : -ENOMEM;
 }

@@ -20,16 +20,16 @@ typedef enum { STATE_QUEUED, STATE_RUNNING, STATE_PARKED } request_state;
 typedef struct {
     scheduler_request r;
     request_state state;
-    bool held;         /* its client does not take its output */
-    bool planned;      /* in the plan that is being computed */
-    bool seen;         /* was in a plan before */
-    uint32_t done;     /* tokens in the cache */
-    uint32_t made;     /* tokens generated */
-    uint32_t step;     /* tokens of the current plan */
-    uint32_t pages;    /* reserved while running */
-    uint64_t since_ms; /* last progress, or arrival */
-    uint64_t retry_ms; /* parked until then */
-    uint64_t stalled_ms; /* first, since its last progress */
+    bool held;           /* its client does not take its output */
+    bool planned;        /* in the plan that is being computed */
+    bool seen;           /* was in a plan before */
+    uint32_t done;       /* tokens in the cache */
+    uint32_t made;       /* tokens generated */
+    uint32_t step;       /* tokens of the current plan */
+    uint32_t pages;      /* reserved while running */
+    uint64_t since_ms;   /* last progress, or arrival */
+    uint64_t retry_ms;   /* parked until then */
+    uint64_t stalled_ms; /* first for the present reason */
     uint32_t park_ms;
     int stall_code;
 } entry;
@@ -151,7 +151,10 @@ static uint64_t expires_ms(const scheduler *s, const entry *e) {
  * be back. */
 static uint64_t gives_up_ms(const scheduler *s, const entry *e) {
     uint64_t at = expires_ms(s, e);
-    if (e->state != STATE_PARKED || s->limits.park_timeout_ms == 0) return at;
+    if (e->state != STATE_PARKED || e->stall_code != ERR_UNAVAILABLE ||
+        s->limits.park_timeout_ms == 0) {
+        return at;
+    }
     uint64_t parked = e->stalled_ms + s->limits.park_timeout_ms;
     return parked < at ? parked : at;
 }
@@ -257,7 +260,7 @@ void scheduler_advance(scheduler *s, uint64_t now_ms, uint64_t id) {
 void scheduler_stall(scheduler *s, uint64_t now_ms, uint64_t id, int code) {
     entry *e = take_planned(s, id);
     e->state = STATE_PARKED;
-    if (e->stall_code == 0) e->stalled_ms = now_ms;
+    if (e->stall_code != ERR_UNAVAILABLE) e->stalled_ms = now_ms;
     e->stall_code = code;
     e->park_ms = e->park_ms == 0 ? PARK_FIRST_MS : 2 * e->park_ms;
     if (e->park_ms > PARK_MOST_MS) e->park_ms = PARK_MOST_MS;

@@ -29,8 +29,8 @@ typedef struct {
     uint32_t max_context;  /* positions of one sequence */
     uint32_t
         queue_timeout_ms; /* longest wait for admission; 0: the request's */
-    /* Longest time that a request is parked, since it was first stalled, and is
-     * not computed: then it expires; 0: its own timeout alone counts. */
+    /* Longest time that a request is parked with ERR_UNAVAILABLE; then it
+     * expires; 0: its own timeout alone counts. */
     uint32_t park_timeout_ms;
 } scheduler_limits;
 

@@ -11,7 +11,8 @@ typedef struct {
     kv_seq kv;
     uint64_t started_us;              /* admission */
     uint64_t first_us;                /* when the prompt was through */
-    uint32_t lost_layer, lost_expert; /* why it is parked */
+    uint32_t lost_layer, lost_expert; /* why it is parked ... */
+    bool unanswered;                  /* ... although a live node holds that */
     bool failed; /* told so in the middle of a step, which goes on without it */
     uint32_t *routed_experts; /* of the current step, EVAL */
     float *routed_weights;

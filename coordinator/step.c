@@ -222,11 +222,11 @@ static void take_wishes(step *s) {
 }
 
 /* What a request waited for in vain, for its client. */
-static void tell_missing(step *s, uint64_t id, uint32_t layer,
-                         uint32_t expert) {
+static void tell_missing(step *s, uint64_t id, uint32_t layer, uint32_t expert,
+                         bool unanswered) {
     char why[160];
-    snprintf(why, sizeof(why), "no live node holds layer %u expert %u", layer,
-             expert);
+    snprintf(why, sizeof(why), "no live node %s layer %u expert %u",
+             unanswered ? "answers in time for" : "holds", layer, expert);
     tell_failed(s, id, ERR_UNAVAILABLE, why);
 }
 
@@ -237,9 +237,10 @@ static void expire(step *s) {
         sequence **slot = find_slot(s, id);
         assert(slot != NULL);
         uint32_t layer = (*slot)->lost_layer, expert = (*slot)->lost_expert;
+        bool unanswered = (*slot)->unanswered;
         drop(s, id);
-        if (code == ERR_UNAVAILABLE) {
-            tell_missing(s, id, layer, expert);
+        if (code == ERR_UNAVAILABLE || unanswered) {
+            tell_missing(s, id, layer, expert, unanswered);
         } else {
             tell_failed(s, id, code, err_text(code));
         }
@@ -436,8 +437,12 @@ static void settle_item(step *s, uint32_t i) {
     if (s->passes[i].lost) {
         exchange_missing(s->config.experts, &seq->lost_layer,
                          &seq->lost_expert);
-        scheduler_stall(s->plan, now_ms(), seq->r.id, ERR_UNAVAILABLE);
+        seq->unanswered = exchange_has_holder(
+            s->config.experts, seq->lost_layer, seq->lost_expert);
+        scheduler_stall(s->plan, now_ms(), seq->r.id,
+                        seq->unanswered ? ERR_DEADLINE : ERR_UNAVAILABLE);
     } else {
+        seq->unanswered = false;
         scheduler_advance(s->plan, now_ms(), seq->r.id);
         if (s->items[i].last_of_prompt && seq->first_us == 0) {
             seq->first_us = now_us();
@@ -541,7 +546,8 @@ static bool look(void *ctx) {
             seq->failed = true;
             uint32_t layer, expert;
             exchange_missing(s->config.experts, &layer, &expert);
-            tell_missing(s, seq->r.id, layer, expert);
+            bool held = exchange_has_holder(s->config.experts, layer, expert);
+            tell_missing(s, seq->r.id, layer, expert, held);
         }
         wanted = wanted || !seq->failed;
     }

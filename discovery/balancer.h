@@ -69,7 +69,7 @@ typedef struct {
     /* A change pays if it lowers the rack's predicted time by this share for
      * each percent of all bytes that it moves, and by BALANCE_LEAST_GAIN. */
     double price;
-    bool forced; /* take it, even if it does not pay */
+    bool forced; /* even small gains, and even if they do not pay */
 } balance_input;
 
 #define BALANCE_LEAST_GAIN 0.03

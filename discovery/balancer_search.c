@@ -8,7 +8,7 @@
  * is left.  A change must leave all nodes that it touches faster than the
  * slowest one was, so times fall in order and the search ends.
  *
- * A layer is left alone until its imbalance is above SEARCH_FROM, and then
+ * A layer is left alone (unless forced) until it is above SEARCH_FROM, and then
  * brought below SEARCH_TO if that can be: where one run ends the next one does
  * not begin. */
 #include "discovery/balancer_internal.h"
@@ -460,9 +460,10 @@ static bool advance(balance_work *w, uint32_t layer, progress *p, notes *t) {
 }
 
 static void search(balance_work *w, progress *p, notes *t) {
+    double from = w->in->forced ? SEARCH_TO : SEARCH_FROM;
     for (uint32_t l = 0; l < w->n_layers; l++) {
         p[l].excess = excess_of(w, l);
-        p[l].open = is_above(w, l, SEARCH_FROM);
+        p[l].open = is_above(w, l, from);
         p[l].changes = OPERATIONS_BY_UNIT * (w->base[l + 1] - w->base[l]);
         p[l].detours = DETOURS_BY_LAYER;
     }

@@ -1,9 +1,9 @@
 /* link_monitor.c - see link_monitor.h.
  *
- * Events come as messages of a PAIR socket within the process.  One of them says
- * that a connection is complete, the handshake included; one that it is gone.
- * An end without a beginning (somebody who accepts and hangs up) is nothing that
- * anybody relied on, and is not told.
+ * Events come as messages of a PAIR socket within the process.  One of them
+ * says that a connection is complete, the handshake included; one that it is
+ * gone. An end without a beginning (somebody who accepts and hangs up) is
+ * nothing that anybody relied on, and is not told.
  *
  * ZeroMQ's descriptors are joined by an epoll descriptor, which is readable
  * while one of its members is; so whoever waits for a link needs no second

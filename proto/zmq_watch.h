@@ -23,8 +23,8 @@ typedef void (*zmq_watch_cb)(void *ctx, frames *f);
 int zmq_watch_open(zmq_watch **out, uv_loop_t *loop, struct link *l,
                    zmq_watch_cb on_message, void *ctx);
 
-/* Also say when the link's connection broke (link_recv()): `on_broken` is called
- * with the ctx of the watch, which may be closed in there. */
+/* Also say when the link's connection broke (link_recv()): `on_broken` is
+ * called with the ctx of the watch, which may be closed in there. */
 typedef void (*zmq_watch_broken_cb)(void *ctx);
 void zmq_watch_on_broken(zmq_watch *w, zmq_watch_broken_cb on_broken);
 

@@ -395,7 +395,8 @@ static int next_due(const roster_client *c) {
     uint64_t due = move_due(c);
     if (c->calls == NULL && due == UINT64_MAX) return -1;
 
-    if (c->link != NULL && probe_due(c) < due) due = probe_due(c);
+    if (c->link != NULL && c->calls != NULL && probe_due(c) < due)
+        due = probe_due(c);
     for (const call *at = c->calls; at != NULL; at = at->next) {
         if (at->deadline_ms < due) due = at->deadline_ms;
     }

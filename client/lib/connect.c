@@ -171,6 +171,11 @@ static int check_equal(const roster_client *c, const coordinator_info *info,
     const coordinator_info *ours = &c->peer;
     const char *at = c->greeting.endpoint;
 
+    /* Under another name, or again: what it refuses it would refuse there. */
+    if (c->link != NULL && info->boot_id == ours->boot_id) {
+        return err_why(why, why_size, -EALREADY, "%s is the same coordinator",
+                       at);
+    }
     if (info->has_fingerprint != ours->has_fingerprint ||
         memcmp(info->fingerprint, ours->fingerprint,
                sizeof(info->fingerprint)) != 0 ||

@@ -149,6 +149,7 @@ static bool is_final(int code) {
     case ERR_MALFORMED:
     case ERR_UNSUPPORTED:
     case ERR_CONTEXT:
+    case -EALREADY: /* it is the one that is to be left */
         return true;
     default:
         return false;
@@ -264,7 +265,7 @@ int failover_code(const failover *f) {
         const failover_member *m = &f->members[i];
         if (!is_there(m) || i == f->current) continue;
         if (!m->final) return ERR_CLOSED;
-        if (code == 0) code = m->code;
+        if (code == 0 && m->code != -EALREADY) code = m->code;
     }
     return code != 0 ? code : ERR_CLOSED;
 }

@@ -22,10 +22,10 @@
 #define FAILOVER_MEMBERS 64                   /* more are passed over */
 #define FAILOVER_ENDPOINT (ENDPOINT_MAX + 32) /* scheme, brackets, port */
 #define FAILOVER_WHY 200
-#define FAILOVER_PAUSE_MS 50       /* before the second round */
-#define FAILOVER_PAUSE_MOST_MS 800 /* before later ones, doubling up to this   \
-                                    */
-#define FAILOVER_LIMIT_MS 500      /* of a first attempt */
+/* The pause before the second round; it doubles before each later one. */
+#define FAILOVER_PAUSE_MS 50
+#define FAILOVER_PAUSE_MOST_MS 800
+#define FAILOVER_LIMIT_MS 500 /* of a first attempt */
 #define FAILOVER_LIMIT_MOST_MS 2000
 
 typedef struct {

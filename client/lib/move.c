@@ -86,8 +86,8 @@ static void put_out(roster_client *c, const char *why) {
 void move_lost(roster_client *c, const char *why) {
     client_disconnect(c);
     note_reason(c, why);
-    put_out(c, c->move_why);
     begin(c);
+    put_out(c, c->move_why);
 }
 
 bool move_refused(call *c, const char *why) {

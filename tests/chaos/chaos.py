@@ -5,12 +5,12 @@ and one fault after another.
   tests/chaos/chaos.py [--faults N] [--requests N] [--minutes N] [--seed S]
                        [--kinds kill_node,cut,...] [--keep]
 
-Two coordinators that may not compute experts themselves, four nodes, every expert
-on two of them, three members of etcd.  Up to three faults at a time, of different
-classes (chaos_faults.py), so that the rack could always serve; hence not one
-story may be lost, and each must be, byte for byte, what an undisturbed coordinator
-told.  After each turn the rack must become whole again: everything placed twice,
-nothing moving, everybody up.
+Two coordinators that may not compute experts themselves, four nodes, every
+expert on two of them, three members of etcd.  Up to three faults at a time, of
+different classes (chaos_faults.py), so that the rack could always serve; hence
+not one story may be lost, and each must be, byte for byte, what an undisturbed
+coordinator told.  After each turn the rack must become whole again: everything
+placed twice, nothing moving, everybody up.
 
 A run ends after so many faults and requests, or minutes.  The last line is its
 record.  A run that fails prints the seed, what was done until then, and the

@@ -1,16 +1,17 @@
 """Everything that can go wrong with a rack, one function for each kind.
 
-A fault is a generator: it does the harm, yields how many seconds that is to last,
-and repairs what does not repair itself.  A fault with several stages yields
-between them.  `rng` is the run's own: the same seed draws the same faults.
+A fault is a generator: it does the harm, yields how many seconds that is to
+last, and repairs what does not repair itself.  A fault with several stages
+yields between them.  `rng` is the fault's own: the same seed draws the same.
 
 Each kind belongs to a class, of which one fault at a time is possible, so that
-there is always a replica, a coordinator to ask and, when etcd is back, a majority:
+there is always a replica, a coordinator to ask and, once etcd is back, a
+majority:
 
     node   takes at most one node from the rack, or from one coordinator
     etcd   may take all of etcd: nobody needs it while nothing changes
     front  takes at most one coordinator; stories move to another
-    ask    an operator's wishes; may go with anything but node faults
+    ask    what operators ask for; alone
 """
 import os
 import shutil

@@ -1,7 +1,7 @@
-"""A whole rack on machines of its own: etcd, coordinators, expert nodes, stories.
+"""A whole rack on machines of its own: etcd, coordinators, nodes, stories.
 
-Nothing here decides what fails; it knows how to start and end each process, what
-the rack says of itself, and what must be true when all is over.
+Nothing here decides what fails; it knows how to start and end each process,
+what the rack says of itself, and what must be true when all is over.
 """
 import base64
 import concurrent.futures
@@ -343,6 +343,8 @@ class ChaosRack:
             if status is None:
                 return name + " does not answer"
             placement = status["placement"]
+            if placement is None:
+                return name + " knows no placement"
             seen = {n["name"]: n for n in status["nodes"]}
             if placement["unplaced"] or placement["moving"]:
                 return "%s: %d unplaced, %d moving" % (

@@ -1,5 +1,5 @@
-"""The short form of chaos.py: one seed, a few faults of each class, no story lost
-and none wrong.  `make chaos MINUTES=N SEED=S` is the long one.
+"""The short form of chaos.py: one seed, a few faults of each class, no story
+lost and none wrong.  `make chaos MINUTES=N SEED=S` is the long one.
 """
 import os
 import subprocess

@@ -16,7 +16,7 @@ from etcd import EtcdTest, free_ports
 from rack import RackTest
 
 PROMPT = "Once upon a time"
-LONG = 400  # tokens
+LONG = 240  # tokens
 TRIALS = 200 if os.environ.get("ROSTER_SOAK") else 20 if not rack.QUICK else 6
 SEED = 20
 

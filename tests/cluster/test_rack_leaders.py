@@ -9,38 +9,15 @@ then.  ROSTER_SOAK=1 (`make soak-leaders`) does it ROSTER_SOAK_TIMES (50) times.
 import datetime
 import json
 import os
-import shutil
-import subprocess
-import tempfile
 import unittest
 
+import planted
 import rack
 from etcd import EtcdTest
 
 SOAK = bool(os.environ.get("ROSTER_SOAK"))
 TIMES = int(os.environ.get("ROSTER_SOAK_TIMES", "50")) if SOAK else 2
 TTL = "2s"
-
-
-TREE = ["engine", "proto", "discovery", "coordinator", "expert_node", "client",
-        "tests/planted", "build/obj", "build/gen", "build/lib"]
-
-
-def build_planted(tree, patch):
-    """The coordinator with a mistake, built in a copy of the tree."""
-    for folder in TREE:
-        shutil.copytree(os.path.join(rack.ROOT, folder),
-                        os.path.join(tree, folder))
-    for name in ("Makefile", "build/libroster.a", "build/libetcd.a"):
-        shutil.copy2(os.path.join(rack.ROOT, name), os.path.join(tree, name))
-    subprocess.run(["patch", "-p1", "--silent", "-i",
-                    os.path.join("tests/planted", patch)],
-                   cwd=tree, check=True)
-    outside = {name: value for name, value in os.environ.items()
-               if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    subprocess.run(["make", "--silent", "build/roster-coordinator"], cwd=tree,
-                   check=True, env=outside, stdout=subprocess.DEVNULL)
-    return os.path.join(tree, "build/roster-coordinator")
 
 
 class Leaders(EtcdTest):
@@ -140,12 +117,13 @@ class Leaders(EtcdTest):
               (datetime.date.today().isoformat(), TIMES), flush=True)
 
     def test_without_the_compare_a_double_write_is_seen(self):
-        if rack.SANITIZED or rack.BUILD != os.path.join(rack.ROOT, "build"):
+        if not planted.NORMAL:
             rack.skip("a planted mistake: the normal build is enough")
-        with tempfile.TemporaryDirectory() as tree:
-            planted = build_planted(tree, "missing_compare.patch")
+        program = "build/roster-coordinator"
+        with planted.tree("missing_compare", [program]) as tree:
             before = self.epoch()
-            self.oversleep(self.the_wish_is_taken_back, program=planted)
+            self.oversleep(self.the_wish_is_taken_back,
+                           program=os.path.join(tree, program))
             rack.wait_until(lambda: self.epoch() != before,
                             "the sleeper writes, which it must not")
             self.assertNotEqual([], self.double_writes())

@@ -4,7 +4,6 @@ coordinators for weights again; nodes that come one after the other find what wa
 theirs still assigned to them; what was needed most is loaded first.  The same with
 an etcd that lost its data.  And bits that flip in memory are found and healed.
 """
-import json
 import os
 import tempfile
 import time
@@ -41,12 +40,12 @@ class RestartTest(EtcdTest):
         self.nodes[name] = node
         return node
 
-    def start_all(self, names=NODES, *options):
+    def start_all(self, names=NODES, *options, leader=()):
         self.nodes = {}
         for n in names:
             self.start_node(n, *options)
         self.asked = self.start_rack_coordinator(
-            "--no-local-experts", "--balance", "off", name="c1")
+            "--no-local-experts", "--balance", "off", *leader, name="c1")
 
     def wait_all(self):
         self.asked.wait_ready()
@@ -121,7 +120,8 @@ class Restart(RestartTest):
     def test_homeless_experts_are_named(self):
         """More is lost than the others have room for."""
         size = str(8 << 20)  # of 20 MB of experts; three have just enough
-        self.start_all(NODES, "--memory", size)
+        self.start_all(NODES, "--memory", size,
+                       leader=("--replace-after", "3s"))
         self.wait_all()
         status = self.rack.status(self.asked)
         self.assertEqual(0, status["homeless"]["units"])
@@ -150,8 +150,8 @@ class Flipped(RestartTest):
         self.nodes = {}
         self.start_node("one")
         # the first one that is read again after everything was loaded
-        self.start_node("two", "--scrub", "0.002", env={
-            "ROSTER_FAILPOINTS": "scrub.flip=fail@400"})
+        self.start_node("two", "--scrub", "0.0005", env={
+            "ROSTER_FAILPOINTS": "scrub.flip=fail@300"})
         self.asked = self.start_rack_coordinator("--no-local-experts",
                                                  name="c1")
         self.asked.wait_ready()
@@ -163,7 +163,6 @@ class Flipped(RestartTest):
             "not what was loaded"))
         status = self.rack.status(self.asked)
         self.assertEqual(0, status["coverage"]["unheld"])
-        json.dumps(status)
 
 
 del RestartTest  # a base, not a test

@@ -20,6 +20,23 @@ class Planted(unittest.TestCase):
     def test_slices_added_one_after_the_other_are_caught(self):
         self.expect_caught("slice_order")
 
+    def test_every_patch_applies_and_is_told_of(self):
+        folder = os.path.join(planted.ROOT, "tests/planted")
+        told = []
+        for name in ("README.md", "planted.py"):
+            with open(os.path.join(folder, name)) as f:
+                told.append(f.read())
+        for patch in sorted(os.listdir(folder)):
+            if not patch.endswith(".patch"):
+                continue
+            for text in told:
+                self.assertIn(patch[:-len(".patch")], text)
+            run = subprocess.run(["patch", "-p1", "--dry-run", "-i",
+                                  os.path.join(folder, patch)], text=True,
+                                 cwd=planted.ROOT, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, check=False)
+            self.assertEqual(0, run.returncode, patch + "\n" + run.stdout)
+
     def expect_caught(self, bug):
         program = "build/tests/memory/test_bits"
         with planted.tree(bug, [program]) as tree:

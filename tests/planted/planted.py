@@ -59,16 +59,12 @@ PLANTS = {
 }
 
 
-def patches():
-    return sorted(name[:-6] for name in os.listdir(HERE)
-                  if name.endswith(".patch"))
-
-
 def plant(name):
     """'caught', 'skipped' or what went wrong."""
     p = PLANTS[name]
     with planted.tree(name, p.targets) as tree:
-        env = dict(os.environ, ROSTER_BUILD=os.path.join(tree, "build"), **p.env)
+        env = dict(os.environ, **p.env,
+                   ROSTER_BUILD=os.path.join(tree, "build"))
         try:
             run = subprocess.run(p.command, cwd=tree, env=env, text=True,
                                  stdin=subprocess.DEVNULL, timeout=RUN_S,

@@ -1,48 +1,49 @@
 /* sim_exchange.c - a coordinator's exchange: batches go out and answers come
  * in, as in coordinator/exchange.c; with an account of its own of what every
- * node owes, which the machine's is held against. */
-#include "tests/sim/sim.h"
-
+ * node owes, which the machine's is held against.  Nodes go by their places. */
 #include <assert.h>
 #include <string.h>
 #include "engine/err.h"
+#include "tests/sim/sim.h"
+
+#define NOTICE_US 1000 /* until a closed connection is noticed */
 
 /* ---- our own account of what nodes owe us ---- */
 
-static uint64_t owed_bytes(const sim_coord *c, uint32_t node, uint64_t since) {
+static uint64_t owed_bytes(const sim_coord *c, uint32_t place, uint64_t since) {
     uint64_t pairs = 0;
     for (uint32_t i = 0; i < c->n_asked; i++) {
         const sim_asked *a = &c->asked[i];
-        if (a->node == node && !a->answered && a->sent_us > since) {
+        if (a->place == place && !a->answered && a->sent_us > since) {
             pairs += a->n_pairs;
         }
     }
     return pairs * SIM_ROW_BYTES;
 }
 
-static sim_asked *find_asked(sim_coord *c, uint32_t node, uint64_t id) {
+static sim_asked *find_asked(sim_coord *c, uint32_t place, uint64_t id) {
     for (uint32_t i = 0; i < c->n_asked; i++) {
         sim_asked *a = &c->asked[i];
-        if (a->node == node && a->id == id) return a;
+        if (a->place == place && a->id == id) return a;
     }
     return NULL;
 }
 
-void sim_exchange_forget(sim_coord *c, uint32_t node) {
+void sim_exchange_forget(sim_coord *c, uint32_t place) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < c->n_asked; i++) {
-        if (c->asked[i].node != node) c->asked[kept++] = c->asked[i];
+        if (c->asked[i].place != place) c->asked[kept++] = c->asked[i];
     }
     c->n_asked = kept;
 }
 
 /* What was answered in an earlier layer, or was lost for good long ago. */
-void sim_exchange_sweep(const sim *s, sim_coord *c) {
+void sim_exchange_sweep(sim_coord *c, uint64_t now_us) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < c->n_asked; i++) {
         const sim_asked *a = &c->asked[i];
         bool over = a->answered && a->layer_number + 1 < c->layer_number;
-        bool lost = sim_now(s) > a->sent_us + 8ull * SIM_PATIENCE_US;
+        bool lost = now_us > a->sent_us + 60000000;
         if (!over && !lost) c->asked[kept++] = *a;
     }
     c->n_asked = kept;
@@ -52,23 +53,23 @@ void sim_exchange_sweep(const sim *s, sim_coord *c) {
  * more than what is really owed. */
 void sim_exchange_check(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
-    uint64_t age_us = 2ull * SIM_PATIENCE_US;
-    uint64_t since = sim_now(s) > age_us ? sim_now(s) - age_us : 0;
+    uint64_t age_us = 2ull * SIM_PATIENCE_US, now_us = sim_mono_us(s, coord);
+    uint64_t since = now_us > age_us ? now_us - age_us : 0;
 
-    for (uint32_t node = 0; node < s->n_nodes; node++) {
+    for (uint32_t place = 0; place < s->n_nodes; place++) {
         dispatch_node_stats stats;
-        dispatch_node(c->machine, node, &stats);
-        uint64_t owed = owed_bytes(c, node, 0);
+        dispatch_node(c->machine, place, &stats);
+        uint64_t owed = owed_bytes(c, place, 0);
         if (stats.outstanding_bytes > SIM_CREDIT * SIM_ROW_BYTES ||
-            owed_bytes(c, node, since) > SIM_CREDIT * SIM_ROW_BYTES) {
-            sim_fail(s, "credit: node %u owes coordinator %u too much", node,
+            owed_bytes(c, place, since) > SIM_CREDIT * SIM_ROW_BYTES) {
+            sim_fail(s, "credit: place %u owes coordinator %u too much", place,
                      coord);
         }
         if (stats.outstanding_bytes > owed) {
             sim_fail(s,
-                     "credit: coordinator %u waits for %llu bytes of node %u, "
+                     "credit: coordinator %u waits for %llu bytes of place %u, "
                      "which owes %llu",
-                     coord, (unsigned long long)stats.outstanding_bytes, node,
+                     coord, (unsigned long long)stats.outstanding_bytes, place,
                      (unsigned long long)owed);
         }
     }
@@ -91,48 +92,52 @@ static uint32_t unit_of(const sim *s, sim_coord *c, uint32_t pair) {
            pair % s->slices;
 }
 
-void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a) {
+static void note_asked(sim *s, uint32_t coord, const dispatch_action *a) {
     sim_coord *c = &s->coords[coord];
-    uint32_t process = sim_node_process(a->node);
-    const sim_process *peer = &s->processes[process];
-
-    assert(c->links[a->node].up);
-    assert(a->n_pairs > 0 && a->n_pairs <= SIM_PIECE);
-    /* The connection to a dead process is noticed after a while. */
-    bool closed = !peer->alive && sim_now(s) > peer->died_us + 1000;
-    if (closed || sim_chance(s, s->local ? 0 : 1)) {
-        sim_trace(s, "%u: cannot send %llu to node %u", coord,
-                  (unsigned long long)a->request_id, a->node);
-        dispatch_send_failed(c->machine, sim_now(s), a->request_id);
-        return;
-    }
-    sim_message m = {
-        .kind = SIM_BATCH_ASKED,
-        .from = coord,
-        .to = process,
-        .boot_id = s->processes[coord].boot_id,
-        .to_boot_id = c->links[a->node].boot_id,
-        .connection = c->links[a->node].connection,
-        .request_id = a->request_id,
-        .layer = c->layer,
-        .n_pairs = a->n_pairs,
-        .remaining_us = SIM_TIMEOUT_MS * 1000,
-    };
     if (c->n_asked == SIM_ASKED) {
-        sim_fail(s, "coordinator %u asks without end", coord);
+        sim_fail(s, "a coordinator asks without end");
         return;
     }
     sim_asked *asked = &c->asked[c->n_asked++];
-    *asked = (sim_asked){.node = a->node,
+    *asked = (sim_asked){.place = a->node,
                          .id = a->request_id,
-                         .sent_us = sim_now(s),
+                         .sent_us = sim_mono_us(s, coord),
                          .layer_number = c->layer_number,
                          .n_pairs = a->n_pairs};
+    memcpy(asked->pairs, a->pairs, a->n_pairs * sizeof(*a->pairs));
+}
+
+void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a) {
+    sim_coord *c = &s->coords[coord];
+    const sim_link *link = &c->links[a->node];
+    uint32_t member = sim_node_member(link->node);
+    const sim_member *peer = &s->members[member];
+
+    assert(link->up);
+    assert(a->n_pairs > 0 && a->n_pairs <= SIM_PIECE);
+    bool closed = !peer->alive && s->clock.now_us > peer->died_us + NOTICE_US;
+    if (closed || sim_chance(s, s->local ? 0 : 1)) {
+        sim_trace(s, "%s: cannot send %llu to node %u", s->members[coord].name,
+                  (unsigned long long)a->request_id, link->node);
+        dispatch_send_failed(c->machine, sim_mono_us(s, coord), a->request_id);
+        return;
+    }
+    sim_message m = {
+        .kind = MESSAGE_BATCH,
+        .from = coord,
+        .to = member,
+        .boot = s->members[coord].boot,
+        .to_boot = link->boot,
+        .connection = link->connection,
+        .request_id = a->request_id,
+        .layer = c->layer,
+        .n_pairs = a->n_pairs,
+        .remaining_us = SIM_REQUEST_MS * 1000,
+    };
+    note_asked(s, coord, a);
     for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t pair = a->pairs[i];
-        const sim_row *row = row_of(s, c, pair);
-        asked->pairs[i] = pair;
-        m.units[i] = unit_of(s, c, pair);
+        const sim_row *row = row_of(s, c, a->pairs[i]);
+        m.units[i] = unit_of(s, c, a->pairs[i]);
         memcpy(m.rows[i], row->h, sizeof(row->h));
         if (i > 0 && m.units[i] < m.units[i - 1]) {
             sim_fail(s, "a piece is not in the order of its units");
@@ -157,8 +162,9 @@ void sim_exchange_begin_here(sim *s, uint32_t coord, const dispatch_action *a) {
     c->n_here = a->n_pairs;
     c->here_fails = s->local_fails && sim_chance(s, 30);
     c->computing_here = true;
-    sim_trace(s, "%u: computes %u pairs here", coord, a->n_pairs);
-    sim_after(s, 50 + a->n_pairs * 100ull / s->slices, EVENT_LOCAL, (int)coord,
+    sim_trace(s, "%s: computes %u pairs here", s->members[coord].name,
+              a->n_pairs);
+    sim_after(s, 200 + a->n_pairs * 2500ull / s->slices, EVENT_HERE, (int)coord,
               0);
 }
 
@@ -172,13 +178,19 @@ void sim_exchange_end_here(sim *s, uint32_t coord) {
         store_output(s, c, pair, y);
     }
     c->computing_here = false;
-    dispatch_local_done(c->machine, sim_now(s), c->here, c->n_here,
+    dispatch_local_done(c->machine, sim_mono_us(s, coord), c->here, c->n_here,
                         !c->here_fails);
 }
 
 /* ---- answers ---- */
 
-/* The planted mistakes, each one a line that a shell could get wrong. */
+static void add_output(sim_coord *c, uint32_t pair, const float *y) {
+    for (uint32_t j = 0; j < SIM_WIDTH; j++)
+        c->outputs[pair][j] += y[j];
+}
+
+/* Planted mistakes, each one a line that a shell could get wrong.  True: the
+ * machine does not hear of the answer. */
 static bool use_wrongly(sim *s, sim_coord *c, const sim_message *m,
                         const sim_asked *a) {
     bool earlier = a->layer_number != c->layer_number;
@@ -193,21 +205,20 @@ static bool use_wrongly(sim *s, sim_coord *c, const sim_message *m,
         }
     }
     if (s->options.plant == PLANT_DOUBLE_COUNT && a->answered && !earlier) {
-        for (uint32_t i = 0; i < a->n_pairs && c->in_layer; i++) {
-            for (uint32_t j = 0; j < SIM_WIDTH; j++) {
-                c->outputs[a->pairs[i]][j] += m->rows[i][j];
-            }
-        }
+        for (uint32_t i = 0; i < a->n_pairs && c->in_layer; i++)
+            add_output(c, a->pairs[i], m->rows[i]);
     }
     return false;
 }
 
-static void on_rows(sim *s, sim_coord *c, uint32_t node, const sim_message *m) {
+static void on_rows(sim *s, uint32_t coord, uint32_t place,
+                    const sim_message *m) {
+    sim_coord *c = &s->coords[coord];
     uint32_t layer, n_expected, n = 0;
     const uint32_t *pairs = NULL;
     bool take[SIM_PAIRS];
 
-    if (dispatch_expected(c->machine, node, m->request_id, &layer,
+    if (dispatch_expected(c->machine, place, m->request_id, &layer,
                           &n_expected) < 0) {
         return;
     }
@@ -217,32 +228,43 @@ static void on_rows(sim *s, sim_coord *c, uint32_t node, const sim_message *m) {
                  m->n_pairs);
         return;
     }
-    int rc = dispatch_rows(c->machine, sim_now(s), node, m->request_id, &pairs,
-                           &n, take);
+    int rc = dispatch_rows(c->machine, sim_mono_us(s, coord), place,
+                           m->request_id, &pairs, &n, take);
+    bool add = s->options.plant == PLANT_HEDGE_ADDED && c->in_layer;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        if (!take[i] && add) add_output(c, pairs[i], m->rows[i]);
         if (!take[i] || c->pinned[pairs[i]]) continue;
         store_output(s, c, pairs[i], m->rows[i]);
     }
 }
 
+static int32_t place_of(const sim_coord *c, uint32_t node) {
+    for (int32_t i = 0; i < SIM_NODES; i++) {
+        if (c->links[i].up && c->links[i].node == node) return i;
+    }
+    return -1;
+}
+
 void sim_exchange_answer(sim *s, uint32_t coord, const sim_message *m) {
     sim_coord *c = &s->coords[coord];
-    uint32_t node = m->from - SIM_COORDINATORS;
-
-    if (!c->links[node].up || m->connection != c->links[node].connection ||
-        m->boot_id != c->links[node].boot_id ||
-        m->to_boot_id != s->processes[coord].boot_id) {
+    int32_t at = place_of(c, m->from - SIM_COORDS);
+    if (at < 0) return;
+    uint32_t place = (uint32_t)at;
+    const sim_link *link = &c->links[place];
+    if (m->connection != link->connection || m->boot != link->boot ||
+        m->to_boot != s->members[coord].boot) {
         return; /* of an earlier process or connection */
     }
-    sim_asked *a = find_asked(c, node, m->request_id);
-    if (a != NULL && m->kind == SIM_ROWS && use_wrongly(s, c, m, a)) {
+    sim_asked *a = find_asked(c, place, m->request_id);
+    if (a != NULL && m->kind == MESSAGE_ROWS && use_wrongly(s, c, m, a)) {
         a->answered = true;
         return;
     }
-    if (m->kind == SIM_ROWS) {
-        on_rows(s, c, node, m);
+    if (m->kind == MESSAGE_ROWS) {
+        on_rows(s, coord, place, m);
     } else {
-        dispatch_refused(c->machine, sim_now(s), node, m->request_id, m->code);
+        dispatch_refused(c->machine, sim_mono_us(s, coord), place,
+                         m->request_id, m->code);
     }
     if (a != NULL) a->answered = true;
 }

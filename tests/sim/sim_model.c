@@ -1,7 +1,5 @@
-/* sim_model.c - a model of four floats a token: just large enough that a wrong
- * expert, a lost or doubled row, another order of additions or a wrong cache
- * entry changes the tokens. */
-#include "tests/sim/sim.h"
+/* sim_model.c - see sim_model.h. */
+#include "tests/sim/sim_model.h"
 
 #include <string.h>
 
@@ -53,19 +51,51 @@ void sim_attend(float (*kv)[SIM_WIDTH], uint32_t position, const float *x,
     sim_squash(h);
 }
 
-void sim_route(uint32_t layer, const float *h, sim_routing *out) {
+uint32_t sim_topic(uint32_t first_token) {
+    return first_token % SIM_TOPICS;
+}
+
+bool sim_is_dense(const sim_model *m, uint32_t layer) {
+    return m->dense_first && layer == 0;
+}
+
+/* Half of all choices fall on the topic's hottest expert of the layer, a
+ * quarter on the next, and so on. */
+static uint32_t skewed_choice(const sim_model *m, uint32_t topic,
+                              uint32_t layer, uint64_t hash) {
+    uint32_t rank = (uint32_t)__builtin_ctz((uint32_t)(hash >> 40) | 1u << 8);
+    return (rank + topic * 3 + layer) % m->n_experts;
+}
+
+void sim_route(const sim_model *m, uint32_t topic, uint32_t layer,
+               const float *h, sim_routing *out) {
     uint64_t hash = mix(hash_row(h) + layer);
     for (uint32_t i = 0; i < SIM_USED; i++) {
         bool taken;
         do {
             hash = mix(hash + 1);
-            out->experts[i] = (uint32_t)(hash % SIM_EXPERTS);
+            out->experts[i] = m->skewed ? skewed_choice(m, topic, layer, hash)
+                                        : (uint32_t)(hash % m->n_experts);
             taken = false;
             for (uint32_t j = 0; j < i; j++) {
                 taken |= out->experts[j] == out->experts[i];
             }
         } while (taken);
         out->weights[i] = 0.25f + unit(hash) * 0.2f;
+    }
+}
+
+/* Factors of each segment, computed once. */
+#define EXPERT_KEYS (SIM_MODEL_LAYERS * 16 * SIM_SEGMENTS)
+static float factors[EXPERT_KEYS][SIM_WIDTH][2];
+
+static void fill_factors(void) {
+    for (uint64_t k = 0; k < EXPERT_KEYS; k++) {
+        uint64_t key = 1000u * SIM_SEGMENTS + k;
+        for (uint32_t i = 0; i < SIM_WIDTH; i++) {
+            factors[k][i][0] = unit(key * 16 + i);
+            factors[k][i][1] = unit(key * 16 + 8 + i);
+        }
     }
 }
 
@@ -76,9 +106,8 @@ static float segments(uint32_t layer, uint32_t expert, uint32_t first,
         return segments(layer, expert, first, n / 2, i, h) +
                segments(layer, expert, first + n / 2, n / 2, i, h);
     }
-    uint64_t key =
-        (1000u + layer * SIM_EXPERTS + expert) * SIM_SEGMENTS + first;
-    float a = unit(key * 16 + i), b = unit(key * 16 + 8 + i);
+    uint32_t key = (layer * 16 + expert) * SIM_SEGMENTS + first;
+    float a = factors[key][i][0], b = factors[key][i][1];
     return a * h[i] + b * h[(i + 1) % SIM_WIDTH] + 0.1f * b;
 }
 
@@ -86,6 +115,7 @@ void sim_expert(uint32_t layer, uint32_t unit_number, uint32_t slices,
                 const float *h, float *y) {
     uint32_t expert = unit_number / slices, slice = unit_number % slices;
     uint32_t n = SIM_SEGMENTS / slices;
+    if (factors[0][0][0] == 0.0f) fill_factors();
     for (uint32_t i = 0; i < SIM_WIDTH; i++)
         y[i] = segments(layer, expert, slice * n, n, i, h);
 }
@@ -116,23 +146,26 @@ uint32_t sim_token(const float *x) {
     return (uint32_t)(hash_row(x) % VOCAB);
 }
 
-void sim_reference(const uint32_t *prompt, uint32_t n_prompt, uint32_t n_new,
-                   uint32_t *out) {
-    static float kv[SIM_LAYERS][SIM_POSITIONS][SIM_WIDTH];
-    memcpy(out, prompt, n_prompt * sizeof(*out));
-
+void sim_reference(const sim_model *m, uint32_t *tokens, uint32_t n_prompt,
+                   uint32_t n_new) {
+    static sim_cache kv;
+    uint32_t topic = sim_topic(tokens[0]);
     for (uint32_t p = 0; p + 1 < n_prompt + n_new; p++) {
         float x[SIM_WIDTH], h[SIM_WIDTH], y[SIM_USED][SIM_WIDTH];
-        sim_embed(out[p], p, x);
-        for (uint32_t layer = 0; layer < SIM_LAYERS; layer++) {
+        sim_embed(tokens[p], p, x);
+        for (uint32_t layer = 0; layer < SIM_MODEL_LAYERS; layer++) {
             sim_routing r;
             sim_attend(kv[layer], p, x, h);
-            sim_route(layer, h, &r);
+            if (sim_is_dense(m, layer)) {
+                memcpy(x, h, sizeof(x));
+                continue;
+            }
+            sim_route(m, topic, layer, h, &r);
             for (uint32_t k = 0; k < SIM_USED; k++) {
                 sim_expert(layer, r.experts[k], 1, h, y[k]);
             }
             sim_combine(h, &r, 1, (const float(*)[SIM_WIDTH])y, false, x);
         }
-        if (p + 1 >= n_prompt) out[p + 1] = sim_token(x);
+        if (p + 1 >= n_prompt) tokens[p + 1] = sim_token(x);
     }
 }

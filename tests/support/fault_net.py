@@ -2,13 +2,13 @@
 
 A Network is a switch with machines at it.  A machine is two network namespaces:
 its programs live in the back one, and what others connect to is the front one,
-where the fault proxy listens and passes connections on (tests/chaos/fault_proxy.c).
-So every connection between two machines crosses the switch and the proxy:
+where the fault proxy (tests/chaos/fault_proxy.c) listens and passes connections
+on.  So every connection between two machines crosses the switch and the proxy:
 
     caller's back --- switch --- front: proxy --- back: program
 
-A machine `public` address is where it is reached; its own connections come from
-its `uplink` address.  We ourselves stand at the switch, as the client.
+A machine's `public` address is where it is reached; its own connections come
+from its `uplink` address.  We ourselves stand at the switch, as the client.
 
 enter() puts the whole script into mount, network and process namespaces of its
 own: what was started or mounted is gone with the script, however that ends, and
@@ -146,7 +146,7 @@ class Machine:
     def _plug(self, namespace, address):
         """A namespace with a cable to the switch."""
         _ip("netns", "add", namespace)
-        # The public address stands in both: only its own port may answer for it.
+        # The public address is in both: only its own port may answer for it.
         subprocess.run(self._enter(namespace) + [
             "sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore; "
             "echo 2 >/proc/sys/net/ipv4/conf/all/arp_announce"], check=True)

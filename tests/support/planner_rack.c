@@ -68,7 +68,8 @@ planner_input planner_rack_input(const planner_rack *r) {
                            .now = r->now,
                            .nodes = r->nodes,
                            .n_nodes = r->n_nodes,
-                           .incarnation = 1};
+                           .incarnation = 1,
+                           .target = r->target};
 }
 
 static shared_layer *share_layer(const layer_map *m) {

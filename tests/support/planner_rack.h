@@ -19,6 +19,7 @@ typedef struct {
     char names[PLANNER_RACK_NODES][RECORD_NAME];
     planner_node nodes[PLANNER_RACK_NODES]; /* in the order of their names */
     uint32_t n_nodes;
+    const balance_map *target; /* NULL: none; nodes in the order of names */
 } planner_rack;
 
 /* A rack must not be moved. */

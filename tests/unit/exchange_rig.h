@@ -357,8 +357,8 @@ static inline void open_nodes(rig *r, const manner *manners) {
 
 /* One answer in `check_every` is compared; 0: none. */
 static inline rig *open_checked_rig(manner first, manner second,
-                                    uint32_t patience_us,
-                                    uint32_t check_every, bool local) {
+                                    uint32_t patience_us, uint32_t check_every,
+                                    bool local) {
     log_setup("test", (log_level)(LOG_ERROR + 1));
     rig *r = calloc(1, sizeof(*r));
     assert_non_null(r);

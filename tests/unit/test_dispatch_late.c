@@ -1,6 +1,6 @@
 /* test_dispatch_late.c - when dispatch calls an answer late, how often it asks
- * somebody else as well, and what becomes of nodes that are lost, slow or not to
- * be relied on. */
+ * somebody else as well, and what becomes of nodes that are lost, slow or not
+ * to be relied on. */
 #include "tests/unit/dispatch_rig.h"
 
 /* One layer of one pair, answered after `took_us`; by whoever is asked. */

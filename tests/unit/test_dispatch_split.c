@@ -25,10 +25,10 @@ static rig wide_rig(const char *const *held) {
 }
 
 typedef struct {
-    uint64_t us;                 /* the layer took */
-    uint32_t pairs[RIG_NODES];   /* that each was asked for */
-    uint32_t reads[RIG_NODES];   /* experts whose weights it read */
-    uint32_t asked[MOST];        /* the node, by pair */
+    uint64_t us;               /* the layer took */
+    uint32_t pairs[RIG_NODES]; /* that each was asked for */
+    uint32_t reads[RIG_NODES]; /* experts whose weights it read */
+    uint32_t asked[MOST];      /* the node, by pair */
 } outcome;
 
 /* One layer.  What a node is asked for takes its time from now on, one request

@@ -1,5 +1,5 @@
-/* test_exchange_faults.c - nodes that hang up, and nodes whose bits differ, over
- * links in memory and with real threads. */
+/* test_exchange_faults.c - nodes that hang up, and nodes whose bits differ,
+ * over links in memory and with real threads. */
 #include "tests/unit/exchange_rig.h"
 
 /* ---- connections that break ---- */

@@ -457,7 +457,8 @@ static void does_what_an_operator_asks_for(void **state) {
     show_heat(&d);
     for (uint32_t l = 0; l < LAYERS; l++) {
         for (uint32_t u = 0; u < EXPERTS; u++)
-            warm(&d, l, u, holds(&d, "a", l, u) ? 1042 + 8 * u : 1000 - 8 * u);
+            warm(&d, l, u,
+                 holds(&d, "a", l, u) ? 104200 + 800 * u : 100000 - 800 * u);
     }
     d.now_ms += 2000;
     assert_int_equal(next(&d), LEADER_WAIT);

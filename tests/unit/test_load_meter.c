@@ -268,7 +268,7 @@ static void a_hot_node_is_as_fast_as_a_cold_one(void **state) {
     (void)state;
     for (size_t i = 0; i < 4; i++) {
         load_figures cold = measure(1, costs[i], 1000, 1);
-        load_figures hot = measure(1, costs[i], 200, 16);
+        load_figures hot = measure(1, costs[i], 400, 16);
         assert_float_equal(load_meter_speed(&hot, cold.speed), 1, 0.01);
         assert_float_equal(load_meter_speed(&cold, hot.speed), 1, 0.01);
     }
@@ -296,10 +296,28 @@ static void a_much_slower_node_is_seen_however_it_is_used(void **state) {
     }
 }
 
+static void a_hiccup_of_a_few_seconds_is_no_slowness(void **state) {
+    (void)state;
+    rig r;
+    load_figures f, usual = measure(1, 1, 1000, 4);
+    open_rig(&r);
+    assert_int_equal(say(&r, 0), 0);
+    for (int i = 0; i < 120; i++) {
+        double speed = i >= 115 ? 0.4 : 1;
+        r.word.runs += 1000;
+        r.word.weight_bytes += 1000000000;
+        r.word.busy_us += (uint64_t)(500000 / speed);
+        compute(&r, 0, 4000);
+    }
+    load_meter_look(r.meter, &f);
+    assert_true(load_meter_speed(&f, usual.speed) > 0.8);
+    close_rig(&r);
+}
+
 static void too_little_work_tells_no_speed(void **state) {
     (void)state;
     load_figures usual = measure(1, 1, 1000, 1);
-    load_figures little = measure(1, 1, 25, 1); /* 5 ms of a second */
+    load_figures little = measure(1, 1, 100, 1); /* 20 ms of a second */
     load_figures none = measure(1, 1, 0, 0);
     assert_true(load_meter_speed(&little, usual.speed) == 0);
     assert_true(load_meter_speed(&none, usual.speed) == 0);
@@ -321,6 +339,7 @@ int main(void) {
         cmocka_unit_test(a_hot_node_is_as_fast_as_a_cold_one),
         cmocka_unit_test(a_slow_node_is_slow_beside_equals),
         cmocka_unit_test(a_much_slower_node_is_seen_however_it_is_used),
+        cmocka_unit_test(a_hiccup_of_a_few_seconds_is_no_slowness),
         cmocka_unit_test(too_little_work_tells_no_speed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -106,7 +106,7 @@ static void counts_what_is_new_between_two_answers(void **state) {
     teller t = open_one(r);
     compute(&t, 1, 1000, 0); /* before we asked */
     tell(&t);
-    compute(&t, 1, 300, 100000);
+    compute(&t, 1, 300, 2000000);
     compute(&t, 2, 100, 0);
     tell(&t);
     wait_counted(&t);
@@ -289,8 +289,8 @@ static void unevenness_is_the_most_by_the_mean(void **state) {
     nodes_evenness e;
     open_rack(&a);
     tell_both(&a);
-    compute(&a.one, 0, 3000, 300000);
-    compute(&a.two, 0, 1000, 200000);
+    compute(&a.one, 0, 3000, 6000000);
+    compute(&a.two, 0, 1000, 4000000);
     tell_both(&a);
     wait_counted(&a.one);
     wait_counted(&a.two);

@@ -274,6 +274,23 @@ static void two_that_refuse_in_turn_end_at_the_deadline(void **state) {
     close_stage(&s);
 }
 
+static void be_the_first_again(peer *p) {
+    p->boot_id = 100;
+    peer_welcome(p);
+}
+
+static void who_leaves_is_not_turned_to_under_another_name(void **state) {
+    static const part parts[] = {{ONE, refuse_as_leaving},
+                                 {TWO, be_the_first_again}};
+    stage s;
+    (void)state;
+
+    open_stage(&s, ONE "," TWO, parts, 2);
+    assert_int_equal(tell(&s, NULL), ROSTER_ERR_CLOSED);
+    assert_non_null(strstr(roster_client_error(s.client), TWO " is the same"));
+    close_stage(&s);
+}
+
 /* Serves the first request to its end, and takes no second one. */
 static void refuse_the_second(peer *p) {
     peer_welcome(p);
@@ -610,6 +627,7 @@ int main(void) {
         cmocka_unit_test(a_resume_that_is_taken_as_another_request_fails),
         cmocka_unit_test(a_refusal_for_leaving_leads_elsewhere),
         cmocka_unit_test(two_that_refuse_in_turn_end_at_the_deadline),
+        cmocka_unit_test(who_leaves_is_not_turned_to_under_another_name),
         cmocka_unit_test(what_runs_stays_when_nobody_takes_over),
         cmocka_unit_test(another_model_does_not_take_over),
         cmocka_unit_test(another_profile_does_not_take_over),

@@ -285,5 +285,5 @@ int main(void) {
         cmocka_unit_test(rests_while_nobody_takes_what_it_found),
         cmocka_unit_test(works_while_others_load_and_look),
     };
-    return cmocka_run_group_tests(tests, fixture_setup, fixture_teardown);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

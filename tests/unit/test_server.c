@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "coordinator/conductor_balance.h"
+#include "coordinator/conductor_recover.h"
 #include "tests/unit/server_rig.h"
 
 /* ---- what is answered ---- */
@@ -242,6 +244,8 @@ struct conductor {
     void *ctx;
     char name[32];
     bool undo;
+    conductor_reported reported;
+    conductor_recovered recovered;
 };
 
 bool conductor_drained(const conductor *c) {
@@ -270,6 +274,28 @@ int conductor_drain(conductor *c, const char *name, bool undo,
     c->ctx = ctx;
     snprintf(c->name, sizeof(c->name), "%s", name);
     c->undo = undo;
+    return 0;
+}
+
+int conductor_rebalance(conductor *c, bool dry_run, conductor_reported done,
+                        void *ctx, char *why, size_t why_size) {
+    if (c->refuse_with < 0)
+        return err_why(why, why_size, c->refuse_with, "c2 leads");
+    c->reported = done;
+    c->ctx = ctx;
+    c->undo = dry_run;
+    return 0;
+}
+
+int conductor_recover(conductor *c, bool dry_run, const char *by,
+                      conductor_recovered done, void *ctx, char *why,
+                      size_t why_size) {
+    if (c->refuse_with < 0)
+        return err_why(why, why_size, c->refuse_with, "etcd is away");
+    c->recovered = done;
+    c->ctx = ctx;
+    snprintf(c->name, sizeof(c->name), "%s", by);
+    c->undo = dry_run;
     return 0;
 }
 
@@ -361,6 +387,62 @@ static void a_drain_may_outlive_its_client_and_the_server(void **state) {
     close_rig(r);
 }
 
+static void reports_what_a_rebalance_would_do(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    conductor played = {.refuse_with = ERR_NOT_LEADER};
+    message m = {.kind = MESSAGE_REBALANCE, .request_id = 1};
+    m.rebalance.dry_run = true;
+    ask(r, &m);
+    expect_error(r, 1, ERR_NOT_LEADER, "no etcd");
+    server_set_conductor(r->server, &played);
+    ask(r, &m);
+    expect_error(r, 1, ERR_NOT_LEADER, "c2 leads");
+
+    played.refuse_with = 0;
+    ask(r, &m);
+    while (played.reported == NULL)
+        turn(r);
+    assert_true(played.undo);
+    played.reported(played.ctx, 0, "{}");
+    assert_int_equal(hear(r), MESSAGE_REPORT);
+    assert_int_equal(r->m.request_id, 1);
+    assert_memory_equal(r->m.report.json.data, "{}", 2);
+    played.reported = NULL;
+    ask(r, &m);
+    while (played.reported == NULL)
+        turn(r);
+    played.reported(played.ctx, ERR_DEADLINE, "");
+    expect_error(r, 1, ERR_DEADLINE, err_text(ERR_DEADLINE));
+    close_rig(r);
+}
+
+static void reports_what_a_recovery_found(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    conductor played = {.refuse_with = ERR_NOT_LEADER};
+    message m = {.kind = MESSAGE_RECOVER, .request_id = 1};
+    m.recover.by = "somebody";
+    ask(r, &m);
+    expect_error(r, 1, ERR_NOT_LEADER, "etcd");
+    server_set_conductor(r->server, &played);
+    ask(r, &m);
+    expect_error(r, 1, ERR_NOT_LEADER, "etcd is away");
+
+    played.refuse_with = 0;
+    ask(r, &m);
+    while (played.recovered == NULL)
+        turn(r);
+    assert_false(played.undo);
+    assert_string_equal(played.name, "somebody");
+    json_t *report = json_pack("{s:i}", "incarnation", 2);
+    played.recovered(played.ctx, 0, "", report);
+    json_decref(report);
+    assert_int_equal(hear(r), MESSAGE_REPORT);
+    assert_true(r->m.report.json.len > 10);
+    close_rig(r);
+}
+
 static void declines_work_until_it_may_go_on(void **state) {
     (void)state;
     rig *r = open_rig();
@@ -415,6 +497,8 @@ int main(void) {
         WITH_SMALL(tells_those_who_are_cut_off),
         WITH_SMALL(a_bad_listen_is_said_at_once),
         WITH_SMALL(drains_nothing_without_an_etcd),
+        WITH_SMALL(reports_what_a_rebalance_would_do),
+        WITH_SMALL(reports_what_a_recovery_found),
         WITH_SMALL(answers_a_drain_when_it_is_recorded),
         WITH_SMALL(says_why_a_drain_cannot_be),
         WITH_SMALL(a_drain_may_outlive_its_client_and_the_server),

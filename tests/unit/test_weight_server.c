@@ -14,6 +14,7 @@
 #include "coordinator/weight_server.h"
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/unit_image.h"
 #include "engine/util.h"
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
@@ -24,6 +25,7 @@
 typedef struct {
     const char *path;
     gguf *file;
+    model_config model;
     manifest *checks;
     identity self;
     void *zmq;
@@ -46,6 +48,7 @@ static void open_model(rig *r) {
     assert_int_equal(gguf_open(&r->file, r->path, why, sizeof(why)), 0);
     assert_int_equal(
         manifest_open(&r->checks, r->file, false, why, sizeof(why)), 0);
+    assert_int_equal(model_read(&r->model, r->file, why, sizeof(why)), 0);
     r->bytes = fixture_read(r->path, &r->n_bytes);
 }
 
@@ -65,6 +68,7 @@ static rig *open_rig(void) {
         .self = &r->self,
         .file = r->file,
         .checks = r->checks,
+        .model = &r->model,
         .links = {.zmq = r->zmq,
                   .max_part_bytes = 4 << 20,
                   .queue_messages = 100},
@@ -222,6 +226,61 @@ static void the_manifest_is_the_file_after_the_last(void **state) {
     close_rig(r);
 }
 
+static message fetch_unit(uint64_t id, uint32_t layer, uint32_t unit,
+                          uint32_t slices, uint64_t offset, uint32_t bytes) {
+    message m = {.kind = MESSAGE_FETCH_UNIT, .request_id = id, .boot_id = 5};
+    m.fetch_unit.layer = layer;
+    m.fetch_unit.unit = unit;
+    m.fetch_unit.slices = slices;
+    m.fetch_unit.offset = offset;
+    m.fetch_unit.bytes = bytes;
+    return m;
+}
+
+static void gives_units(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    unit_image u;
+    uint8_t wanted[1500];
+    assert_int_equal(unit_image_of(&u, r->file, &r->model, 1, 3, 2, NULL, 0),
+                     0);
+    assert_int_equal(unit_image_read(&u, r->file, 700, 1500, wanted), 0);
+    message m = fetch_unit(1, 1, 3, 2, 700, 1500);
+    ask(r, &m);
+    expect_piece(r, 1, wanted, 1500);
+    m = fetch_unit(2, 1, 3, 2, u.bytes - 10, 11);
+    ask(r, &m);
+    expect_error(r, 2, ERR_RANGE, "beyond the end");
+    m = fetch_unit(3, 1, 8, 2, 0, 1);
+    ask(r, &m);
+    expect_error(r, 3, ERR_RANGE, "no unit 8");
+    m = fetch_unit(4, 7, 0, 1, 0, 1);
+    ask(r, &m);
+    expect_error(r, 4, ERR_RANGE, "layer 7");
+    close_rig(r);
+}
+
+static void gives_nothing_of_a_damaged_unit(void **state) {
+    (void)state;
+    rig *r = open_rig();
+    unit_image u;
+    assert_int_equal(unit_image_of(&u, r->file, &r->model, 0, 1, 1, NULL, 0),
+                     0);
+    const unit_part *up = &u.parts[1];
+    int fd = open(r->path, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(
+        pwrite(fd, "XX", 2, (off_t)(up->tensor->offset + up->offset)), 2);
+    close(fd);
+    message m = fetch_unit(1, 0, 1, 1, 0, 100); /* of another matrix */
+    ask(r, &m);
+    expect_error(r, 1, ERR_CHECKSUM, "ffn_up_exps");
+    m = fetch_unit(2, 0, 2, 1, 0, 100);
+    ask(r, &m);
+    hear(r);
+    assert_int_equal(r->m.kind, MESSAGE_PIECE);
+    close_rig(r);
+}
+
 /* ---- what is refused ---- */
 
 static void refuses_bytes_that_are_not_there(void **state) {
@@ -374,6 +433,8 @@ int main(void) {
         cmocka_unit_test(says_what_files_there_are),
         cmocka_unit_test(gives_pieces_in_a_row_and_apart),
         cmocka_unit_test(the_manifest_is_the_file_after_the_last),
+        cmocka_unit_test(gives_units),
+        cmocka_unit_test(gives_nothing_of_a_damaged_unit),
         cmocka_unit_test(refuses_bytes_that_are_not_there),
         cmocka_unit_test(refuses_strangers_and_other_business),
         cmocka_unit_test(garbage_is_answered_and_changes_nothing),

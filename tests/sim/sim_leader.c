@@ -1,0 +1,251 @@
+/* sim_leader.c - placements: the real leader, planner and balancer, what
+ * conductor.c and the registry do for them, and an operator who recovers the
+ * rack when etcd was wiped or restored. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "tests/sim/sim.h"
+
+#define RECOVER_LOOK_MS 700
+
+void sim_leader_start(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    const leader_config config = {
+        .name = s->members[coord].name,
+        .profile = {.version = 1, .activation = "a8", .rows = "f32"},
+        .settle_ms = 400,
+        .settle_max_ms = 2000,
+        .replace_after_ms = s->replace_after_ms,
+        .unknown_ms = 4000,
+        .compact_ms = 5000};
+    if (leader_new(&c->leader, &config) < 0) abort();
+}
+
+/* ---- writing ---- */
+
+static void add_put(sim_kv *kv, const char *key, const void *value,
+                    size_t bytes) {
+    snprintf(kv->key, sizeof(kv->key), "%s", key);
+    kv->value = sim_copy(value, bytes);
+    kv->bytes = bytes;
+}
+
+static void add_layer(sim_kv *kv, uint32_t layer, const layer_map *map) {
+    uint8_t *packed;
+    size_t bytes;
+    char key[32];
+    if (layer_map_pack(map, &packed, &bytes) < 0) abort();
+    snprintf(key, sizeof(key), "placement/layer/%u", layer);
+    add_put(kv, key, packed, bytes);
+    free(packed);
+}
+
+static void add_head(sim_kv *kv, const epoch_record *head) {
+    char *text = epoch_record_pack(head);
+    if (text == NULL) abort();
+    add_put(kv, "placement/epoch", text, strlen(text));
+    free(text);
+}
+
+static sim_request *step_new(const sim *s, uint32_t coord, int64_t term,
+                             int64_t expected, uint32_t n_layers) {
+    sim_request *r = sim_memory(sizeof(*r));
+    *r = (sim_request){.kind = REQUEST_STEP,
+                       .member = coord,
+                       .life = s->members[coord].life,
+                       .term = term,
+                       .expected = expected,
+                       .n_puts = n_layers + 1};
+    r->puts = sim_memory(r->n_puts * sizeof(*r->puts));
+    return r;
+}
+
+/* Now and then the process is stopped just before, and the request leaves when
+ * it is continued. */
+static void write_step(sim *s, uint32_t coord, const leader_action *a) {
+    const planner_step *step = a->step;
+    sim_request *r =
+        step_new(s, coord, a->term, a->expected_revision, step->n_layers);
+    for (uint32_t i = 0; i < step->n_layers; i++)
+        add_layer(&r->puts[i], step->numbers[i], &step->layers[i]);
+    add_head(&r->puts[step->n_layers], &step->head);
+    sim_trace(
+        s, "%s writes %llu.%llu: %llu more, %llu less", s->members[coord].name,
+        (unsigned long long)step->head.incarnation,
+        (unsigned long long)step->head.epoch, (unsigned long long)step->added,
+        (unsigned long long)step->removed);
+
+    uint64_t stopped_us = sim_fault_before_write(s, coord);
+    sim_after(s, stopped_us + 100 + sim_below(s, 3000), EVENT_REQUEST, -1, 0)
+        ->data = r;
+    sim_after(s, stopped_us + SIM_TIMEOUT_MS * 1000, EVENT_TIMEOUT, (int)coord,
+              0)
+        ->data = r;
+}
+
+void sim_leader_wrote(sim *s, uint32_t coord, const sim_request *r) {
+    leader_outcome o = LEADER_NOT;
+    if (r->outcome == SESSION_DONE) o = LEADER_DONE;
+    if (r->outcome == SESSION_MAYBE) o = LEADER_UNKNOWN;
+    if (o == LEADER_UNKNOWN) sim_add(s, COUNT_UNKNOWN, 1);
+    if (r->recovers) return; /* not the leader machine's */
+    leader_wrote(s->coords[coord].leader, sim_mono_ms(s, coord), o);
+}
+
+/* ---- leading ---- */
+
+/* Two processes that run may not both believe that they lead, unless the store
+ * that told the first is no more. */
+static void check_alone(sim *s, uint32_t coord) {
+    uint64_t replaced_us = s->etcd.replaced_us;
+    if (replaced_us != 0 &&
+        s->clock.now_us < replaced_us + s->ttl_ms * 1000ull) {
+        return;
+    }
+    for (uint32_t i = 0; i < s->n_coords; i++) {
+        const sim_member *m = &s->members[i];
+        if (i == coord || !m->alive || m->frozen) continue;
+        if (session_term(m->session, sim_boot_ms(s, i)) == 0) continue;
+        sim_fail(s, "two lead: %s and %s", s->members[coord].name, m->name);
+    }
+}
+
+static int64_t read_term(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    int64_t term =
+        session_term(s->members[coord].session, sim_boot_ms(s, coord));
+    if (term != c->term) {
+        sim_trace(s, "%s: term %lld", s->members[coord].name, (long long)term);
+        if (term != 0) sim_add(s, COUNT_TERMS, 1);
+    }
+    c->term = term;
+    if (term != 0) check_alone(s, coord);
+    return term;
+}
+
+static void look(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    const sim_member *m = &s->members[coord];
+    leader_picture p = {.view = m->listed ? m->view : NULL,
+                        .term = read_term(s, coord),
+                        .live_since_ms = m->live_ms,
+                        .model = &s->plan_model};
+    p.heat = c->heat;
+    if (leader_look(c->leader, sim_mono_ms(s, coord), &p) < 0) abort();
+}
+
+/* A job takes a while, on another thread. */
+static void think(sim *s, uint32_t coord, leader_job *j) {
+    leader_job_run(j);
+    s->jobs[coord] = j;
+    sim_after(s, 500 + sim_below(s, 30000), EVENT_THOUGHT, (int)coord, 0);
+}
+
+void sim_leader_thought(sim *s, uint32_t coord) {
+    leader_job *j = s->jobs[coord];
+    s->jobs[coord] = NULL;
+    if (leader_thought(s->coords[coord].leader, sim_mono_ms(s, coord), j) < 0) {
+        sim_fail(s, "%s cannot plan", s->members[coord].name);
+    }
+}
+
+void sim_leader_stop(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    leader_figures f;
+    leader_look_at(c->leader, sim_mono_ms(s, coord), &f);
+    sim_add(s, COUNT_BALANCED, f.started);
+    leader_job_free(s->jobs[coord]);
+    s->jobs[coord] = NULL;
+    leader_free(c->leader);
+}
+
+void sim_leader_rebalance(sim *s, uint32_t coord) {
+    char why[256];
+    (void)leader_rebalance(s->coords[coord].leader, sim_chance(s, 30), why,
+                           sizeof(why));
+}
+
+uint64_t sim_leader_act(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    look(s, coord);
+    for (;;) {
+        leader_action a;
+        uint64_t now_ms = sim_mono_ms(s, coord);
+        int rc = leader_next(c->leader, now_ms, &a);
+        if (rc < 0) {
+            sim_fail(s, "%s cannot plan: %d", s->members[coord].name, rc);
+        }
+        if (a.kind == LEADER_WAIT && a.wake_ms == UINT64_MAX) {
+            return UINT64_MAX;
+        }
+        if (a.kind == LEADER_WAIT) {
+            return a.wake_ms > now_ms ? (a.wake_ms - now_ms) * 1000 : 1000;
+        }
+        if (a.kind == LEADER_THINK) think(s, coord, a.job);
+        if (a.kind == LEADER_WRITE) write_step(s, coord, &a);
+        if (a.kind != LEADER_COMPACT) continue;
+        sim_request *r = sim_memory(sizeof(*r));
+        r->kind = REQUEST_COMPACT;
+        r->expected = a.revision;
+        sim_member_send(s, coord, r);
+    }
+}
+
+/* ---- recovering ---- */
+
+/* The newest placement that a live process knows. */
+static const rack_placement *newest_known(const sim *s) {
+    const rack_placement *newest = NULL;
+    for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
+        const sim_member *m = &s->members[i];
+        const rack_placement *p =
+            m->alive ? rack_view_placement(m->view) : NULL;
+        if (p == NULL) continue;
+        if (newest == NULL ||
+            rack_placement_epoch(p) > rack_placement_epoch(newest)) {
+            newest = p;
+        }
+    }
+    return newest;
+}
+
+/* What is known, as the first epoch of the next incarnation. */
+static void recover(sim *s, uint32_t coord, const rack_placement *p) {
+    epoch_record head = *rack_placement_head(p);
+    const layer_map *maps[SIM_LAYERS];
+    uint32_t numbers[SIM_LAYERS], n = 0;
+    for (uint32_t l = 0; l < SIM_LAYERS; l++) {
+        const layer_map *map = rack_placement_layer(p, l);
+        if (map == NULL) continue;
+        maps[n] = map;
+        numbers[n++] = l;
+    }
+    if (s->options.plant != PLANT_SAME_INCARNATION) head.incarnation++;
+    head.epoch = 1;
+    head.term = s->coords[coord].term;
+    snprintf(head.writer, sizeof(head.writer), "%s", s->members[coord].name);
+    sim_request *r =
+        step_new(s, coord, head.term,
+                 rack_view_epoch_revision(s->members[coord].view), n);
+    r->recovers = true;
+    for (uint32_t i = 0; i < n; i++)
+        add_layer(&r->puts[i], numbers[i], maps[i]);
+    add_head(&r->puts[n], &head);
+    sim_trace(s, "%s recovers the rack", s->members[coord].name);
+    sim_add(s, COUNT_RECOVERED, 1);
+    sim_member_send(s, coord, r);
+}
+
+/* Whoever leads and may write nothing is asked to recover. */
+void sim_leader_recover(sim *s) {
+    sim_after(s, RECOVER_LOOK_MS * 1000, EVENT_RECOVER, -1, 0);
+    for (uint32_t i = 0; i < s->n_coords; i++) {
+        const sim_member *m = &s->members[i];
+        if (!m->alive || m->frozen || m->live_ms == 0) continue;
+        const sim_coord *c = &s->coords[i];
+        if (c->term == 0 || leader_why(c->leader)[0] == '\0') continue;
+        const rack_placement *p = newest_known(s);
+        if (p != NULL) recover(s, i, p);
+        return;
+    }
+}
