@@ -10,7 +10,7 @@
 #include "engine/util.h"
 
 #define NAME_WIDTH 16
-#define BAR_WIDTH 20
+#define BAR_WIDTH 16
 #define UNEVEN_LAYERS 4 /* told of one by one */
 #define LINE_LAYERS 80  /* of a line of marks */
 

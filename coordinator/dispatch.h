@@ -47,7 +47,9 @@ typedef struct {
     uint32_t hedge_percent;  /* of all calls may be hedges; 0: no limit */
     uint32_t patience_us;    /* a pair without an alternative waits this long
                                 for a node that shows no sign of work */
-    bool local;              /* the caller can compute experts itself */
+    uint32_t split_gain; /* work moves to another node if that brings a part in
+                            so many of the time; 0: the usual */
+    bool local;          /* the caller can compute experts itself */
 } dispatch_config;
 
 typedef struct dispatch dispatch;

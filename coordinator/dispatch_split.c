@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define ROUNDS 32     /* hand-overs in one plan */
-#define LEAST_GAIN 16 /* one brings at least this part of the node's time */
+#define USUAL_GAIN 16 /* one brings at least this part of the node's time */
 
 typedef struct {
     uint32_t part, to;
@@ -126,13 +126,15 @@ static void hand_over(dispatch *d, const offer *o) {
 }
 
 void dispatch_split(dispatch *d, uint64_t now_us) {
+    uint32_t gain = d->config.split_gain;
+    if (gain == 0) gain = USUAL_GAIN;
     for (int round = 0; round < ROUNDS; round++) {
         uint32_t from = last_node(d, now_us);
         if (from == DISPATCH_NONE) return;
         uint64_t now_end_us = end_us(d, now_us, from);
         offer best = {
             .to = DISPATCH_NONE,
-            .end_us = now_end_us - now_end_us / LEAST_GAIN,
+            .end_us = now_end_us - now_end_us / gain,
         };
         for (uint32_t i = 0; i < d->n_parts; i++) {
             if (d->parts[i].node != from || d->parts[i].trial) continue;

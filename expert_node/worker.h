@@ -33,7 +33,7 @@ typedef struct {
     bool exact;
     uint32_t threads;         /* 0: one per CPU */
     uint64_t max_reply_bytes; /* waiting, computing or not yet sent */
-    tally *tally; /* counts what is computed; NULL: nobody does */
+    tally *tally;             /* counts what is computed; NULL: nobody does */
     uint64_t scrub_ms; /* all that is resident is re-read in that; 0: never */
     /* After units were dropped; on the worker's thread.  May be NULL. */
     void (*on_dropped)(void *ctx);

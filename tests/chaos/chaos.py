@@ -18,6 +18,7 @@ folder with all logs.  Exit status: 0 all held; 1 it did not; 77 there can be no
 machines here.
 """
 import argparse
+import json
 import os
 import random
 import shutil
@@ -35,6 +36,7 @@ import chaos_rack  # noqa: E402
 import fault_net  # noqa: E402
 
 SKIPPED = 77
+WATCH_S = 1
 CLASSES = ("node", "etcd", "front", "ask")
 
 
@@ -103,6 +105,16 @@ class Run:
         except Exception:  # pylint: disable=broad-except
             self.failed.append("%s: %s" % (name, traceback.format_exc()))
 
+    def _watch(self, over):
+        """What the coordinators say, for whoever has to find a mistake."""
+        with open(os.path.join(self.folder, "states"), "w") as f:
+            while not over.wait(WATCH_S):
+                for name in self.rack.coordinators:
+                    state = self.rack.status(name)
+                    f.write("%.2f %s %s\n" % (time.monotonic() - self.began,
+                                              name, json.dumps(state)))
+                f.flush()
+
     def turn(self, faults):
         threads = [threading.Thread(target=self._fault, args=f) for f in faults]
         for t in threads:
@@ -129,10 +141,12 @@ class Run:
 
     def run(self):
         """What went wrong, as sentences."""
-        bad = []
+        bad, over = [], threading.Event()
+        watch = threading.Thread(target=self._watch, args=(over,))
         try:
             self.rack.start()
             self.say("the rack serves")
+            watch.start()
             possible = chaos_faults.possible(self.rack)
             kinds = [k for k in self.options.kinds or possible if k in possible]
             self.say("kinds: " + " ".join(kinds))
@@ -147,6 +161,9 @@ class Run:
             bad.append(str(e) or traceback.format_exc())
             if not isinstance(e, AssertionError):
                 bad.append(traceback.format_exc())
+        over.set()
+        if watch.is_alive():
+            watch.join()
         if self.rack.stories is not None:
             bad += self.rack.finish()
             stories = self.rack.stories

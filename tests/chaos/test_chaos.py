@@ -2,28 +2,51 @@
 lost and none wrong.  `make chaos MINUTES=N SEED=S` is the long one.
 """
 import os
+import signal
 import subprocess
 import sys
 import unittest
 
+import fault_net
 import rack
 
-CHAOS = os.path.join(rack.ROOT, "tests/chaos/chaos.py")
-NO_MACHINES = 77  # its exit status
+CHAOS = [sys.executable, os.path.join(rack.ROOT, "tests/chaos/chaos.py")]
 
 
 class Chaos(unittest.TestCase):
+    def setUp(self):
+        reason = fault_net.why_not()
+        if reason is not None:
+            rack.skip("chaos on machines of its own: " + reason)
+
+    def start(self, *options):
+        return subprocess.Popen(CHAOS + list(options), text=True,
+                                stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT)
+
+    def assert_nothing_left(self, run):
+        rack.wait_until(lambda: not fault_net.left_of(run.pid),
+                        lambda: "gone: %s" % fault_net.left_of(run.pid))
+
     def test_no_story_is_lost_or_wrong(self):
-        faults = 6 if rack.QUICK else 16
-        run = subprocess.run([sys.executable, CHAOS, "--seed", "3", "--faults",
-                              str(faults)], stdin=subprocess.DEVNULL, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             check=False)
-        if run.returncode == NO_MACHINES:
-            rack.skip(run.stdout.strip().replace("skipped: ", ""))
-        print(run.stdout)
+        run = self.start("--seed", "3", "--faults", "6" if rack.QUICK else "12")
+        said, _ = run.communicate()
+        print(said)
         self.assertEqual(0, run.returncode)
-        self.assertIn(" 0 lost, 0 wrong,", run.stdout)
+        self.assertIn(" 0 lost, 0 wrong,", said)
+        self.assert_nothing_left(run)
+
+    def test_nothing_is_left_when_it_is_ended(self):
+        run = self.start("--verbose")
+        for line in run.stdout:
+            if "kinds: " in line:
+                break
+        self.assertGreater(len(fault_net.left_of(run.pid)), 9)
+        run.send_signal(signal.SIGTERM)
+        run.communicate()
+        self.assertEqual(143, run.returncode)
+        self.assert_nothing_left(run)
 
 
 if __name__ == "__main__":

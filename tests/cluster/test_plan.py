@@ -1,6 +1,7 @@
 """`roster plan`: placements worked out from a file of loads or a model."""
 import json
 import os
+import unittest
 
 import rack
 from rack import RackTest
@@ -173,4 +174,4 @@ class Plan(RackTest):
 
 
 if __name__ == "__main__":
-    rack.main()
+    unittest.main()

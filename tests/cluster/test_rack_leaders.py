@@ -34,7 +34,8 @@ class Leaders(EtcdTest):
 
     def start_leader(self, name, **how):
         return self.start_rack_coordinator(
-            "--etcd-ttl", TTL, "--replace-after", "60s", name=name, **how)
+            "--etcd-ttl", TTL, "--replace-after", "60s", "--balance", "off",
+            name=name, **how)
 
     def leads(self, program):
         found = self.document("leader")

@@ -194,6 +194,7 @@ memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {
                      .hedge_factor = 10,
                      .patience_us =
                          c->patience_us != 0 ? c->patience_us : 60000000,
+                     .split_gain = c->split_gain,
                      .local = c->local},
         .max_rows = c->max_rows,
         .connect = connect_memory,

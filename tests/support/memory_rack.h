@@ -32,6 +32,7 @@ typedef struct {
     uint32_t max_rows;
     uint64_t piece_bytes, credit_bytes;
     uint32_t patience_us; /* 0: a minute */
+    uint32_t split_gain;  /* as dispatch_config has it */
     uint32_t silent;      /* bits of nodes that take batches and say nothing */
 } memory_rack_config;
 

@@ -104,7 +104,7 @@ static inline void report(desk *d, const char *name, uint64_t boot,
                       .epoch = rack_placement_head(p)->epoch,
                       .digest = digest ^
                                 (at >= 0 ? rack_placement_digest(p, at) : 0)};
-    snprintf(key, sizeof(key), "ready/%s", name);
+    snprintf(key, sizeof(key), "ready/%.127s", name);
     put_text(d, key, ready_record_pack(&r));
 }
 

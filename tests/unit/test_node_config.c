@@ -105,6 +105,9 @@ static void refuses_what_cannot_work(void **state) {
     node_config_fini(&c);
     refused("--threads", "257", "--threads");
     refused("--max-queue", "65535", "--max-queue");
+    refused("--scrub", "-1", "--scrub");
+    refused("--scrub", "9000", "--scrub");
+    refused("--scrub", "nan", "--scrub");
     refused("--log-level", "loud", "loud");
 }
 

@@ -145,6 +145,30 @@ static void reads_back_leader_ready_and_drain(void **state) {
     free(text);
 }
 
+static void reads_back_what_was_recovered(void **state) {
+    recovered_record r = {.by = "root@host",
+                          .was = "1.12",
+                          .became = "2.1",
+                          .writer = "c1"},
+                     back;
+    char key[RECORD_KEY], name[RECORD_NAME];
+    uint32_t layer;
+    (void)state;
+    record_time(r.at);
+    assert_int_equal(strlen(r.at), strlen("2026-01-02T03:04:05Z"));
+    char *text = recovered_record_pack(&r);
+    assert_int_equal(
+        recovered_record_unpack(&back, text, strlen(text), NULL, 0), 0);
+    assert_memory_equal(&back, &r, sizeof(r));
+    free(text);
+    record_key("rack", RECORD_RECOVERED, "2", 0, key);
+    assert_string_equal(key, "/roster/rack/recovered/2");
+    const char *rest = strstr(key, "recovered");
+    assert_int_equal(record_parse_key(rest, strlen(rest), name, &layer),
+                     RECORD_RECOVERED);
+    assert_string_equal(name, "2");
+}
+
 static void reads_back_an_epoch_with_a_free_place(void **state) {
     epoch_record r = sample_epoch(), back;
     char *text = epoch_record_pack(&r);
@@ -427,6 +451,7 @@ int main(void) {
         cmocka_unit_test(reads_back_a_node),
         cmocka_unit_test(reads_back_a_coordinator),
         cmocka_unit_test(reads_back_leader_ready_and_drain),
+        cmocka_unit_test(reads_back_what_was_recovered),
         cmocka_unit_test(reads_back_an_epoch_with_a_free_place),
         cmocka_unit_test(passes_over_members_it_does_not_know),
         cmocka_unit_test(takes_what_may_lack_as_empty),
