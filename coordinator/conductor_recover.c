@@ -430,6 +430,10 @@ int conductor_recover(conductor *c, bool dry_run, const char *by,
         rc = registry_reclaim(c->registry, dry_run, on_space, j);
         if (rc < 0) job_free(j);
     }
+    if (rc == -EBUSY) { /* for some ms, every few seconds */
+        return err_why(why, why_size, ERR_NOT_LEADER,
+                       "etcd is just being asked for its space: try again");
+    }
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
     log_warn("a recovery of etcd is asked for by %s%s", j->by,
              dry_run ? " (dry run)" : "");

@@ -36,6 +36,18 @@ static uint64_t units_of(const planner_input *in, uint32_t node) {
     return place >= 0 ? rack_placement_units(in->now, place) : 0;
 }
 
+/* Are there layers whose first placement is still to be written? */
+static bool is_unfinished(const planner_input *in) {
+    if (in->now == NULL) return true;
+    for (uint32_t l = 0; l < in->model->n_layers; l++) {
+        if (in->model->slices[l] > 0 &&
+            rack_placement_layer(in->now, l) == NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* All that stay are there and hold what they should. */
 static bool is_at_rest(const planner_input *in) {
     uint64_t epoch = rack_placement_epoch(in->now);
@@ -174,7 +186,7 @@ int leader_balance_before(leader *l, uint64_t now_ms, const planner_input *in,
         b->members = members;
     }
     bool decided = b->target.n_units > 0 || b->done_without;
-    if (in->now == NULL || decided) return 0;
+    if (decided || is_unfinished(in)) return 0;
 
     if (!l->config.no_balance && l->picture.heat != NULL) {
         uint64_t until_ms = leader_watching_since(l) + l->config.heat_wait_ms;
@@ -204,7 +216,7 @@ int leader_balance_after(leader *l, uint64_t now_ms, const planner_input *in,
     leader_balance *b = &l->balance;
     *out = LEADER_GO;
     *wake_ms = UINT64_MAX;
-    if (in->now == NULL || !is_at_rest(in)) return 0;
+    if (is_unfinished(in) || !is_at_rest(in)) return 0;
     note_reached(b);
 
     bool by_itself = !l->config.no_balance && l->picture.heat != NULL;

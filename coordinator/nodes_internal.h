@@ -132,6 +132,7 @@ void nodes_load_moves(const nodes *n, const node *p, nodes_moves *out);
 /* ---- nodes_load_status.c: members of the status object ---- */
 int nodes_load_node_json(const nodes *n, uint32_t node, json_t *into);
 int nodes_load_layer_json(const nodes *n, uint32_t layer, json_t *into);
+int nodes_load_units_json(const nodes *n, uint32_t layer, json_t *into);
 int nodes_load_json(const nodes *n, json_t *into);
 
 /* ---- nodes_rack.c ---- */

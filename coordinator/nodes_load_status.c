@@ -82,6 +82,20 @@ static json_t *hottest_json(const nodes *n, uint32_t layer) {
     return list;
 }
 
+/* Of each unit, in its order: decayed pairs. */
+static json_t *counts_json(const nodes *n, uint32_t layer) {
+    json_t *list = json_array();
+    const double *counts = heat_layer(n->heat, layer);
+    for (uint32_t u = 0; counts != NULL && u < heat_units(n->heat, layer); u++)
+        json_array_append_new(list, json_integer((json_int_t)counts[u]));
+    return list;
+}
+
+int nodes_load_units_json(const nodes *n, uint32_t layer, json_t *into) {
+    if (n->heat == NULL || layer >= heat_layers(n->heat)) return 0;
+    return json_object_set_new(into, "load", counts_json(n, layer));
+}
+
 int nodes_load_layer_json(const nodes *n, uint32_t layer, json_t *into) {
     if (n->heat == NULL || layer >= heat_layers(n->heat)) return 0;
     double rate = heat_total(n->heat, layer) / HEAT_SECONDS;

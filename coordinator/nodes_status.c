@@ -198,6 +198,7 @@ static json_t *layers_json(const nodes *n) {
         nodes_load_layer_json(n, l, layer);
         if (holders && n->n_all > 0) {
             json_object_set_new(layer, "held", held_json(n, l, units));
+            nodes_load_units_json(n, l, layer);
         }
         json_array_append_new(list, layer);
     }

@@ -48,7 +48,7 @@ void server_on_recover(server *s, client *from, const frames *f,
                        const message *asked) {
     char why[400] = "";
     if (s->conductor == NULL) {
-        server_send_error(s, from, asked, ERR_NOT_LEADER,
+        server_send_error(s, from, asked, ERR_UNSUPPORTED,
                           "no etcd is configured: there is nothing to recover");
         return;
     }

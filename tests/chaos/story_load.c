@@ -33,6 +33,7 @@
 #define CONNECT_MS "20000"
 #define WHY 600
 #define AFTER_LOSS_US 200000
+#define STORIES_PER_CLIENT 4 /* then it connects anew: all shall be busy */
 
 static const char *const prompts[] = {
     "Once upon a time",
@@ -73,6 +74,7 @@ typedef struct {
     uint32_t number;
     pthread_t thread;
     roster_client *client;
+    uint32_t clients; /* how many it has made: each begins elsewhere */
     uint64_t last_us, silence_us; /* of the story that is told */
 } stream;
 
@@ -215,7 +217,7 @@ static void tell(stream *s, uint32_t which) {
     int rc = 0;
     if (s->client == NULL) {
         char endpoints[WHY];
-        rotate(l->set.endpoint, s->number, endpoints, sizeof(endpoints));
+        rotate(l->set.endpoint, s->clients++, endpoints, sizeof(endpoints));
         rc = connect_to(&l->set, endpoints, &s->client, why, sizeof(why));
     }
     if (rc == 0) {
@@ -235,8 +237,11 @@ static void tell(stream *s, uint32_t which) {
 static void *run_stream(void *opaque) {
     stream *s = opaque;
 
-    for (uint32_t i = s->number; !atomic_load(&s->of->ending); i++)
+    s->clients = s->number;
+    for (uint32_t i = s->number; !atomic_load(&s->of->ending); i++) {
+        if (i % STORIES_PER_CLIENT == 0) roster_client_destroy(&s->client);
         tell(s, i % N_STORIES);
+    }
     roster_client_destroy(&s->client);
     return NULL;
 }

@@ -190,19 +190,20 @@ static gguf_fill find_fill(uint32_t type) {
 
 /* ---- skewed routing ---- */
 
-/* Rows whose first value is given, in F32 or F16. */
+/* Rows whose first values are given, in F32 or F16. */
 typedef struct {
     source random;
     uint64_t at; /* values written */
-    uint32_t width, n_rows;
-    float first[]; /* [n_rows]; row r has first[r % n_rows] */
+    uint32_t width, n_rows, n_first;
+    float first[]; /* [n_rows * n_first], for row r % n_rows */
 } skewed_source;
 
 static float next_skewed(skewed_source *s) {
     uint64_t row = s->at / s->width, column = s->at % s->width;
     float value = next_value(&s->random); /* drawn in any case */
     s->at++;
-    return column == 0 ? s->first[row % s->n_rows] : value;
+    if (column >= s->n_first) return value;
+    return s->first[row % s->n_rows * s->n_first + column];
 }
 
 static void fill_skewed_f32(void *context, size_t bytes, void *out) {
@@ -244,37 +245,41 @@ static void add(generator *g, const char *name, uint32_t type, float mean,
     gguf_writer_tensor_fill(g->w, name, type, n_dims, dims, find_fill(type), r);
 }
 
-/* For rows of the model's width whose first values are the caller's to set;
- * NULL without memory. */
+/* For rows of the model's width whose first values, one for each hot set, are
+ * the caller's to set; NULL without memory. */
 static skewed_source *new_skewed(generator *g, const char *name,
-                                 float deviation, uint32_t n_first) {
-    skewed_source *r = calloc(1, sizeof(*r) + n_first * sizeof(r->first[0]));
+                                 float deviation, uint32_t n_rows) {
+    size_t n = (size_t)n_rows * g->shape->hot_sets;
+    skewed_source *r = calloc(1, sizeof(*r) + n * sizeof(r->first[0]));
     if (r == NULL) {
         g->no_memory = true;
         return NULL;
     }
     r->random.deviation = deviation;
     r->width = g->shape->width;
-    r->n_rows = n_first;
+    r->n_rows = n_rows;
+    r->n_first = g->shape->hot_sets;
     seed_source(g, name, &r->random);
     return r;
 }
 
 /* Log-popularities of mean 0, shuffled, over the constant that is read. */
-static void rank_experts(const model_shape *s, skewed_source *r) {
+static void rank_experts(const model_shape *s, skewed_source *r,
+                         uint32_t set) {
     double mean = 0;
     uint32_t n = s->n_experts;
+    float *first = r->first + set;
     for (uint32_t e = 0; e < n; e++)
         mean -= s->skew * log(e + 1) / n;
     for (uint32_t e = 0; e < n; e++) {
         double hot = -s->skew * log(e + 1) - mean;
-        r->first[e] = (float)(hot / sqrt(s->width));
+        first[e * r->n_first] = (float)(hot / sqrt(s->width));
     }
     for (uint32_t e = n - 1; e > 0; e--) {
         uint32_t other = (uint32_t)(next_u64(&r->random) % (e + 1));
-        float held = r->first[e];
-        r->first[e] = r->first[other];
-        r->first[other] = held;
+        float held = first[e * r->n_first];
+        first[e * r->n_first] = first[other * r->n_first];
+        first[other * r->n_first] = held;
     }
 }
 
@@ -288,7 +293,8 @@ static void add_router(generator *g, const char *name) {
     }
     skewed_source *r = new_skewed(g, name, deviation, s->n_experts);
     if (r == NULL) return;
-    rank_experts(s, r);
+    for (uint32_t set = 0; set < s->hot_sets; set++)
+        rank_experts(s, r, set);
     gguf_writer_tensor_fill(g->w, name, WEIGHT_F32, 2, dims, fill_skewed_f32,
                             r);
 }
@@ -302,9 +308,12 @@ static void add_embeddings(generator *g) {
         add(g, name, s->type, 0.0f, size, 2, dims);
         return;
     }
-    skewed_source *r = new_skewed(g, name, size, 1);
+    skewed_source *r = new_skewed(g, name, size, s->n_vocab);
     if (r == NULL) return;
-    r->first[0] = size * sqrtf((float)s->width);
+    for (uint32_t token = 0; token < s->n_vocab; token++) {
+        uint32_t set = (uint32_t)((uint64_t)token * s->hot_sets / s->n_vocab);
+        r->first[token * s->hot_sets + set] = size * sqrtf((float)s->width);
+    }
     gguf_writer_tensor_fill(g->w, name, WEIGHT_F16, 2, dims, fill_skewed_f16,
                             r);
 }
@@ -489,6 +498,7 @@ model_shape model_shape_small(void) {
         .n_context = 512,
         .type = WEIGHT_Q8_0,
         .seed = 1,
+        .hot_sets = 1,
     };
 }
 
@@ -513,6 +523,9 @@ static const char *fault(const model_shape *s) {
     }
     if (!(s->skew >= 0 && s->skew <= 8) || (s->skew > 0 && s->n_experts == 0)) {
         return "the skew must be 0 to 8, and 0 without experts";
+    }
+    if (s->hot_sets == 0 || s->hot_sets > 16) {
+        return "there must be 1 to 16 hot sets";
     }
     if (qwen && s->n_experts == 0) {
         return "qwen3moe has experts";

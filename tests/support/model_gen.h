@@ -8,7 +8,8 @@
  *
  * With a skew S, an expert's popularity follows the law 1 / rank^S: every
  * embedding has one large, constant component, which the routers read as an
- * expert's log-popularity (the ranks are drawn anew for each layer).
+ * expert's log-popularity (the ranks are drawn anew for each layer; and for
+ * each hot set, whose tokens have theirs in a place of its own).
  * Embeddings are F16 then, since no block has room for such a component. */
 #ifndef TESTS_SUPPORT_MODEL_GEN_H
 #define TESTS_SUPPORT_MODEL_GEN_H
@@ -32,6 +33,9 @@ typedef struct {
     uint32_t n_context;
     uint32_t type; /* any that weight.h lists; norms and router: F32 */
     double skew;   /* of the routers' preference; 0: even traffic */
+    /* The vocabulary is cut into so many parts, each with an order of
+     * popularity of its own; 1 to 16. */
+    uint32_t hot_sets;
     uint64_t seed;
 } model_shape;
 

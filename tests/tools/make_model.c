@@ -52,6 +52,9 @@ int main(int argc, char **argv) {
         {"skew", 0, OPTION_F32, &skew, "S",
          "Exponent of the routers' preference: 0 is even traffic, 1 makes a "
          "few experts of each layer hot."},
+        {"hot-sets", 0, OPTION_U32, &s.hot_sets, "N",
+         "With a skew: cut the vocabulary into N parts whose tokens prefer "
+         "experts in N different orders."},
         {"seed", 0, OPTION_U64, &s.seed, "N", "Seed of all values."},
     };
     const option_set set = {

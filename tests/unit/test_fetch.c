@@ -20,7 +20,7 @@
 #include "proto/message.h"
 #include "tests/support/weights_source.h"
 
-#define STALL_MS 300
+#define STALL_MS 1500
 
 typedef struct {
     weights_source sources[3];
@@ -73,8 +73,7 @@ static void rig_open(rig *r, size_t n_sources, uint32_t stall_ms) {
 /* As if the process ended and another one began: what was fetched has gone to
  * the cache. */
 static void restart(rig *r) {
-    const fetch_config c = {
-        .cluster = "test", .boot_id = 6, .stall_ms = STALL_MS};
+    const fetch_config c = {.cluster = "test", .boot_id = 6};
     fetch_free(r->f);
     assert_int_equal(fetch_new(&r->f, &c), 0);
     list_sources(r, 0, r->n_sources);

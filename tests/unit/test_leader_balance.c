@@ -355,6 +355,26 @@ static void waits_for_heat_when_it_is_new(void **state) {
     desk_fini(&d);
 }
 
+/* A first placement does not wait, nor the rest of one that was begun. */
+static void places_what_never_was_placed_at_once(void **state) {
+    desk d;
+    (void)state;
+    desk_init(&d, 1);
+    show_heat(&d);
+    join(&d, "a");
+    look(&d);
+    d.now_ms += 1000;
+    assert_int_equal(next(&d), LEADER_WRITE);
+    planner_step part = *d.action.step;
+    part.n_layers = 1; /* the other one is another step's */
+    commit(&d, &part);
+    leader_wrote(d.machine, d.now_ms, LEADER_DONE);
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WRITE);
+    assert_int_equal(d.action.step->n_layers, 1);
+    desk_fini(&d);
+}
+
 static void gives_a_new_node_its_part(void **state) {
     desk d;
     (void)state;
@@ -530,6 +550,7 @@ int main(void) {
         cmocka_unit_test(undoes_no_move_within_a_minute),
         cmocka_unit_test(asks_before_it_plans_when_it_is_new),
         cmocka_unit_test(waits_for_heat_when_it_is_new),
+        cmocka_unit_test(places_what_never_was_placed_at_once),
         cmocka_unit_test(gives_a_new_node_its_part),
         cmocka_unit_test(replaces_a_node_that_is_gone),
         cmocka_unit_test(drops_an_answer_to_an_old_question),

@@ -41,16 +41,21 @@ static void make_model(rig *r) {
         fail_msg("%s", r->why);
 }
 
+static void open_fetch(rig *r, uint32_t stall_ms) {
+    const fetch_config c = {
+        .cluster = "test", .boot_id = 5, .stall_ms = stall_ms};
+    assert_int_equal(fetch_new(&r->f, &c), 0);
+    const char *const endpoints[] = {r->source.endpoint};
+    fetch_set_sources(r->f, endpoints, 1);
+}
+
 static void rig_open(rig *r) {
     make_model(r);
     snprintf(r->folder, sizeof(r->folder), "/tmp/roster-shard-XXXXXX");
     assert_non_null(mkdtemp(r->folder));
     setenv("TMPDIR", r->folder, 1);
     weights_source_start(&r->source, r->path);
-    const fetch_config c = {.cluster = "test", .boot_id = 5, .stall_ms = 300};
-    assert_int_equal(fetch_new(&r->f, &c), 0);
-    const char *const endpoints[] = {r->source.endpoint};
-    fetch_set_sources(r->f, endpoints, 1);
+    open_fetch(r, 0);
 }
 
 static uint32_t files_left(const rig *r) {
@@ -186,13 +191,18 @@ static void a_load_fails_while_the_source_is_away(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
+    fetch_free(r.f);
+    open_fetch(&r, 1000);
     assert_int_equal(pull(&r), 0);
     assert_int_equal(shard_cut(r.s, 1, r.why, sizeof(r.why)), 0);
     atomic_store(&r.source.manner, SOURCE_SILENT);
     assert_int_equal(shard_load(r.s, 0, 0, r.why, sizeof(r.why)), ERR_DEADLINE);
     assert_int_equal(expert_store_count(r.s->store), 0);
     atomic_store(&r.source.manner, SOURCE_SOUND);
-    assert_int_equal(shard_load(r.s, 0, 0, r.why, sizeof(r.why)), 0);
+    int rc = ERR_DEADLINE; /* again, if the machine is that busy */
+    for (int i = 0; i < 20 && rc == ERR_DEADLINE; i++)
+        rc = shard_load(r.s, 0, 0, r.why, sizeof(r.why));
+    assert_int_equal(rc, 0);
     rig_close(&r);
 }
 
