@@ -8,7 +8,8 @@
 /* Open the cache that the options ask for: in --cache, or in a rack in
  * ${XDG_CACHE_HOME:-~/.cache}/roster/units or else /var/cache/roster/units.
  * NULL: there is to be none, or none can be had, which is logged: the node goes
- * on without.  `memory_bytes` bounds what is kept, unless --cache-bytes does. */
+ * on without.  `memory_bytes` bounds what is kept, unless --cache-bytes does.
+ */
 unit_cache *cache_place_open(const node_config *c, uint64_t memory_bytes);
 
 #endif

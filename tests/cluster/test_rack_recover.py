@@ -15,6 +15,8 @@ from etcd import EtcdTest
 
 PROMPT = "Once upon a time"
 NODES = ("one", "two", "three")
+# Whatever is loaded is the recovery's doing, not that of a better balance.
+OPTIONS = ("--no-local-experts", "--balance", "off")
 
 
 class RecoveryTest(EtcdTest):
@@ -27,7 +29,8 @@ class RecoveryTest(EtcdTest):
         alone.finish()
 
     def start_all(self, coordinators=("c1", "c2")):
-        self.asked = self.start_rack(nodes=NODES, coordinators=coordinators)
+        self.asked = self.start_rack(nodes=NODES, coordinators=coordinators,
+                                     options=OPTIONS)
         self.teller = self.tell_on(self.asked, self.story)
         self.teller.wait_more(2)
 
@@ -162,8 +165,7 @@ class Days(RecoveryTest):
         self.asked[0].kill()
         self.etcd.wipe()
         self.etcd.start()
-        self.asked = [self.start_rack_coordinator("--no-local-experts",
-                                                  name="c1")]
+        self.asked = [self.start_rack_coordinator(*OPTIONS, name="c1")]
         self.asked[0].wait_ready()
         self.wait_frozen("newer placement")
         before = self.loaded()
