@@ -184,7 +184,7 @@ def moving(options):
             began, back, series = time.monotonic(), None, []
             while process.poll() is None:
                 earlier = bench.pairs()
-                time.sleep(2)
+                time.sleep(4)
                 later = bench.pairs()
                 done = [later[n] - earlier[n] for n in later]
                 if sum(done) == 0: continue

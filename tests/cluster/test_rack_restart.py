@@ -27,10 +27,10 @@ class RestartTest(EtcdTest):
         alone.finish()
 
     def setUp(self):
-        super().setUp()
         folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
+        self.addCleanup(folder.cleanup)  # last: nodes write there till the end
         self.caches = folder.name
+        super().setUp()
         self.etcd.start()
 
     def start_node(self, name, *options, **how):

@@ -171,6 +171,7 @@ static void keeps_a_static_list_and_a_rack_apart(void **state) {
     }
     refused("--memory", "1G", "--etcd");
     refused("--zone", "left", "--etcd");
+    refused("--weights-listen", "tcp://127.0.0.1:*", "--etcd");
     refused("--etcd-user", "me", "--etcd");
     refused("--slices", "3", "--slices");
     refused("--slices", "16", "--slices");
@@ -186,6 +187,12 @@ static void names_what_others_have_to_find_in_etcd(void **state) {
     expect_whole(ERR_USAGE, name, "--name");
     expect_whole(ERR_USAGE, cluster, "--cluster");
     expect_whole(ERR_USAGE, zone, "--zone");
+    const char *const anywhere[] = {ETCD, "--weights-listen", "tcp://*:7103",
+                                    "--insecure", NULL};
+    expect_whole(ERR_USAGE, anywhere, "--weights-listen");
+    const char *const beyond[] = {ETCD, "--weights-listen", "tcp://192.0.2.1:1",
+                                  NULL};
+    expect_whole(ERR_USAGE, beyond, "--insecure");
     expect_whole(ERR_USAGE, any, "address");
     taken("--name", "left/one"); /* a static list has no keys */
     const char *const away[] = {"--weights-from", "192.0.2.1:7103", NULL};
