@@ -30,20 +30,13 @@ typedef struct {
 static int ask(session *s, const rebalance_config *c, json_t **out, char *why,
                size_t why_size) {
     const char *text;
-    json_error_t error;
     *out = NULL;
     int rc = roster_rebalance(s->client, c->dry_run, &text);
     if (rc < 0) {
         return session_explain(s, rc, roster_client_error(s->client), why,
                                why_size);
     }
-    *out = json_loads(text, 0, &error);
-    if (json_is_object(*out)) return 0;
-    json_decref(*out);
-    *out = NULL;
-    return err_why(why, why_size, ERR_MALFORMED,
-                   "the coordinator's report is not a JSON object: %s",
-                   error.text);
+    return rack_json(text, "report", out, why, why_size);
 }
 
 /* A rack without etcd will never have a leader. */

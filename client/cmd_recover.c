@@ -36,55 +36,18 @@ static void who_asks(char *out, size_t size) {
     make_printable(out);
 }
 
-/* ---- finding the leader ---- */
-
-/* Where the leader is, if that is not whom we ask; "" else. */
-static int find_leader(session *s, char *endpoint, size_t size, char *why,
-                       size_t why_size) {
-    json_t *status;
-    endpoint[0] = '\0';
-    int rc = rack_status(s, &status, why, why_size);
-    if (rc < 0) return rc;
-    const char *name = rack_text(status, "leader");
-    const json_t *leader =
-        name[0] != '\0' ? rack_find(status, "coordinators", name) : NULL;
-    if (leader != NULL && !json_is_true(json_object_get(leader, "us")))
-        snprintf(endpoint, size, "%s", rack_text(leader, "client"));
-    json_decref(status);
-    return 0;
-}
-
-/* The session becomes one with the leader, as far as one is known. */
-static int go_to_leader(session *s, const recover_config *c, char *why,
-                        size_t why_size) {
-    char endpoint[256];
-    int rc = find_leader(s, endpoint, sizeof(endpoint), why, why_size);
-    if (rc < 0 || endpoint[0] == '\0') return rc;
-    session_config to = c->session;
-    to.endpoint = endpoint;
-    session_close(s);
-    return session_open(s, &to, why, why_size);
-}
-
 /* ---- asking ---- */
 
 static int ask(session *s, const recover_config *c, bool dry_run, json_t **out,
                char *why, size_t why_size) {
     const char *text;
-    json_error_t error;
     *out = NULL;
     int rc = roster_recover(s->client, dry_run, c->by, &text);
     if (rc < 0) {
         return session_explain(s, rc, roster_client_error(s->client), why,
                                why_size);
     }
-    *out = json_loads(text, 0, &error);
-    if (json_is_object(*out)) return 0;
-    json_decref(*out);
-    *out = NULL;
-    return err_why(why, why_size, ERR_MALFORMED,
-                   "the coordinator's report is not a JSON object: %s",
-                   error.text);
+    return rack_json(text, "report", out, why, why_size);
 }
 
 /* Leaders change while etcd comes back. */
@@ -94,7 +57,7 @@ static int ask_leader(session *s, const recover_config *c, bool dry_run,
     for (int i = 0; i < TRIES; i++) {
         if (i > 0) rc = rack_wait(s, PAUSE_MS);
         if (rc < 0) return session_explain(s, rc, err_text(rc), why, why_size);
-        rc = go_to_leader(s, c, why, why_size);
+        rc = rack_go_to_leader(s, &c->session, why, why_size);
         if (rc == 0) rc = ask(s, c, dry_run, out, why, why_size);
         if (rc != ERR_NOT_LEADER) return rc;
     }

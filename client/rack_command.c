@@ -7,6 +7,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 #include "client/cli.h"
+#include "discovery/records.h"
 #include "engine/err.h"
 #include "engine/util.h"
 
@@ -27,9 +28,22 @@ size_t rack_options(session_config *c, option *table) {
     return ARRAY_LEN(rows);
 }
 
+int rack_json(const char *text, const char *what, json_t **out, char *why,
+              size_t why_size) {
+    json_error_t error;
+
+    *out = json_loads(text, 0, &error);
+    if (json_is_object(*out)) return 0;
+    bool parsed = *out != NULL;
+    json_decref(*out);
+    *out = NULL;
+    return err_why(why, why_size, ERR_MALFORMED,
+                   "the coordinator's %s is not a JSON object%s%s", what,
+                   parsed ? "" : ": ", parsed ? "" : error.text);
+}
+
 int rack_status(session *s, json_t **out, char *why, size_t why_size) {
     const char *text;
-    json_error_t error;
 
     *out = NULL;
     int rc = roster_status(s->client, &text);
@@ -37,20 +51,12 @@ int rack_status(session *s, json_t **out, char *why, size_t why_size) {
         return session_explain(s, rc, roster_client_error(s->client), why,
                                why_size);
     }
-    json_t *root = json_loads(text, 0, &error);
-    if (!json_is_object(root)) {
-        json_decref(root);
-        return err_why(why, why_size, ERR_MALFORMED,
-                       "the coordinator's status is not a JSON object: %s",
-                       error.text);
-    }
-    *out = root;
-    return 0;
+    return rack_json(text, "status", out, why, why_size);
 }
 
 int rack_go_to_leader(session *s, const session_config *c, char *why,
                       size_t why_size) {
-    char endpoint[256] = "";
+    char endpoint[RECORD_ENDPOINT] = "";
     json_t *status;
     int rc = rack_status(s, &status, why, why_size);
     if (rc < 0) return rc;

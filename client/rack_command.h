@@ -10,8 +10,12 @@
 #define RACK_OPTIONS 4
 size_t rack_options(session_config *c, option *table);
 
-/* The coordinator's state, parsed; the caller's to json_decref().  A negative
- * code with a sentence. */
+/* A coordinator's answer, called `what`, parsed: an object, and the caller's to
+ * json_decref().  ERR_MALFORMED with a sentence. */
+int rack_json(const char *text, const char *what, json_t **out, char *why,
+              size_t why_size);
+
+/* The coordinator's state likewise.  A negative code with a sentence. */
 int rack_status(session *s, json_t **out, char *why, size_t why_size);
 
 /* The session becomes one with the coordinator that leads the rack, as far as

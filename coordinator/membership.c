@@ -28,6 +28,7 @@ typedef struct {
     uint64_t hello_ms;    /* next greeting */
     uint64_t ping_ms;     /* next ping */
     uint64_t heard_ms;    /* last sign of life of this boot id */
+    uint32_t unanswered;  /* pings since then */
     uint64_t progress;    /* of its pool, from the last pong */
     uint64_t progress_ms; /* when it last moved or had nothing to do */
     int refusal;          /* 0: it did not refuse */
@@ -113,13 +114,18 @@ void membership_remove(membership *m, uint32_t node) {
         m->n_nodes--;
 }
 
+static void hear(member *n, uint64_t now_ms) {
+    n->heard_ms = now_ms;
+    n->unanswered = 0;
+}
+
 static void come_up(membership *m, member *n, uint64_t now_ms) {
     n->state = NODE_UP;
     n->stuck = false;
     n->generation++;
     n->refusal = 0;
     n->reason = "up";
-    n->heard_ms = now_ms;
+    hear(n, now_ms);
     n->progress_ms = now_ms;
     n->ping_ms = now_ms + m->config.ping_ms;
 }
@@ -190,10 +196,19 @@ static void go_down(membership *m, member *n, uint64_t now_ms,
     n->hello_ms = now_ms;
 }
 
-/* Silence is the only thing that time alone brings. */
+/* As many as the time of silence has room for, but the last one, which may just
+ * be under way. */
+static uint32_t silent_pings(const membership_config *c) {
+    return (c->silent_ms - 1) / c->ping_ms;
+}
+
+/* Silence is the only thing that time alone brings.  It takes pings without an
+ * answer as well: when we ourselves stood still for so long, the answers lie
+ * there unread, and nobody was silent. */
 static void check_silence(membership *m, member *n, uint64_t now_ms) {
     bool pinged = n->state == NODE_UP || n->stuck;
     if (!pinged || now_ms < n->heard_ms + m->config.silent_ms) return;
+    if (n->unanswered < silent_pings(&m->config)) return;
     n->stuck = false;
     go_down(m, n, now_ms, "no answer to pings");
 }
@@ -236,6 +251,7 @@ static bool speak(membership *m, member *n, uint64_t now_ms,
     }
     if (ping) {
         out->kind = MEMBER_PING;
+        n->unanswered++;
         *due_ms = now_ms + m->config.ping_ms;
     } else {
         bool refused = n->state == NODE_REFUSED;
@@ -261,7 +277,8 @@ void membership_next(membership *m, uint64_t now_ms, member_action *out) {
 
         bool pinged = n->state == NODE_UP || n->stuck;
         uint64_t silent_ms = n->heard_ms + m->config.silent_ms;
-        if (pinged && silent_ms < out->wake_ms) out->wake_ms = silent_ms;
+        if (pinged && silent_ms > now_ms && silent_ms < out->wake_ms)
+            out->wake_ms = silent_ms;
     }
     out->node = 0;
 }
@@ -272,7 +289,7 @@ void membership_welcome(membership *m, uint64_t now_ms, uint32_t node,
     bool same = n->boot_id == boot_id;
 
     if (same && (n->state == NODE_UP || n->stuck)) {
-        n->heard_ms = now_ms; /* a doubled welcome, or its loop alone */
+        hear(n, now_ms); /* a doubled welcome, or its loop alone */
         return;
     }
     /* One that was not seen to go has crashed all the same. */
@@ -322,7 +339,7 @@ void membership_pong(membership *m, uint64_t now_ms, uint32_t node,
         n->state = NODE_GREETING;
         return;
     }
-    n->heard_ms = now_ms;
+    hear(n, now_ms);
 
     if (n->state == NODE_UP) {
         if (pool_moves(m, n, now_ms, progress, queued_jobs)) return;
@@ -344,7 +361,7 @@ void membership_heard(membership *m, uint64_t now_ms, uint32_t node,
                       uint64_t boot_id) {
     member *n = member_at(m, node);
     bool pinged = n->state == NODE_UP || n->stuck;
-    if (pinged && n->boot_id == boot_id) n->heard_ms = now_ms;
+    if (pinged && n->boot_id == boot_id) hear(n, now_ms);
 }
 
 node_state membership_state(const membership *m, uint32_t node) {

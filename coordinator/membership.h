@@ -36,7 +36,7 @@ typedef struct {
     uint32_t n_nodes;    /* there from the start, in places 0 to n_nodes - 1 */
     uint32_t hello_ms;   /* between greetings */
     uint32_t ping_ms;    /* between pings */
-    uint32_t silent_ms;  /* without a pong: down */
+    uint32_t silent_ms;  /* without a pong, though pinged: down */
     uint32_t stuck_ms;   /* without progress while jobs wait: down */
     uint32_t refused_ms; /* between greetings of a node that refused */
     /* So many times down within the window: quarantine, which doubles from the

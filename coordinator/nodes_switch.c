@@ -10,6 +10,7 @@
  * that says nothing is not worth holding up the rack for. */
 #include <stdlib.h>
 #include "coordinator/nodes_internal.h"
+#include "engine/log.h"
 #include "engine/util.h"
 
 #define SWITCH_PATIENCE_MS 3000 /* well within what nodes wait for us */
@@ -72,16 +73,26 @@ static bool would_lose(nodes *n, const node *const *now,
     return lose;
 }
 
-static bool must_wait(nodes *n) {
-    if (n->assignment == NULL || now_ms() >= n->switch_until_ms) return false;
+/* Would the switch leave anything to nobody? */
+static bool loses(nodes *n) {
+    if (n->assignment == NULL) return false;
     const epoch_record *old = rack_placement_head(n->assignment);
     if (old->slices != rack_placement_head(n->next)->slices) return false;
     const node **now = nodes_by_place(n, n->assignment);
     const node **then = nodes_by_place(n, n->next);
-    bool wait = now == NULL || then == NULL || would_lose(n, now, then);
+    bool lose = now == NULL || then == NULL || would_lose(n, now, then);
     free(now);
     free(then);
-    return wait;
+    return lose;
+}
+
+static bool must_wait(nodes *n) {
+    if (!loses(n)) return false;
+    if (now_ms() < n->switch_until_ms) return true;
+    log_warn("epoch %llu is used from now on, though nodes have not said that "
+             "they hold what it gives them",
+             (unsigned long long)rack_placement_head(n->next)->epoch);
+    return false;
 }
 
 /* The switch tells the nodes, by our pings, that we ask for some units no more:

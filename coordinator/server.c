@@ -232,11 +232,12 @@ static void start(server *s, client *from, const message *m, step_request *q) {
     request *r = clients_add_request(s->clients, from, q->id, m);
     int rc = r == NULL ? ERR_MALFORMED : answers_begin(s, r, m);
     if (rc < 0) {
+        /* Before the error is sent: the client may be found gone by it. */
+        if (r != NULL) clients_drop_request(s->clients, r);
+        free(q->tokens);
         server_send_error(s, from, m, rc,
                           r == NULL ? "this request id is in use"
                                     : err_text(rc));
-        if (r != NULL) clients_drop_request(s->clients, r);
-        free(q->tokens);
         return;
     }
     /* Before the request can be answered, and while the tokens are ours.  The

@@ -40,6 +40,8 @@ typedef struct {
     uint32_t *mates;   /* [n_layers * n_groups * n_nodes]: holders of a group */
     uint64_t *used;    /* [n_nodes]: bytes */
     uint64_t *limit;   /* [n_nodes]: memory less what is kept free */
+
+    uint64_t effort; /* of the search: what it may still look at */
 } balance_work;
 
 /* ---- balancer_work.c ---- */

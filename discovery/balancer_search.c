@@ -10,7 +10,11 @@
  *
  * A layer is left alone (unless forced) until it is above SEARCH_FROM, and then
  * brought below SEARCH_TO if that can be: where one run ends the next one does
- * not begin. */
+ * not begin.
+ *
+ * The layers that are searched have equal parts of an effort, counted in units
+ * that are looked at: large racks with hardly any room have very many exchanges
+ * to try, and a leader changes nothing else meanwhile. */
 #include "discovery/balancer_internal.h"
 
 #include <assert.h>
@@ -43,6 +47,9 @@
 #define DETOUR_CHANGES 12
 #define DETOURS_BY_LAYER 64
 
+/* Of one search, about a second's. */
+#define EFFORT ((uint64_t)100 << 20)
+
 typedef enum { NOTHING, MOVE, SHARE, SWAP, DROP } kind;
 
 typedef struct {
@@ -62,6 +69,12 @@ typedef struct {
     uint32_t n_targets;
     change best;
 } look;
+
+/* false: there is no more. */
+static bool spend(balance_work *w, uint64_t effort) {
+    w->effort -= effort < w->effort ? effort : w->effort;
+    return w->effort > 0;
+}
 
 /* ---- what a change gains ---- */
 
@@ -247,18 +260,31 @@ static bool has_room_for_a_while(const look *k, uint32_t node) {
            k->w->in->unit_bytes[k->layer] <= memory - k->w->used[node];
 }
 
-static void look_at_swaps(look *k, const uint32_t *units, uint32_t n) {
+/* Units that only `node` has, and may give up. */
+static uint32_t list_alone(const look *k, uint32_t node, uint32_t *out) {
     const balance_work *w = k->w;
+    uint32_t n = 0;
+    for (uint32_t u = w->base[k->layer]; u < w->base[k->layer + 1]; u++) {
+        if (is_alone(w, u, node)) out[n++] = u;
+    }
+    return n;
+}
+
+/* Behind the `n` units of the slowest node there is room for all others. */
+static void look_at_swaps(look *k, uint32_t *units, uint32_t n) {
+    const balance_work *w = k->w;
+    uint32_t *others = units + n;
     if (!has_room_for_a_while(k, k->from)) return;
-    for (uint32_t i = 0; i < n; i++) {
-        if (!is_alone(w, units[i], k->from)) continue;
-        for (uint32_t t = 0; t < k->n_targets; t++) {
-            uint32_t to = k->targets[t];
-            if (!has_room_for_a_while(k, to)) continue;
-            for (uint32_t u = w->base[k->layer]; u < w->base[k->layer + 1];
-                 u++) {
-                if (w->load[u] >= w->load[units[i]]) continue;
-                if (is_alone(w, u, to)) consider_swap(k, units[i], u, to);
+    for (uint32_t t = 0; t < k->n_targets; t++) {
+        uint32_t to = k->targets[t];
+        if (!has_room_for_a_while(k, to)) continue;
+        uint32_t n_others = list_alone(k, to, others);
+        for (uint32_t i = 0; i < n; i++) {
+            if (!spend(k->w, n_others + 1)) return;
+            if (!is_alone(w, units[i], k->from)) continue;
+            for (uint32_t o = 0; o < n_others; o++) {
+                if (w->load[others[o]] >= w->load[units[i]]) continue;
+                consider_swap(k, units[i], others[o], to);
             }
         }
     }
@@ -306,6 +332,7 @@ static bool improve(balance_work *w, uint32_t layer, uint32_t keep,
                     uint32_t *units) {
     look k = begin_look(w, layer);
     uint32_t n = 0;
+    if (!spend(w, w->base[layer + 1] - w->base[layer])) return false;
     for (uint32_t u = w->base[layer]; u < w->base[layer + 1]; u++) {
         if (w->load[u] > 0 && balance_has(w, u, k.from)) units[n++] = u;
     }
@@ -319,8 +346,7 @@ static bool improve(balance_work *w, uint32_t layer, uint32_t keep,
 /* ---- detours: a change that makes it worse, and what it makes possible ----
 
  * A unit that is hotter than a node's whole share can only be shared with a
- node
- * that gives up others for it. */
+ * node that gives up others for it. */
 
 typedef struct {
     uint32_t *units;   /* room for a layer's */
@@ -426,7 +452,8 @@ static bool find_detour(balance_work *w, uint32_t layer, notes *t) {
 typedef struct {
     bool open;
     uint32_t changes, detours; /* that it may still have */
-    double excess;             /* of its slowest node over the mean */
+    uint64_t effort;
+    double excess; /* of its slowest node over the mean */
 } progress;
 
 static double excess_of(const balance_work *w, uint32_t layer) {
@@ -461,15 +488,21 @@ static bool advance(balance_work *w, uint32_t layer, progress *p, notes *t) {
 
 static void search(balance_work *w, progress *p, notes *t) {
     double from = w->in->forced ? SEARCH_TO : SEARCH_FROM;
+    uint32_t open = 0;
     for (uint32_t l = 0; l < w->n_layers; l++) {
         p[l].excess = excess_of(w, l);
         p[l].open = is_above(w, l, from);
         p[l].changes = OPERATIONS_BY_UNIT * (w->base[l + 1] - w->base[l]);
         p[l].detours = DETOURS_BY_LAYER;
+        open += p[l].open;
     }
+    for (uint32_t l = 0; l < w->n_layers; l++)
+        p[l].effort = EFFORT / (open + 1);
     uint32_t l;
     while ((l = worst_layer(p, w->n_layers)) != BALANCE_NONE) {
+        w->effort = p[l].effort;
         p[l].open = advance(w, l, &p[l], t);
+        p[l].effort = w->effort;
         p[l].excess = excess_of(w, l);
     }
 }

@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -233,8 +234,9 @@ static void lose(roster_client *c, const char *how) {
     client_fail(c, ERR_CLOSED, "%s", why);
 }
 
-/* A message that cannot be read ends the call it names; if it names none, it
- * may have been for any of them. */
+/* A message that cannot be read ends the call it names.  One that names what we
+ * never asked may have been for any of them; what is over (or was a question of
+ * our own, as for the members) concerns none. */
 static void on_unreadable(roster_client *c, uint64_t id, int code,
                           const char *what) {
     char why[ROSTER_WHY_BYTES];
@@ -244,7 +246,7 @@ static void on_unreadable(roster_client *c, uint64_t id, int code,
     call *to = find_call(c, id);
     if (to != NULL) {
         abort_call(to, code, why);
-    } else {
+    } else if (id == 0 || id > c->last_id) {
         end_all(c, code, why);
     }
 }
@@ -401,7 +403,7 @@ static int next_due(const roster_client *c) {
         if (at->deadline_ms < due) due = at->deadline_ms;
     }
     uint64_t now = now_ms();
-    return due <= now ? 0 : (int)(due - now);
+    return due <= now ? 0 : (int)size_min(due - now, INT_MAX);
 }
 
 int roster_poll_fd(const roster_client *client) {
@@ -423,7 +425,7 @@ int client_poll(const roster_client *c, int wait_ms) {
     return fds[1].revents != 0 ? -EINTR : 0;
 }
 
-static bool interrupted(const roster_client *c) {
+bool client_interrupted(const roster_client *c) {
     struct pollfd fd = {.fd = c->config.interrupt_fd, .events = POLLIN};
     return poll(&fd, 1, 0) == 1;
 }
@@ -469,7 +471,7 @@ int call_wait(call *c) {
     while (in_flight(c)) {
         int rc = roster_process(c->client, TURN_MS);
         if (rc < 0) call_end(c, rc, NULL);
-        if (rc >= 0 && interrupted(c->client))
+        if (rc >= 0 && client_interrupted(c->client))
             abort_call(c, -EINTR, "interrupted");
     }
     return c->result;

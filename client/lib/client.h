@@ -175,6 +175,9 @@ call *call_with_home(roster_client *c, uint64_t last_id);
  * `wait_ms` have passed.  -EINTR: the descriptor is, or a signal arrived. */
 int client_poll(const roster_client *c, int wait_ms);
 
+/* Is the interrupting descriptor readable? */
+bool client_interrupted(const roster_client *c);
+
 /* Process until the call has ended; its result. */
 int call_wait(call *c);
 

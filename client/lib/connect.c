@@ -275,12 +275,12 @@ int greeting_look(roster_client *c, coordinator_info *info, char *why,
 
 /* ---- the beginning ---- */
 
-/* -EINTR only if the caller's descriptor asks to give up. */
+/* -EINTR only if the caller's descriptor asks to give up: a signal, or another
+ * failure, only shortens the wait. */
 static int wait_a_little(roster_client *c, char *why, size_t why_size) {
-    int rc = client_poll(c, RETRY_MS);
-    if (rc == -EINTR && c->config.interrupt_fd >= 0)
-        return err_why(why, why_size, rc, "interrupted");
-    return 0; /* another failure only shortens the wait */
+    (void)client_poll(c, RETRY_MS);
+    return client_interrupted(c) ? err_why(why, why_size, -EINTR, "interrupted")
+                                 : 0;
 }
 
 static int greet_to_the_end(roster_client *c, char *why, size_t why_size) {

@@ -126,6 +126,12 @@ static int on_token(roster_generation *g, const message *m, char *why,
                        "the coordinator sent token %u where %u was next",
                        m->token.index, n_ids(g));
     }
+    if (g->max_tokens > 0 && m->token.index >= g->max_tokens) {
+        return err_why(why, why_size, ERR_MALFORMED,
+                       "the coordinator sent more than the %u tokens that it "
+                       "had agreed to",
+                       g->max_tokens);
+    }
     if (m->token.id >= g->call.client->peer.n_vocab) {
         return err_why(why, why_size, ERR_MALFORMED,
                        "the coordinator sent token id %u of a vocabulary of %u",

@@ -16,6 +16,7 @@
  *   sim_store.c     ... what it holds: the real keeper, a disk with a cache
  *   sim_member.c    a process's side of etcd: the real session and view
  *   sim_etcd.c      a model of etcd
+ *   sim_moves.c     ... moves that are undone
  *   sim_model.c     a model of four floats
  *   sim_clock.c     the clock, the queue of events
  *
@@ -57,6 +58,10 @@ struct sim {
     uint64_t unit_bytes[SIM_LAYERS], model_bytes;
 
     sim_etcd etcd;
+    unit_set placed[SIM_NODES]; /* by the placement in etcd */
+    uint64_t rack_changed_us;   /* nodes, drains, the leader */
+    uint64_t came_us[SIM_NODES][SIM_LAYERS][SIM_UNITS];
+    uint64_t went_us[SIM_NODES][SIM_LAYERS][SIM_UNITS];
     sim_member members[SIM_MEMBERS];
     sim_coord coords[SIM_COORDS];
     sim_node nodes[SIM_NODES];
@@ -94,6 +99,16 @@ void sim_thaw(sim *s, uint32_t member);
 void sim_wake(sim *s, uint32_t member); /* it looks what there is to do */
 /* All that was wrong is made whole. */
 void sim_faults_over(sim *s);
+
+/* ---- sim_moves.c ---- */
+
+#define SIM_STILL_US 60000000
+/* Nodes, their wishes or the leader have changed: what was moved before may be
+ * moved again. */
+void sim_moves_restart(sim *s);
+/* A layer of a new placement. */
+void sim_moves_look(sim *s, const epoch_record *head, uint32_t layer,
+                    const void *packed, size_t bytes);
 
 /* ---- sim_rest.c ---- */
 

@@ -33,7 +33,8 @@ static void make_request(sim *s, uint32_t request) {
     sim_client *r = &s->clients[request];
     uint32_t topic = (uint32_t)(s->clock.now_us / TOPIC_US) % SIM_TOPICS;
     r->n_prompt = 1 + (uint32_t)sim_below(s, 8);
-    r->n_new = 1 + (uint32_t)sim_below(s, 12);
+    bool long_one = sim_chance(s, 15);
+    r->n_new = 1 + (uint32_t)sim_below(s, long_one ? 23 : 12);
     for (uint32_t t = 0; t < r->n_prompt; t++)
         r->expected[t] = (uint32_t)sim_below(s, 1000);
     if (!sim_chance(s, 15)) {

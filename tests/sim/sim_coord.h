@@ -155,6 +155,10 @@ void sim_rack_greet(sim *s, uint32_t coord, uint32_t node);
 void sim_rack_changed(sim *s, uint32_t coord);
 void sim_rack_lost(sim *s, uint32_t coord);
 void sim_rack_fini(sim_rack *r);
+/* By its name; -1: there is no such. */
+int32_t sim_node_named(const sim *s, const char *name);
+/* Units as holdings, to be ended by the caller. */
+void sim_rack_fill(const sim *s, const unit_set *units, holdings *h);
 /* What a placement (NULL: nothing) gives to each node. */
 void sim_rack_assigned(const sim *s, const rack_placement *p,
                        unit_set out[SIM_NODES]);

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "coordinator/leader_nodes.h"
+#include "coordinator/recovery.h"
 #include "tests/sim/sim.h"
 
 #define RECOVER_LOOK_MS 700
@@ -193,47 +195,69 @@ uint64_t sim_leader_act(sim *s, uint32_t coord) {
 
 /* ---- recovering ---- */
 
-/* The newest placement that a live process knows. */
-static const rack_placement *newest_known(const sim *s) {
-    const rack_placement *newest = NULL;
-    for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
-        const sim_member *m = &s->members[i];
-        const rack_placement *p =
-            m->alive ? rack_view_placement(m->view) : NULL;
-        if (p == NULL) continue;
-        if (newest == NULL ||
-            rack_placement_epoch(p) > rack_placement_epoch(newest)) {
-            newest = p;
-        }
+/* The live nodes that said what they hold, as nodes_held.c lists them. */
+static uint32_t list_held(const sim *s, uint32_t coord,
+                          recovery_node out[SIM_NODES],
+                          holdings held[SIM_NODES]) {
+    const sim_coord *c = &s->coords[coord];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_seen *seen = &c->seen[i];
+        bool up = seen->there && seen->registered &&
+                  membership_state(c->members, seen->place) == NODE_UP;
+        if (!up || unit_set_empty(&seen->held)) continue;
+        sim_rack_fill(s, &seen->held, &held[n]);
+        out[n].held = &held[n];
+        snprintf(out[n].name, sizeof(out[n].name), "%s",
+                 s->members[sim_node_member(i)].name);
+        n++;
     }
-    return newest;
+    return n;
 }
 
-/* What is known, as the first epoch of the next incarnation. */
-static void recover(sim *s, uint32_t coord, const rack_placement *p) {
-    epoch_record head = *rack_placement_head(p);
-    const layer_map *maps[SIM_LAYERS];
-    uint32_t numbers[SIM_LAYERS], n = 0;
-    for (uint32_t l = 0; l < SIM_LAYERS; l++) {
-        const layer_map *map = rack_placement_layer(p, l);
-        if (map == NULL) continue;
-        maps[n] = map;
-        numbers[n++] = l;
+static void write_recovery(sim *s, uint32_t coord, const recovery *plan) {
+    epoch_record head = plan->head;
+    uint32_t n = 0;
+    if (s->options.plant == PLANT_SAME_INCARNATION) {
+        head.incarnation = plan->was >> EPOCH_BITS;
     }
-    if (s->options.plant != PLANT_SAME_INCARNATION) head.incarnation++;
-    head.epoch = 1;
     head.term = s->coords[coord].term;
     snprintf(head.writer, sizeof(head.writer), "%s", s->members[coord].name);
-    sim_request *r =
-        step_new(s, coord, head.term,
-                 rack_view_epoch_revision(s->members[coord].view), n);
+    int64_t revision = rack_view_epoch_revision(s->members[coord].view);
+    sim_request *r = step_new(s, coord, head.term, revision, plan->layers);
     r->recovers = true;
-    for (uint32_t i = 0; i < n; i++)
-        add_layer(&r->puts[i], numbers[i], maps[i]);
+    for (uint32_t l = 0; l < head.n_layers; l++) {
+        if (plan->maps[l] != NULL) add_layer(&r->puts[n++], l, plan->maps[l]);
+    }
     add_head(&r->puts[n], &head);
-    sim_trace(s, "%s recovers the rack", s->members[coord].name);
+    r->n_puts = n + 1;
+    sim_trace(s, "%s recovers the rack: %s", s->members[coord].name, plan->why);
     sim_add(s, COUNT_RECOVERED, 1);
     sim_member_send(s, coord, r);
+}
+
+/* As conductor_recover.c does, in one transaction: the models are small. */
+static void recover(sim *s, uint32_t coord) {
+    const rack_view *view = s->members[coord].view;
+    recovery_node nodes[SIM_NODES];
+    holdings held[SIM_NODES] = {{0}};
+    recovery plan;
+    char why[256] = "";
+    const recovery_input in = {.view = view,
+                               .nodes_epoch = leader_nodes_epoch(view),
+                               .model = &s->plan_model,
+                               .nodes = nodes,
+                               .n_nodes = list_held(s, coord, nodes, held)};
+    int rc = recovery_plan(&plan, &in, why, sizeof(why));
+    if (rc == 0 && plan.source != RECOVERY_NOTHING && !plan.begins_anew) {
+        write_recovery(s, coord, &plan);
+    } else {
+        sim_trace(s, "%s does not recover: %d %s", s->members[coord].name, rc,
+                  why);
+    }
+    recovery_fini(&plan);
+    for (uint32_t i = 0; i < SIM_NODES; i++)
+        holdings_fini(&held[i]);
 }
 
 /* Whoever leads and may write nothing is asked to recover. */
@@ -244,8 +268,7 @@ void sim_leader_recover(sim *s) {
         if (!m->alive || m->frozen || m->live_ms == 0) continue;
         const sim_coord *c = &s->coords[i];
         if (c->term == 0 || leader_why(c->leader)[0] == '\0') continue;
-        const rack_placement *p = newest_known(s);
-        if (p != NULL) recover(s, i, p);
+        recover(s, i);
         return;
     }
 }

@@ -11,7 +11,7 @@
 /* ---- placements ---- */
 
 /* Nodes are called n0, n1, ... */
-static int32_t node_named(const sim *s, const char *name) {
+int32_t sim_node_named(const sim *s, const char *name) {
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         if (strcmp(name, s->members[sim_node_member(i)].name) == 0) {
             return (int32_t)i;
@@ -27,7 +27,7 @@ void sim_rack_assigned(const sim *s, const rack_placement *p,
     const epoch_record *head = rack_placement_head(p);
     int32_t of[RECORD_NODES_MAX];
     for (uint32_t i = 0; i < head->n_nodes; i++)
-        of[i] = node_named(s, head->nodes[i]);
+        of[i] = sim_node_named(s, head->nodes[i]);
     for (uint32_t l = 0; l < SIM_LAYERS; l++) {
         const layer_map *map = rack_placement_layer(p, l);
         for (uint32_t u = 0; map != NULL && u < map->n_units; u++) {
@@ -57,7 +57,7 @@ void sim_rack_fini(sim_rack *r) {
     *r = (sim_rack){0};
 }
 
-static void fill_holdings(const sim *s, const unit_set *units, holdings *h) {
+void sim_rack_fill(const sim *s, const unit_set *units, holdings *h) {
     if (holdings_init_slices(h, SIM_LAYERS, s->model.n_experts, s->slices) <
         0) {
         abort();
@@ -81,7 +81,7 @@ static placement *make_placement(sim *s, uint32_t coord) {
         unit_set units = can_be_asked(n);
         if (!all) units = unit_set_and(&units, &assigned[i]);
         if (all) units = n->held;
-        fill_holdings(s, &units, &usable[n->place]);
+        sim_rack_fill(s, &units, &usable[n->place]);
         held[n->place] = &usable[n->place];
     }
     const placement_shape shape = {

@@ -48,6 +48,14 @@ static membership *open_up(uint64_t now_ms, uint64_t boot_id) {
     return m;
 }
 
+/* So many pings from `from_ms` on, without an answer: as many as it takes. */
+static void ping_in_vain(membership *m, uint64_t from_ms) {
+    for (uint32_t i = 0; i < 3; i++) {
+        expect(m, from_ms + i * 50, MEMBER_PING, 0);
+        wait_until(m, from_ms + i * 50);
+    }
+}
+
 static void greets_every_node_until_it_answers(void **state) {
     membership *m = open_members(2);
     (void)state;
@@ -80,10 +88,7 @@ static void takes_a_silent_node_down_and_greets_it(void **state) {
     membership *m = open_up(0, 7);
     (void)state;
 
-    for (uint64_t now = 50; now < 200; now += 50) {
-        expect(m, now, MEMBER_PING, 0);
-        wait_until(m, now);
-    }
+    ping_in_vain(m, 50);
     member_action a = expect(m, 200, MEMBER_GONE, 0);
     assert_non_null(strstr(a.reason, "no answer"));
     assert_int_equal(membership_state(m, 0), NODE_DOWN);
@@ -92,11 +97,25 @@ static void takes_a_silent_node_down_and_greets_it(void **state) {
     membership_free(m);
 }
 
+/* After a pause of our own the answers are there, but not read yet. */
+static void takes_a_pause_of_our_own_for_no_silence(void **state) {
+    membership *m = open_up(0, 7);
+    (void)state;
+
+    expect(m, 50, MEMBER_PING, 0);
+    expect(m, 5000, MEMBER_PING, 0);
+    assert_int_equal(wait_until(m, 5000), 5050);
+    expect(m, 5050, MEMBER_PING, 0);
+    assert_int_equal(membership_state(m, 0), NODE_UP);
+    expect(m, 5100, MEMBER_GONE, 0); /* three pings: it is silent indeed */
+    membership_free(m);
+}
+
 static void wakes_up_to_notice_silence(void **state) {
     membership *m = open_up(0, 7);
     (void)state;
 
-    expect(m, 190, MEMBER_PING, 0);
+    ping_in_vain(m, 90);
     assert_int_equal(wait_until(m, 190), 200);
     membership_free(m);
 }
@@ -105,11 +124,13 @@ static void brings_a_node_up_again_that_answers_again(void **state) {
     membership *m = open_up(0, 7);
     (void)state;
 
+    ping_in_vain(m, 50);
     expect(m, 200, MEMBER_GONE, 0);
     expect(m, 200, MEMBER_HELLO, 0);
     membership_pong(m, 220, 0, 7, 5, 0);
     expect(m, 220, MEMBER_UP, 0);
 
+    ping_in_vain(m, 300);
     expect(m, 500, MEMBER_GONE, 0);
     membership_welcome(m, 510, 0, 7);
     expect(m, 510, MEMBER_UP, 0);
@@ -199,6 +220,7 @@ static void greets_a_stuck_node_that_falls_silent(void **state) {
     membership *m = open_stuck();
     (void)state;
 
+    ping_in_vain(m, 450);
     expect(m, 600, MEMBER_HELLO, 0);
     membership_welcome(m, 610, 0, 8);
     expect(m, 610, MEMBER_UP, 0);
@@ -372,7 +394,9 @@ static void takes_any_answer_for_a_sign_of_life(void **state) {
     expect(m, 201, MEMBER_PING, 0);
     assert_int_equal(membership_state(m, 0), NODE_UP);
     membership_heard(m, 300, 0, 8); /* of another process */
-    expect(m, 350, MEMBER_GONE, 0);
+    expect(m, 300, MEMBER_PING, 0);
+    expect(m, 350, MEMBER_PING, 0);
+    expect(m, 400, MEMBER_GONE, 0);
     membership_free(m);
 }
 
@@ -528,6 +552,7 @@ int main(void) {
         cmocka_unit_test(greets_every_node_until_it_answers),
         cmocka_unit_test(pings_a_node_that_is_up),
         cmocka_unit_test(takes_a_silent_node_down_and_greets_it),
+        cmocka_unit_test(takes_a_pause_of_our_own_for_no_silence),
         cmocka_unit_test(wakes_up_to_notice_silence),
         cmocka_unit_test(brings_a_node_up_again_that_answers_again),
         cmocka_unit_test(reports_a_restarted_node_as_gone_then_up),
