@@ -238,12 +238,15 @@ static int make_question(question *q, const plan_config *c, const load_table *t,
     uint64_t bytes = c->expert_bytes != 0 ? c->expert_bytes : 1;
     uint64_t copies = c->replicas > t->n_experts ? c->replicas : t->n_experts;
     uint64_t share = (copies + c->nodes - 1) / c->nodes * t->n_layers;
+    uint64_t memory;
+    share *= c->min_replicas;
+    if (__builtin_mul_overflow(share, bytes, &memory)) return ERR_TOO_LARGE;
     for (uint32_t l = 0; l < t->n_layers; l++) {
         q->slices[l] = 1;
         q->bytes[l] = bytes;
     }
     for (uint32_t i = 0; c->memory == NULL && i < c->nodes; i++)
-        q->nodes[i].memory_bytes = share * bytes * c->min_replicas;
+        q->nodes[i].memory_bytes = memory;
     q->in = (balance_input){.n_layers = t->n_layers,
                             .n_experts = t->n_experts,
                             .slices = q->slices,

@@ -301,7 +301,10 @@ static const char *hottest(const json_t *layer, char *out, size_t size) {
             out + at, size - at, "%s%" JSON_INTEGER_FORMAT " %.0f%%",
             at > 0 ? ", " : "", json_integer_value(json_array_get(pair, 0)),
             100 * json_number_value(json_array_get(pair, 1)));
-        if (n < 0 || at + (size_t)n >= size) break;
+        if (n < 0 || at + (size_t)n >= size) {
+            out[at] = '\0'; /* no half of one */
+            break;
+        }
         at += (size_t)n;
     }
     return out;

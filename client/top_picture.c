@@ -151,7 +151,8 @@ static void print_marks(const char *label, const json_t *layers,
                         const char *key, double least) {
     static const char marks[] = " .:-=+*#%@";
     char line[LINE_LAYERS + 1] = "";
-    size_t n = json_array_size(layers), each = n / LINE_LAYERS + 1, at = 0;
+    size_t n = json_array_size(layers), at = 0;
+    size_t each = (n + LINE_LAYERS - 1) / LINE_LAYERS;
     double most = least;
     for (size_t i = 0; i < n; i++) {
         double x = rack_real(json_array_get(layers, i), key);

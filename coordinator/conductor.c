@@ -240,6 +240,8 @@ static void lead(conductor *c) {
             registry_compact(c->registry, a.revision, on_compacted, c);
         }
     }
+    uint64_t due_ms = conductor_balance_deadline(c);
+    if (due_ms < a.wake_ms) a.wake_ms = due_ms;
     if (a.wake_ms == UINT64_MAX) {
         uv_timer_stop(&c->timer);
     } else {

@@ -164,6 +164,7 @@ static void answer_if_due(conductor *c) {
     } else if (!leader_is_asked(c->leader)) {
         answer(c, ERR_NOT_LEADER, "this coordinator does not lead any more");
     } else if (now_ms() >= c->balance.asked_until_ms) {
+        leader_unask(c->leader);
         answer(c, ERR_DEADLINE,
                "the rack is not settled: nodes come and go, load or drop");
     }
@@ -207,6 +208,10 @@ void conductor_balance_tell(conductor *c) {
     leader_look_at(c->leader, now_ms(), &f);
     log_targets(c, &f);
     answer_if_due(c);
+}
+
+uint64_t conductor_balance_deadline(const conductor *c) {
+    return c->balance.asked != NULL ? c->balance.asked_until_ms : UINT64_MAX;
 }
 
 void conductor_balance_end(conductor *c) {

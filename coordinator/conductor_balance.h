@@ -44,6 +44,8 @@ void conductor_think(conductor *c, leader_job *j);
 void conductor_balance_feed(conductor *c);
 /* After that: log what was begun and reached, answer who asked. */
 void conductor_balance_tell(conductor *c);
+/* When whoever asked is to have an answer; UINT64_MAX: nobody waits. */
+uint64_t conductor_balance_deadline(const conductor *c);
 /* When the conductor closes: whoever asked gets no answer. */
 void conductor_balance_end(conductor *c);
 /* Members of "balance" in the status object, beside what the nodes say. */

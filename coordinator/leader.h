@@ -32,7 +32,8 @@
  * what may be noise.  A target that pays is what the planner works towards from
  * then on, until another one does, or the usable nodes, the model or the term
  * change: then the first thing is to ask the balancer anew, or, where heat says
- * nothing even after heat_wait_ms, to share out by memory.  A holder that came
+ * nothing even after heat_wait_ms, to leave units where they are, or to share
+ * them out by memory if a node has hardly any.  A holder that came
  * less than still_ms ago is not taken away by balancing, and one that was taken
  * away does not come back so soon. */
 #ifndef COORDINATOR_LEADER_H
@@ -166,6 +167,8 @@ int leader_rebalance(leader *l, bool dry_run, char *why, size_t why_size);
  * when the term ends. */
 const leader_report *leader_answer(const leader *l);
 bool leader_is_asked(const leader *l);
+/* Nobody waits for the answer any more, and nothing is done for it. */
+void leader_unask(leader *l);
 
 typedef struct {
     /* of the last run of the balancer in this term; at_ms 0: none was */

@@ -5,7 +5,10 @@
  * after it was reached: it is why a unit has more holders than it must have.  A
  * leader that has none (it is new, or nodes came or went) asks before anything
  * is planned, for the planner alone would take such holders for remains of
- * moves.  Otherwise two runs in a row have to say that a change pays, and
+ * moves.  If heat says nothing, who holds something keeps it until heat does:
+ * an idle rack does not lose its copies of hot experts to a change of leaders,
+ * and remains of moves cost only memory, which the planner takes where it is
+ * needed.  Otherwise two runs in a row have to say that a change pays, and
  * giving up spare copies alone has to pay for a while. */
 #include <errno.h>
 #include <stdlib.h>
@@ -13,6 +16,8 @@
 #include <xxhash.h>
 #include "coordinator/leader_internal.h"
 #include "engine/err.h"
+
+#define FAILED_MS 8000 /* until the balancer is asked again */
 
 /* ---- the rack as it is ---- */
 
@@ -72,6 +77,25 @@ static bool somebody_is_new(const planner_input *in) {
     return false;
 }
 
+/* Has one less than half of its part by memory?  It is new, or came while
+ * another leader led. */
+static bool somebody_has_little(const planner_input *in) {
+    double units = 0, memory = 0, all = leader_units(in->model);
+    for (uint32_t i = 0; i < in->n_nodes; i++) {
+        if (!stays(&in->nodes[i])) continue;
+        units += (double)units_of(in, i);
+        memory += (double)in->nodes[i].memory_bytes;
+    }
+    for (uint32_t i = 0; i < in->n_nodes; i++) {
+        const planner_node *n = &in->nodes[i];
+        if (!n->live || !stays(n) || n->memory_bytes == 0) continue;
+        double part = units * (double)n->memory_bytes / memory;
+        if (part > all) part = all;
+        if (2 * (double)units_of(in, i) < part) return true;
+    }
+    return false;
+}
+
 /* ---- targets ---- */
 
 static void drop_target(leader_balance *b) {
@@ -86,7 +110,7 @@ void leader_balance_forget(leader *l) {
     leader_balance *b = &l->balance;
     drop_target(b);
     b->members = 0;
-    b->next_ms = 0;
+    b->next_ms = b->failed_until_ms = 0;
     b->asked = b->has_report = false;
     free(b->report.moves);
     b->report = (leader_report){0};
@@ -118,6 +142,60 @@ static int take_target(leader *l, const leader_job *j) {
         b->target = map;
     }
     free(peer_of);
+    return rc;
+}
+
+/* All that hold something and stay, in the peers' numbers. */
+static void name_holders(const planner_input *in, const uint32_t *peer_at,
+                         balance_map *out) {
+    uint32_t unit = 0, at = 0;
+    for (uint32_t l = 0; l < in->model->n_layers; l++) {
+        const layer_map *map = rack_placement_layer(in->now, l);
+        uint32_t units = in->model->n_experts * in->model->slices[l];
+        for (uint32_t u = 0; u < units; u++) {
+            uint32_t n;
+            const uint16_t *places = layer_map_holders(map, u, &n);
+            out->first[unit++] = at;
+            for (uint32_t i = 0; i < n; i++) {
+                uint32_t peer = peer_at[places[i]];
+                if (peer != UINT32_MAX) out->nodes[at++] = (uint16_t)peer;
+            }
+        }
+    }
+    out->first[unit] = at;
+}
+
+static uint32_t count_holders(const planner_input *in) {
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < in->model->n_layers; l++) {
+        const layer_map *map = rack_placement_layer(in->now, l);
+        if (map != NULL) n += map->first[map->n_units];
+    }
+    return n;
+}
+
+/* What is there is the target; every layer has a placement. */
+static int keep_holders(leader *l, const planner_input *in) {
+    balance_map map = {0};
+    uint32_t *peer_at = calloc(RECORD_NODES_MAX, sizeof(*peer_at));
+    int rc = peer_at != NULL ? 0 : -ENOMEM;
+    if (peer_at != NULL)
+        memset(peer_at, 0xff, RECORD_NODES_MAX * sizeof(*peer_at));
+    for (uint32_t i = 0; rc == 0 && i < in->n_nodes; i++) {
+        const planner_node *n = &in->nodes[i];
+        int32_t place = rack_placement_node(in->now, n->name);
+        if (place < 0 || !stays(n)) continue;
+        rc = leader_peers_number(&l->peers, n->name, &peer_at[place]);
+    }
+    if (rc == 0) {
+        rc = balance_map_init(&map, leader_units(in->model), count_holders(in));
+    }
+    if (rc == 0) {
+        name_holders(in, peer_at, &map);
+        drop_target(&l->balance);
+        l->balance.target = map;
+    }
+    free(peer_at);
     return rc;
 }
 
@@ -199,6 +277,7 @@ int leader_balance_before(leader *l, uint64_t now_ms, const planner_input *in,
             *wake_ms = until_ms;
             return 0;
         }
+        if (!somebody_has_little(in)) return keep_holders(l, in);
     }
     b->done_without = true;
     return 0;
@@ -230,6 +309,9 @@ int leader_balance_after(leader *l, uint64_t now_ms, const planner_input *in,
             b->pays_since_ms = b->spare_since_ms = 0;
             return 0;
         }
+    } else if (now_ms < b->failed_until_ms) {
+        *wake_ms = b->failed_until_ms;
+        return 0;
     }
     *out = LEADER_ASK;
     return ask(l, now_ms, in, false, job);
@@ -282,6 +364,7 @@ int leader_balance_thought(leader *l, uint64_t now_ms, leader_job *j) {
     bool asked = is_what_was_asked(b, j);
     b->next_ms = now_ms + l->config.balance_every_ms;
     if (j->rc < 0) {
+        b->next_ms = b->failed_until_ms = now_ms + FAILED_MS;
         if (j->must) b->done_without = true;
         return j->rc;
     }
@@ -326,6 +409,10 @@ int leader_rebalance(leader *l, bool dry_run, char *why, size_t why_size) {
     b->asked_dry_run = dry_run;
     b->has_report = false;
     return 0;
+}
+
+void leader_unask(leader *l) {
+    l->balance.asked = l->balance.has_report = false;
 }
 
 const leader_report *leader_answer(const leader *l) {

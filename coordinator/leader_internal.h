@@ -24,8 +24,9 @@ typedef struct {
     uint64_t number;  /* rises with every target */
     uint64_t members; /* a digest of the nodes that it is for */
     bool reached;
-    bool done_without; /* shares by memory: heat says nothing */
-    uint64_t next_ms;  /* the next run */
+    bool done_without;        /* shares by memory: heat says nothing */
+    uint64_t next_ms;         /* the next run */
+    uint64_t failed_until_ms; /* nor one that is asked for before; 0: any */
 
     /* Since when runs say that a change, or only giving up copies, pays. */
     uint64_t pays_since_ms, spare_since_ms;

@@ -41,7 +41,7 @@ typedef struct {
 
 typedef struct {
     uint64_t memory_bytes; /* for units */
-    double speed;          /* relative: 1 is usual; above 0 */
+    double speed;          /* relative: 1 is usual; 1e-6 .. 1e6 */
     uint32_t zone;         /* failure domain; equal numbers fail together */
     bool stays;            /* may be in the answer: alive and not drained */
 } balance_node;
@@ -54,7 +54,7 @@ typedef struct {
     uint32_t min_replicas, max_replicas;
     const balance_node *nodes;
     uint32_t n_nodes;
-    /* [n_units] tokens; NULL: nothing is known, all alike */
+    /* [n_units] tokens, up to 1e60; NULL: nothing is known, all alike */
     const double *load;
     const balance_map *now; /* NULL: nothing is placed */
     /* [holders of now] true: must stay this time (moved a little while ago);

@@ -3,13 +3,16 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include "engine/err.h"
 #include "engine/util.h"
 
 #define UNITS_MOST ((uint32_t)1 << 24)
 #define HOLDERS_MOST 64 /* of one unit */
+/* Sums and squares of what is more are not numbers. */
+#define SPEED_LEAST 1e-6
+#define SPEED_MOST 1e6
+#define LOAD_MOST 1e60
 
 /* ---- is the question one? ---- */
 
@@ -31,14 +34,14 @@ static bool nodes_are_sound(const balance_input *in) {
     if (in->n_nodes >= UINT16_MAX) return false;
     for (uint32_t i = 0; i < in->n_nodes; i++) {
         double speed = in->nodes[i].speed;
-        if (!isfinite(speed) || speed <= 0) return false;
+        if (!(speed >= SPEED_LEAST && speed <= SPEED_MOST)) return false;
     }
     return true;
 }
 
 static bool loads_are_sound(const balance_input *in, uint32_t n_units) {
     for (uint32_t u = 0; in->load != NULL && u < n_units; u++) {
-        if (!isfinite(in->load[u]) || in->load[u] < 0) return false;
+        if (!(in->load[u] >= 0 && in->load[u] <= LOAD_MOST)) return false;
     }
     return true;
 }

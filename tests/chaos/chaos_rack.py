@@ -358,6 +358,8 @@ class ChaosRack:
                     return "%s: %s does not hold what it should" % (name, node)
                 if seen[node]["held"] == 0 and not seen[node]["draining"]:
                     return "%s: %s has nothing" % (name, node)
+                if seen[node]["suspect"]:
+                    return "%s: %s does not answer in time" % (name, node)
                 if not self.processes[node].is_new(seen[node]["boot_id"]):
                     return "%s: %s was not greeted again" % (name, node)
             gone = [n for n, s in seen.items()

@@ -35,7 +35,7 @@ class Node(EtcdTest):
         (asked,) = self.start_rack()
         asked.stop()
         puller = self.start_node("puller")
-        puller.wait_log("fetching the model")
+        puller.wait_log("learning the model")
         self.assert_ends(puller)
         asked.go_on()
 

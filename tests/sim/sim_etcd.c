@@ -65,9 +65,11 @@ static void tell_watcher(sim *s, uint32_t member) {
 
 /* A revision is whole: whoever watches will hear of it, in order. */
 static void publish(sim *s) {
-    uint32_t i_last = s->etcd.now.n_history;
-    if (i_last > 0 && is_of_rack(s->etcd.history[i_last - 1].key)) {
-        sim_moves_restart(s);
+    const sim_etcd *e = &s->etcd;
+    for (uint32_t i = e->now.n_history; i > 0; i--) {
+        const sim_kv *kv = &e->history[i - 1];
+        if (kv->mod_revision != e->now.revision) break;
+        if (is_of_rack(kv->key)) sim_moves_restart(s);
     }
     for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
         if (s->members[i].watching) tell_watcher(s, i);

@@ -38,7 +38,8 @@ static const fault_row rows[FAULT_KINDS] = {
     [FAULT_DELAY] = {"delay", OF_NODE | OF_COORD | COSTS_NODE, 100, 3000},
     [FAULT_LEAVE] = {"leave", OF_NODE | COSTS_NODE, 1, 2},
     [FAULT_SHRINK] = {"shrink", OF_NODE | COSTS_NODE, 100, 600},
-    [FAULT_COORD_KILL] = {"kill coordinator", OF_COORD | COSTS_COORD, 20, 4000},
+    [FAULT_COORD_KILL] = {"kill coordinator", OF_COORD | COSTS_COORD | STALE,
+                          20, 4000},
     [FAULT_COORD_FREEZE] = {"freeze coordinator",
                             OF_COORD | COSTS_COORD | STALE, 20, 9000},
     [FAULT_COORD_SLEEP] = {"sleep of a coordinator",
@@ -162,13 +163,18 @@ static bool is_survivable(const sim *s, const sim_fault *f) {
         if (serving(s) < 2 || is_active(s, COSTS_COORD)) return false;
         if (!etcd_is_well(s)) return false;
     }
+    /* What is recovered is what those say that can be reached. */
+    bool replaces = f->kind == FAULT_ETCD_WIPE || f->kind == FAULT_ETCD_RESTORE;
+    if (replaces && is_active(s, OF_ETCD | COSTS_NODE)) return false;
     /* Without etcd a coordinator that begins has no placement. */
     if (flags & OF_ETCD) {
         if (serving(s) < s->n_coords || is_active(s, COSTS_COORD)) return false;
     }
     if (s->local) return true;
     if (f->kind == FAULT_LEAVE && staying(s) < 4) return false;
-    if (flags & COSTS_NODE) return !is_active(s, COSTS_NODE) && has_spare(s);
+    if (flags & COSTS_NODE) {
+        return !is_active(s, COSTS_NODE) && has_spare(s) && !is_rolled_back(s);
+    }
     return true;
 }
 
@@ -370,6 +376,15 @@ static void begin_elsewhere(sim *s, const sim_fault *f) {
     }
 }
 
+/* A stream that has lost something does not go on: the connection breaks, and
+ * there is a new one. */
+static void mend_path(sim *s, const sim_fault *f) {
+    s->paths[f->coord][f->node] = (sim_path){.double_percent = 1};
+    if (f->kind == FAULT_DELAY || !s->members[f->coord].alive) return;
+    sim_after(s, 1000 + sim_below(s, 20000), EVENT_BROKEN, (int)f->coord,
+              f->node);
+}
+
 /* What ends is made whole, whatever else was wrong with it. */
 static void end_at_node(sim *s, const sim_fault *f) {
     uint32_t member = sim_node_member(f->node);
@@ -396,7 +411,7 @@ static void end_at_node(sim *s, const sim_fault *f) {
     case FAULT_CUT:
     case FAULT_LOSE:
     case FAULT_DELAY:
-        s->paths[f->coord][f->node] = (sim_path){.double_percent = 1};
+        mend_path(s, f);
         break;
     case FAULT_DISK_FULL:
         node->disk_full = false;

@@ -16,9 +16,10 @@ typedef struct {
     } failed[SIM_FAILURES_KEPT]; /* ascending */
 } sim_many_result;
 
-/* Seeds from .. to.  `enough` failures end it (0: none do).  -errno if no
- * process can be made, or one died. */
-int sim_many(uint64_t from, uint64_t to, sim_plant plant, uint64_t enough,
+/* Seeds from .. to.  With `complaint`, only failures that complain of it count,
+ * and the first one ends it.  -errno if no process can be made,
+ * or one died. */
+int sim_many(uint64_t from, uint64_t to, sim_plant plant, const char *complaint,
              sim_many_result *out);
 void sim_many_print(const sim_many_result *r);
 

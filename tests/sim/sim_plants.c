@@ -70,7 +70,7 @@ const sim_plant_entry sim_plants[PLANT_COUNT] = {
                        "still uses"},
     [PLANT_EARLY_READY] = {"early-ready",
                            "nodes report an epoch before they have loaded it",
-                           "last copy"},
+                           "before it holds"},
     [PLANT_OVER_MEMORY] = {"over-memory", "a node does not watch its memory",
                            "bytes"},
     [PLANT_WATCH_GAP] = {"watch-gap",

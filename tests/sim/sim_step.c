@@ -227,6 +227,27 @@ static void begin_layer(sim *s, uint32_t coord) {
     c->in_layer = true;
 }
 
+/* For people who look for the reason. */
+static void trace_holders(sim *s, uint32_t coord, uint32_t unit) {
+    const sim_coord *c = &s->coords[coord];
+    unit_set assigned[SIM_NODES];
+    if (!s->options.trace) return;
+    sim_rack_assigned(s, c->assignment, assigned);
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_seen *n = &c->seen[i];
+        if (!n->there) continue;
+        sim_trace(
+            s, "  node %u: %s, %s%s%s%strust %d", i,
+            node_state_name(membership_state(c->members, n->place)),
+            unit_set_has(&assigned[i], c->layer, unit) ? "assigned, " : "",
+            unit_set_has(&n->held, c->layer, unit) ? "held, " : "",
+            unit_set_has(&n->doubted, c->layer, unit) ? "doubted, " : "",
+            sim_coord_uses(s, coord, i, c->layer, unit, UINT64_MAX) ? "used, "
+                                                                    : "",
+            (int)membership_trust(c->members, n->place, NULL, NULL));
+    }
+}
+
 /* Somebody could have been asked, unless this coordinator was left behind and
  * goes by a placement that is gone, or a node is in trouble: of two copies one
  * may be just about to move, and not be known yet where it is. */
@@ -235,6 +256,7 @@ static void note_lost(sim *s, uint32_t coord) {
     if (!dispatch_lost_expert(s->coords[coord].machine, &expert)) return;
     sim_trace(s, "%s gives up unit %u of layer %u", s->members[coord].name,
               expert, s->coords[coord].layer);
+    trace_holders(s, coord, expert);
     if (!s->strict || s->clock.now_us < s->lag_until_us ||
         s->clock.now_us < s->costs_until_us) {
         return;

@@ -240,9 +240,23 @@ void sim_store_unloaded(sim *s, uint32_t node, uint64_t number) {
 
 /* ---- reports ---- */
 
+/* What the leader counts on: all that the epoch gives to the node is there. */
+static void check_ready(sim *s, uint32_t node, uint64_t epoch) {
+    const rack_placement *p =
+        rack_view_placement(s->members[sim_node_member(node)].view);
+    unit_set assigned[SIM_NODES];
+    if (p == NULL || rack_placement_epoch(p) != epoch) return;
+    sim_rack_assigned(s, p, assigned);
+    unit_set lacks = unit_set_less(&assigned[node], &s->nodes[node].resident);
+    if (unit_set_empty(&lacks)) return;
+    sim_fail(s, "node %u reports epoch %llu before it holds all of it", node,
+             (unsigned long long)(epoch & ((1ull << EPOCH_BITS) - 1)));
+}
+
 static void report(sim *s, uint32_t node, uint64_t epoch, uint64_t digest,
                    uint32_t units, uint32_t waiting) {
     uint32_t member = sim_node_member(node);
+    check_ready(s, node, epoch);
     ready_record r = {.boot = s->members[member].boot,
                       .incarnation = epoch >> EPOCH_BITS,
                       .epoch = epoch & ((1ull << EPOCH_BITS) - 1),

@@ -1,7 +1,7 @@
 /* test_sim.c - many seeds of a simulated rack with faults; and proof that the
  * simulator notices mistakes, by making some.
  *
- *   SIM_SEEDS=N           how many seeds (500)
+ *   SIM_SEEDS=N           how many seeds (300)
  *   --seeds FROM-TO       these, and nothing else
  *   --seed N [--trace]    replay one and print what happens
  *   --plant NAME          with a planted mistake
@@ -18,7 +18,7 @@
 #include "tests/sim/sim.h"
 #include "tests/sim/sim_many.h"
 
-#define SEEDS 500
+#define SEEDS 300
 #define SEEDS_QUICK 60 /* under a sanitizer */
 #define SEEDS_OF_SAME 12
 #define PLANT_SEEDS 3000 /* a planted mistake must show by then */
@@ -39,12 +39,12 @@ static void keeps_its_promises_whatever_fails(void **state) {
     uint64_t seeds = seeds_wanted();
     (void)state;
 
-    assert_int_equal(sim_many(1, seeds, PLANT_NONE, 0, &sum), 0);
+    assert_int_equal(sim_many(1, seeds, PLANT_NONE, NULL, &sum), 0);
     sim_many_print(&sum);
     assert_true(sum.runs == seeds);
     assert_true(sum.failures == 0);
     assert_true(sum.worst_faults >= SIM_FAULTS_LEAST);
-    if (seeds < 400) return;
+    if (seeds < 300) return;
     /* The faults were felt, and most requests finished all the same. */
     for (int i = 0; i < FAULT_KINDS; i++)
         assert_true(sum.faults[i] > 0);
@@ -65,18 +65,14 @@ static void repeats_a_seed_exactly(void **state) {
     }
 }
 
-/* The first complaint must be of the kind that the mistake deserves. */
+/* With the complaint that the mistake deserves. */
 static void expect_caught(sim_plant plant) {
     const sim_plant_entry *p = &sim_plants[plant];
     sim_many_result sum;
-    assert_int_equal(sim_many(1, PLANT_SEEDS, plant, 1, &sum), 0);
+    assert_int_equal(sim_many(1, PLANT_SEEDS, plant, p->complaint, &sum), 0);
     if (sum.failures == 0) fail_msg("nobody noticed that %s", p->what);
     printf("%s: caught by seed %llu: %s\n", p->name,
            (unsigned long long)sum.failed[0].seed, sum.failed[0].why);
-    for (uint64_t i = 0; i < sum.failures && i < SIM_FAILURES_KEPT; i++) {
-        if (strstr(sum.failed[i].why, p->complaint) != NULL) return;
-    }
-    fail_msg("%s: another complaint than '%s'", p->name, p->complaint);
 }
 
 static void notices_every_planted_mistake(void **state) {
@@ -107,7 +103,7 @@ static int run_range(const char *text, sim_plant plant) {
         return 2;
     }
     sim_many_result sum;
-    int rc = sim_many(from, to, plant, 0, &sum);
+    int rc = sim_many(from, to, plant, NULL, &sum);
     if (rc < 0) {
         fprintf(stderr, "a worker failed: %s\n", strerror(-rc));
         return EXIT_FAILURE;

@@ -39,6 +39,8 @@ def _sanitized():
 SANITIZED = _sanitized()
 QUICK = bool(os.environ.get("ROSTER_TEST_QUICK")) or SANITIZED
 SLOWER = 6 if SANITIZED else 1
+# Between looks by a command: each costs a process, which what is looked at lacks.
+LOOK_BY_COMMAND_S = 0.04 * SLOWER
 PATIENCE_S = 40 * SLOWER
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +51,7 @@ def _die_with_parent():
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def wait_until(condition, what, seconds=None):
+def wait_until(condition, what, seconds=None, look=LOOK_S):
     """The first true value of condition(), or an AssertionError."""
     seconds = PATIENCE_S if seconds is None else seconds
     until = time.monotonic() + seconds
@@ -60,7 +62,7 @@ def wait_until(condition, what, seconds=None):
         if time.monotonic() >= until:
             raise AssertionError("%s: not within %g s" %
                                  (what() if callable(what) else what, seconds))
-        time.sleep(LOOK_S)
+        time.sleep(look)
 
 
 def skip(reason):
@@ -343,7 +345,8 @@ class Rack:
             seen[0] = self.status(coordinator)
             return condition(seen[0])
 
-        wait_until(meets, lambda: "%s; status: %s" % (what, seen[0]))
+        wait_until(meets, lambda: "%s; status: %s" % (what, seen[0]),
+                   look=LOOK_BY_COMMAND_S)
         return seen[0]
 
     def wait_node(self, coordinator, node, state):

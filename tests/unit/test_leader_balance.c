@@ -3,6 +3,8 @@
 #define EXPERTS 16
 #include "tests/unit/leader_desk.h"
 
+#include <errno.h>
+#include "coordinator/leader_job.h"
 #include "coordinator/leader_peers.h"
 
 /* ---- heat ---- */
@@ -339,6 +341,19 @@ static void asks_before_it_plans_when_it_is_new(void **state) {
     desk_fini(&d);
 }
 
+/* A node that somebody wants to be empty. */
+static void drain(desk *d, const char *name) {
+    char key[100];
+    const drain_record r = {.by = "x", .at = "2026-01-01T00:00:00Z"};
+    snprintf(key, sizeof(key), "drain/%s", name);
+    put_text(d, key, drain_record_pack(&r));
+    settle_view(d);
+}
+
+static uint64_t all_units(const desk *d) {
+    return units_of(d, "a") + units_of(d, "b");
+}
+
 static void waits_for_heat_when_it_is_new(void **state) {
     desk d;
     (void)state;
@@ -349,9 +364,61 @@ static void waits_for_heat_when_it_is_new(void **state) {
     d.now_ms += 1000;
     assert_int_equal(next(&d), LEADER_WAIT);
     assert_int_equal(d.action.wake_ms, begun_ms + 4000);
-    d.now_ms += 3000; /* nobody asks for anything: shares by memory */
+    desk_fini(&d);
+}
+
+/* Nobody asks for anything: who has copies keeps them until it is known that
+ * they are cold. */
+static void keeps_copies_while_nothing_is_known(void **state) {
+    desk d;
+    (void)state;
+    begin_with_copies(&d);
+    heat_free(d.heat);
+    show_heat(&d);
+    uint64_t units = all_units(&d);
+    d.now_ms += 4000;
+    assert_int_equal(settle(&d), 0);
+    assert_true(holds(&d, "a", 0, 3) && holds(&d, "b", 0, 3));
+    assert_int_equal(all_units(&d), units);
+    desk_fini(&d);
+}
+
+static void drains_a_node_while_nothing_is_known(void **state) {
+    desk d;
+    (void)state;
+    begin_with_copies(&d);
+    heat_free(d.heat);
+    show_heat(&d);
+    d.now_ms += 4000;
+    assert_int_equal(settle(&d), 0);
+    drain(&d, "b");
+    look(&d);
+    d.now_ms += 1000;
     assert_true(settle(&d) > 0);
-    assert_true(holds(&d, "a", 0, 3) != holds(&d, "b", 0, 3));
+    assert_int_equal(units_of(&d, "b"), 0);
+    assert_int_equal(units_of(&d, "a"), LAYERS * EXPERTS);
+    desk_fini(&d);
+}
+
+/* Part of the moves is made, and nobody is left who knows the rest. */
+static void is_drained_in_the_middle_of_moves(void **state) {
+    desk d;
+    (void)state;
+    begin(&d, 1);
+    show_heat(&d);
+    make_uneven(&d, "a");
+    assert_int_equal(next(&d), LEADER_WAIT);
+    d.now_ms += 2000;
+    assert_int_equal(next(&d), LEADER_WRITE);
+    write_now(&d);
+    drain(&d, "a");
+    look(&d);
+    report_all(&d);
+    look(&d);
+    d.now_ms += 1000;
+    assert_true(settle(&d) > 0);
+    assert_int_equal(units_of(&d, "a"), 0);
+    assert_int_equal(units_of(&d, "b"), LAYERS * EXPERTS);
     desk_fini(&d);
 }
 
@@ -441,6 +508,46 @@ static void frees_a_job_that_nobody_runs(void **state) {
 }
 
 /* ---- operators ---- */
+
+/* Nobody is asked again at once: what failed fails again. */
+static void rests_after_a_question_that_failed(void **state) {
+    desk d;
+    char why[200] = "";
+    (void)state;
+    begin(&d, 1);
+    show_heat(&d);
+    make_uneven(&d, "a");
+    assert_int_equal(leader_rebalance(d.machine, false, why, sizeof(why)), 0);
+    assert_int_equal(leader_next(d.machine, d.now_ms, &d.action), 0);
+    assert_int_equal(d.action.kind, LEADER_THINK);
+    d.action.job->rc = -ENOMEM;
+    assert_int_equal(leader_thought(d.machine, d.now_ms, d.action.job),
+                     -ENOMEM);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_int_equal(d.action.wake_ms, d.now_ms + 8000);
+    assert_true(leader_is_asked(d.machine));
+    d.now_ms += 8000;
+    assert_int_equal(next(&d), LEADER_WRITE);
+    desk_fini(&d);
+}
+
+static void does_nothing_for_who_has_gone(void **state) {
+    desk d;
+    char why[200] = "";
+    (void)state;
+    begin(&d, 1);
+    show_heat(&d);
+    make_uneven(&d, "a");
+    assert_int_equal(leader_rebalance(d.machine, false, why, sizeof(why)), 0);
+    assert_int_equal(leader_next(d.machine, d.now_ms, &d.action), 0);
+    leader_unask(d.machine);
+    leader_job_run(d.action.job);
+    assert_int_equal(leader_thought(d.machine, d.now_ms, d.action.job), 0);
+    assert_null(leader_answer(d.machine));
+    assert_false(leader_is_asked(d.machine));
+    assert_int_equal(next(&d), LEADER_WAIT);
+    desk_fini(&d);
+}
 
 static void says_what_it_would_do(void **state) {
     desk d;
@@ -550,11 +657,16 @@ int main(void) {
         cmocka_unit_test(undoes_no_move_within_a_minute),
         cmocka_unit_test(asks_before_it_plans_when_it_is_new),
         cmocka_unit_test(waits_for_heat_when_it_is_new),
+        cmocka_unit_test(keeps_copies_while_nothing_is_known),
+        cmocka_unit_test(drains_a_node_while_nothing_is_known),
+        cmocka_unit_test(is_drained_in_the_middle_of_moves),
         cmocka_unit_test(places_what_never_was_placed_at_once),
         cmocka_unit_test(gives_a_new_node_its_part),
         cmocka_unit_test(replaces_a_node_that_is_gone),
         cmocka_unit_test(drops_an_answer_to_an_old_question),
         cmocka_unit_test(frees_a_job_that_nobody_runs),
+        cmocka_unit_test(rests_after_a_question_that_failed),
+        cmocka_unit_test(does_nothing_for_who_has_gone),
         cmocka_unit_test(says_what_it_would_do),
         cmocka_unit_test(does_what_an_operator_asks_for),
         cmocka_unit_test(refuses_operators_where_it_does_not_lead),

@@ -424,7 +424,7 @@ static void reports_what_a_recovery_found(void **state) {
     message m = {.kind = MESSAGE_RECOVER, .request_id = 1};
     m.recover.by = "somebody";
     ask(r, &m);
-    expect_error(r, 1, ERR_NOT_LEADER, "etcd");
+    expect_error(r, 1, ERR_UNSUPPORTED, "etcd");
     server_set_conductor(r->server, &played);
     ask(r, &m);
     expect_error(r, 1, ERR_NOT_LEADER, "etcd is away");
