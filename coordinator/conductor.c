@@ -110,6 +110,9 @@ static void tell_refusal(conductor *c) {
     if (c->conflict[0] != '\0') {
         code = ERR_WRONG_MODEL;
         text = c->conflict;
+    } else if (!c->listed) {
+        code = ERR_CLOSED;
+        text = "this coordinator has not heard from etcd yet: it knows no nodes";
     } else if (c->drained) {
         code = ERR_CLOSED;
         text = "this coordinator is drained: it takes no new requests";
@@ -442,6 +445,7 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     if (rc == 0) rc = open_registry(c, why, why_size);
     fill_record(c);
     if (rc == 0) rc = registry_set_coordinator(c->registry, &c->own);
+    if (rc == 0) tell_refusal(c);
     return rc;
 }
 

@@ -243,6 +243,11 @@ static void on_unreadable(roster_client *c, uint64_t id, int code,
 
     err_why(why, sizeof(why), code, "%s sent a message that cannot be used: %s",
             c->endpoint, what);
+    /* Damaged on its way: elsewhere the same answer can be had again. */
+    if ((code == ERR_CHECKSUM || code == ERR_MALFORMED) && client_can_move(c)) {
+        lose(c, "its messages are damaged on their way");
+        return;
+    }
     call *to = find_call(c, id);
     if (to != NULL) {
         abort_call(to, code, why);
@@ -294,6 +299,11 @@ static void on_frames(roster_client *c, frames *f) {
     }
     if (m.kind == MESSAGE_MEMBERS) {
         move_learn(c, &m);
+        return;
+    }
+    if (m.kind == MESSAGE_ERROR && m.error.code == ERR_CHECKSUM &&
+        client_can_move(c)) {
+        lose(c, "our messages are damaged on their way");
         return;
     }
     call *to = find_call(c, m.request_id);
