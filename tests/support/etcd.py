@@ -8,6 +8,7 @@ do.  A member dies with the test that started it, however that ends.
 import base64
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,12 +24,22 @@ PROGRAM = shutil.which("etcd")
 ANSWER_S = 10
 
 
+_ports = random.SystemRandom()
+
+
 def free_ports(n):
-    """n different ports that nobody has now."""
-    held = [socket.socket() for _ in range(n)]
+    """n different ports that nobody has now, and that nobody is given who asks
+    for any port: those are above 32767."""
+    held = []
     try:
-        for s in held:
-            s.bind(("127.0.0.1", 0))
+        while len(held) < n:
+            s = socket.socket()
+            try:
+                s.bind(("127.0.0.1", _ports.randrange(10000, 32000)))
+            except OSError:
+                s.close()
+                continue
+            held.append(s)
         return [s.getsockname()[1] for s in held]
     finally:
         for s in held:
