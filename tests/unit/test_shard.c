@@ -319,9 +319,11 @@ static void is_kept_and_opened_without_a_source(void **state) {
     assert_int_equal(shard_cut(r.s, 1, r.why, sizeof(r.why)), 0);
     assert_int_equal(shard_load(r.s, 1, 2, r.why, sizeof(r.why)), 0);
     shard_close(r.s);
+    fetch_free(r.f);         /* what it still has to keep is the cache's now */
     unit_cache_close(cache); /* everything is written */
     assert_int_equal(unit_cache_open(&cache, &c, r.why, sizeof(r.why)), 0);
 
+    open_fetch(&r, 0);
     fetch_set_sources(r.f, NULL, 0);
     const shard_origin again = {
         .fetch = r.f, .cache = cache, .wanted = &r.source.print};
@@ -345,6 +347,8 @@ static void is_kept_and_opened_without_a_source(void **state) {
     assert_int_equal(shard_pull(&r.s, &again, r.why, sizeof(r.why)),
                      ERR_UNAVAILABLE);
     assert_false(skeleton_is_kept(dir, &r.source.print));
+    fetch_free(r.f);
+    r.f = NULL;
     unit_cache_close(cache);
     rig_close(&r);
 }
