@@ -57,7 +57,8 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
          "With --etcd: where other nodes fetch weights.  Default: any free "
          "port on the control endpoint's host."},
         {"zone", 0, OPTION_STRING, &c->zone, "NAME",
-         "With --etcd: where the node stands, for status."},
+         "With --etcd: what fails together with this node, such as a rack or a "
+         "power line.  Replicas of an expert are spread over zones."},
         {"threads", 0, OPTION_U32, &c->threads, "N",
          "Compute threads.  0: one per CPU that this process may use."},
         {"exact", 0, OPTION_FLAG, &c->exact, NULL,
