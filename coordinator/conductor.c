@@ -14,6 +14,7 @@
 #include "coordinator/conductor_homeless.h"
 #include "coordinator/conductor_internal.h"
 #include "coordinator/conductor_recover.h"
+#include "coordinator/nodes_held.h"
 #include "coordinator/nodes_load.h"
 #include "engine/err.h"
 #include "engine/log.h"
@@ -302,6 +303,8 @@ int conductor_show(conductor *c, const rack_view *view,
         .live_since_ms = registry_live_since(c->registry),
         .model = &c->model->plan,
         .heat = nodes_heat(c->config.nodes),
+        .told_epoch = nodes_told_epoch(c->config.nodes),
+        .n_groups = c->config.model->n_groups,
     };
     int rc = leader_look(c->leader, now_ms(), &picture);
     if (rc < 0) {

@@ -73,7 +73,7 @@ static void feed_speeds(conductor *c) {
     for (uint32_t i = 0; i < nodes_count(n); i++) {
         const char *name = nodes_name(n, i);
         if (name == NULL) continue;
-        int rc = leader_set_speed(c->leader, name, nodes_speed(n, i));
+        int rc = leader_set_speed(c->leader, now, name, nodes_speed(n, i));
         if (rc == 0) continue;
         log_error("cannot note the speed of %s: %s", name, err_text(rc));
         return;

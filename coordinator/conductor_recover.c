@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/conductor_internal.h"
-#include "coordinator/leader_nodes.h"
 #include "coordinator/nodes_held.h"
 #include "coordinator/recovery.h"
 #include "engine/err.h"
@@ -234,7 +233,7 @@ static int make_plan(recover_job *j, char *why, size_t why_size) {
     if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
 
     const recovery_input in = {.view = view,
-                               .nodes_epoch = leader_nodes_epoch(view),
+                               .nodes_epoch = leader_known_epoch(c->leader),
                                .model = &c->model->plan,
                                .nodes = held,
                                .n_nodes = n_held};

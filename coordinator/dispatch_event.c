@@ -76,7 +76,7 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
 
     if (!dispatch_table_current(d, r)) {
         d->stats.late_rows += r->n_pairs;
-        dispatch_table_remove(d, r);
+        dispatch_table_answered(d, r);
         return ERR_NOT_HERE;
     }
     bool won = false;
@@ -96,7 +96,7 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     if (won && r->hedge) d->stats.hedge_wins++;
     *pairs = r->pairs;
     *n = r->n_pairs;
-    dispatch_table_remove(d, r);
+    dispatch_table_answered(d, r);
     return 0;
 }
 

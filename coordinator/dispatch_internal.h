@@ -79,6 +79,12 @@
 /* A request is forgotten, and its credit returned, after so many times the
  * patience: its deadline on the node has passed long before. */
 #define DISPATCH_FORGET 2
+/* So is one that was passed by so often: the node answered a request that was
+ * sent later, then one that was sent after that answer, and so on.  Its queue
+ * lets no batch wait behind more than JOB_PATIENCE (8) younger ones, so the
+ * request or its answer was lost on the way; if not, one batch more than agreed
+ * waits there. */
+#define DISPATCH_ROUNDS 16
 /* A node's speed before any node has answered, and for the deadline of one that
  * has not. */
 #define DISPATCH_BASE_US 1000
@@ -122,6 +128,7 @@ typedef struct {
     uint64_t expected_us;                           /* it would take */
     uint32_t node, layer, n_pairs;
     uint32_t ahead;  /* pairs the node had to do, with these */
+    uint64_t round;  /* its node's, when it was sent */
     uint32_t *pairs; /* [piece_pairs]; meaningless once the layer is over */
     uint32_t newer, older; /* slots in flight, by age; newer: free list */
     bool late;
@@ -145,6 +152,7 @@ typedef struct {
     uint64_t slow_looked_us;    /* that was looked at last */
     uint64_t outstanding_bytes; /* of replies */
     uint32_t outstanding_pairs;
+    uint64_t rounds; /* answers, each to a request sent after the one before */
     /* requests of the layer `fresh_seq` that are in flight and not late */
     uint64_t fresh_seq;
     uint32_t n_fresh;
@@ -301,6 +309,8 @@ dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
 /* Its credit is returned.  The slot's pair list stays readable until the next
  * dispatch_table_add(). */
 void dispatch_table_remove(dispatch *d, dispatch_request *r);
+/* It was answered: forget what that shows to be lost. */
+void dispatch_table_answered(dispatch *d, dispatch_request *r);
 /* Forget what is too old; when that can happen next. */
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us);
 /* Does it belong to the layer that is being computed? */

@@ -117,6 +117,7 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
     d->newest = slot;
 
     dispatch_peer *peer = &d->peers[node];
+    d->requests[slot].round = peer->rounds;
     peer->outstanding_bytes += n_pairs * d->config.reply_row_bytes;
     peer->outstanding_pairs += n_pairs;
     if (peer->fresh_seq != d->layer_seq) {
@@ -155,6 +156,28 @@ void dispatch_table_remove(dispatch *d, dispatch_request *r) {
     r->id = 0;
     r->newer = d->free_slot;
     d->free_slot = slot;
+}
+
+/* Of layers that are over: those of this one have deadlines of their own. */
+static void forget_passed(dispatch *d, uint32_t node) {
+    uint64_t rounds = d->peers[node].rounds;
+    for (uint32_t i = d->oldest; i != DISPATCH_NONE;) {
+        dispatch_request *r = &d->requests[i];
+        if (dispatch_table_current(d, r)) return;
+        i = r->newer;
+        if (r->node == node && r->round + DISPATCH_ROUNDS <= rounds) {
+            dispatch_table_remove(d, r);
+        }
+    }
+}
+
+void dispatch_table_answered(dispatch *d, dispatch_request *r) {
+    uint32_t node = r->node;
+    bool round = r->round == d->peers[node].rounds;
+    dispatch_table_remove(d, r);
+    if (!round) return;
+    d->peers[node].rounds++;
+    forget_passed(d, node);
 }
 
 /* Requests of layers that are over, unless their node is still at work. */

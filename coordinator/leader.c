@@ -19,6 +19,7 @@
 #define SETTLE_MAX_MS 5000
 #define REPLACE_AFTER_MS 15000
 #define UNKNOWN_MS 10000
+#define BEHIND_MS 3000
 #define COMPACT_MS 300000
 #define RETRY_MS 500 /* after a write that was refused; doubles */
 #define RETRY_MOST_MS 8000
@@ -41,6 +42,7 @@ int leader_new(leader **out, const leader_config *c) {
     own->settle_max_ms = or_default(c->settle_max_ms, SETTLE_MAX_MS);
     own->replace_after_ms = or_default(c->replace_after_ms, REPLACE_AFTER_MS);
     own->unknown_ms = or_default(c->unknown_ms, UNKNOWN_MS);
+    own->behind_ms = or_default(c->behind_ms, BEHIND_MS);
     own->compact_ms = or_default(c->compact_ms, COMPACT_MS);
     own->balance_every_ms = or_default(c->balance_every_ms, BALANCE_EVERY_MS);
     own->heat_wait_ms = or_default(c->heat_wait_ms, HEAT_WAIT_MS);
@@ -66,18 +68,41 @@ void leader_free(leader *l) {
 
 /* ---- looking ---- */
 
+static uint64_t newer(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+static uint64_t shown_epoch(const rack_view *v) {
+    const rack_placement *now = rack_view_placement(v);
+    return now != NULL ? rack_placement_epoch(now) : 0;
+}
+
+/* Is there a newer placement than the view shows?  Our own writes, and what
+ * nodes answer, come by other ways than the watch. */
+static void note_behind(leader *l, uint64_t now_ms, const leader_picture *p) {
+    uint64_t known = newer(l->written_epoch, p->told_epoch);
+    bool live = p->view != NULL && p->live_since_ms != 0;
+    if (!live || p->term == 0 || known <= shown_epoch(p->view)) {
+        l->behind_since_ms = 0;
+    } else if (l->behind_since_ms == 0) {
+        l->behind_since_ms = now_ms;
+    }
+}
+
 /* Why the leader may not write; "" if it may, or is none. */
-static const char *find_obstacle(const leader_picture *p) {
+static const char *find_obstacle(const leader *l, uint64_t now_ms,
+                                 const leader_picture *p) {
     if (p->term == 0 || p->view == NULL || p->model == NULL) return "";
     const rack_placement *now = rack_view_placement(p->view);
     int64_t revision = rack_view_epoch_revision(p->view);
+    bool lost = l->behind_since_ms != 0 &&
+                now_ms >= l->behind_since_ms + l->config.behind_ms;
 
     if (rack_view_rolled_back(p->view)) {
         return "etcd's placement is older than the one in force: nothing is "
                "changed until an operator recovers it";
     }
-    if (leader_nodes_epoch(p->view) >
-        (now != NULL ? rack_placement_epoch(now) : 0)) {
+    if (lost || leader_nodes_epoch(p->view) > shown_epoch(p->view)) {
         return "nodes know a newer placement than etcd has: nothing is changed "
                "until an operator recovers it";
     }
@@ -131,15 +156,17 @@ int leader_look(leader *l, uint64_t now_ms, const leader_picture *p) {
         leader_balance_forget(l);
     }
     l->picture = *p;
-    l->why = find_obstacle(p);
+    note_behind(l, now_ms, p);
+    l->why = find_obstacle(l, now_ms, p);
     return 0;
 }
 
-int leader_set_speed(leader *l, const char *name, double speed) {
+int leader_set_speed(leader *l, uint64_t now_ms, const char *name,
+                     double speed) {
     uint32_t number;
     int rc = leader_peers_number(&l->peers, name, &number);
     if (rc < 0) return rc;
-    leader_peer_set_speed(&l->peers.items[number], speed);
+    leader_peer_set_speed(&l->peers.items[number], now_ms, speed);
     return 0;
 }
 
@@ -171,6 +198,12 @@ const char *leader_why(const leader *l) {
     return l->why;
 }
 
+uint64_t leader_known_epoch(const leader *l) {
+    const leader_picture *p = &l->picture;
+    uint64_t reported = p->view != NULL ? leader_nodes_epoch(p->view) : 0;
+    return newer(reported, newer(l->written_epoch, p->told_epoch));
+}
+
 /* ---- after a write ---- */
 
 /* The revision that was written over stands no more, or etcd was listed anew,
@@ -187,6 +220,11 @@ static bool is_held(leader *l, uint64_t now_ms) {
 void leader_wrote(leader *l, uint64_t now_ms, leader_outcome o) {
     assert(l->writing);
     l->writing = false;
+    if (o == LEADER_DONE) {
+        uint64_t epoch =
+            epoch_pack(l->step.head.incarnation, l->step.head.epoch);
+        l->written_epoch = newer(l->written_epoch, epoch);
+    }
     planner_step_fini(&l->step);
     l->held = true;
     l->held_since_ms = now_ms;
@@ -297,7 +335,8 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
 static bool may_write(const leader *l) {
     const leader_picture *p = &l->picture;
     return p->term != 0 && p->view != NULL && p->model != NULL &&
-           p->live_since_ms != 0 && l->why[0] == '\0';
+           p->live_since_ms != 0 && l->behind_since_ms == 0 &&
+           l->why[0] == '\0';
 }
 
 /* When the set of nodes will have been still for long enough. */
@@ -363,6 +402,9 @@ static int next_step(leader *l, uint64_t now_ms, leader_action *out) {
 
 int leader_next(leader *l, uint64_t now_ms, leader_action *out) {
     *out = (leader_action){.kind = LEADER_WAIT, .wake_ms = UINT64_MAX};
+    if (l->behind_since_ms != 0 && l->why[0] == '\0') {
+        out->wake_ms = l->behind_since_ms + l->config.behind_ms;
+    }
     if (l->writing || !may_write(l)) return 0;
 
     out->revision = revision_to_compact(l, now_ms);

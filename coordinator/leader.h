@@ -14,6 +14,9 @@
  *   - nothing is written without a term, while the view is not up to date, when
  *     etcd's placement went back (an operator recovers), could not be read or
  *     was made for another model;
+ *   - nor while this leader has written, or nodes know, a newer placement than
+ *     the view shows: the view is late and will show it or, after behind_ms,
+ *     etcd has lost it, which is for an operator too;
  *   - one write at a time, fenced by the term and the revision that it was
  *     planned from; the next one is planned from a view that shows the last;
  *   - after a write whose outcome nobody knows: nothing until the view shows
@@ -54,6 +57,7 @@ typedef struct {
     uint32_t settle_max_ms;    /* 5,000 */
     uint32_t replace_after_ms; /* 15,000 */
     uint32_t unknown_ms;       /* 10,000: longer than etcd keeps a request */
+    uint32_t behind_ms;        /* 3,000 */
     uint32_t compact_ms;       /* 300,000 */
     uint32_t balance_every_ms; /* 2,000 */
     uint32_t heat_wait_ms; /* 4,000: a leader that is new may have none yet */
@@ -75,16 +79,19 @@ typedef struct {
     const heat *heat;           /* of the model, cut like that; NULL: none.  May
                                    be added to between looks. */
     uint32_t n_groups;          /* of the model's experts; 0: none */
+    uint64_t told_epoch; /* the newest placement (packed) that a live node
+                            answered it knows; 0: none did */
 } leader_picture;
 
 /* -ENOMEM: this look was not taken; look again. */
 int leader_look(leader *l, uint64_t now_ms, const leader_picture *p);
 
-/* How fast a node was measured to be, 1 being usual; 0: not known.  Any time.
- * It counts in steps of a quarter, and changes step only for a difference that
- * is clearly one, so that equal machines are equal.  Unknown names are kept for
- * when they come; -ENOMEM. */
-int leader_set_speed(leader *l, const char *name, double speed);
+/* How fast a node was measured to be, 1 being usual; 0: not known.  To be told
+ * every few seconds.  It counts in steps of a quarter, and changes step only
+ * for a difference that is clearly one and lasts, so that equal machines are
+ * equal.  Unknown names are kept for when they come; -ENOMEM. */
+int leader_set_speed(leader *l, uint64_t now_ms, const char *name,
+                     double speed);
 
 /* ---- jobs: plans and runs of the balancer ---- */
 
@@ -136,6 +143,10 @@ const planner_input *leader_input(leader *l, uint64_t now_ms);
 /* Why nothing may be written although this is the leader: a sentence for
  * `status`; "" if all is well. */
 const char *leader_why(const leader *l);
+
+/* The newest placement (packed) that nodes or our own writes tell of, whatever
+ * etcd shows: for a recovery.  0: none. */
+uint64_t leader_known_epoch(const leader *l);
 
 /* A holder that a target adds or takes away. */
 typedef struct {

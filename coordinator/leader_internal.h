@@ -62,6 +62,10 @@ struct leader {
     bool held;
     uint64_t held_since_ms, held_until_ms;
     uint32_t retry_ms;
+    uint64_t written_epoch; /* the newest that etcd said it has; 0: none */
+    /* Since when the view is up to date and yet lacks a placement that is
+     * known; 0: it does not. */
+    uint64_t behind_since_ms;
 
     bool thinking;     /* a job is away */
     bool has_step;     /* l->step is a plan to be written */

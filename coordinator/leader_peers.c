@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,9 +47,28 @@ int leader_peers_number(leader_peers *p, const char *name, uint32_t *number) {
     return 0;
 }
 
-void leader_peer_set_speed(leader_peer *p, double speed) {
-    if (!isfinite(speed) || speed <= 0) return;
-    if (fabs(speed - p->speed) < STICKS) return;
-    double steps = round(speed / LEADER_SPEED_STEP) * LEADER_SPEED_STEP;
+/* Does it go on with what was heard last, on the same side? */
+static bool goes_on(const leader_peer *p, uint64_t now_ms, double speed) {
+    return p->other_since_ms != 0 &&
+           now_ms <= p->other_until_ms + LEADER_SPEED_GAP_MS &&
+           (speed > p->speed) == (p->other > p->speed);
+}
+
+void leader_peer_set_speed(leader_peer *p, uint64_t now_ms, double speed) {
+    bool known = isfinite(speed) && speed > 0;
+    if (!known || fabs(speed - p->speed) < STICKS) {
+        p->other_since_ms = 0;
+        return;
+    }
+    if (!goes_on(p, now_ms, speed)) {
+        p->other_since_ms = now_ms;
+        p->other = speed;
+    }
+    p->other_until_ms = now_ms;
+    if (fabs(speed - p->speed) < fabs(p->other - p->speed)) p->other = speed;
+    if (now_ms < p->other_since_ms + LEADER_SPEED_LASTS_MS) return;
+
+    double steps = round(p->other / LEADER_SPEED_STEP) * LEADER_SPEED_STEP;
     p->speed = fmin(fmax(steps, LEADER_SPEED_LEAST), LEADER_SPEED_MOST);
+    p->other_since_ms = 0;
 }

@@ -7,8 +7,13 @@
  * of an expert and v the variance over the layer's experts, what is noise is
  * about NOISE m, and only the rest, 1 - NOISE m / v of each difference, is
  * believed. Even traffic gives loads that are all the same, and no move; a few
- * hundred tokens of really uneven traffic are believed nearly whole. */
+ * hundred tokens of really uneven traffic are believed nearly whole.
+ *
+ * What is predicted from them has an error too: a node's pairs are a sum of
+ * such counts, and the balancer looks for the sum that is least.  So it is told
+ * how far off its times may be, for what it gains to be clearly more. */
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/leader_internal.h"
@@ -38,19 +43,37 @@ static bool heat_fits(const heat *h, const planner_model *m) {
     return true;
 }
 
+/* Of all layers, whole experts. */
+static double count_pairs(const heat *h, const planner_model *m,
+                          uint32_t *layers) {
+    double pairs = 0;
+    *layers = 0;
+    for (uint32_t i = 0; i < m->n_layers; i++) {
+        if (m->slices[i] == 0) continue;
+        ++*layers;
+        pairs += heat_total(h, i) / m->slices[i];
+    }
+    return pairs;
+}
+
 bool leader_has_heat(const leader *l) {
     const planner_model *m = l->picture.model;
     const heat *h = l->picture.heat;
-    double pairs = 0, least = PAIRS_BY_EXPERT * m->n_experts;
-    uint32_t layers = 0;
+    double least = PAIRS_BY_EXPERT * m->n_experts;
+    uint32_t layers;
     if (h == NULL || !heat_fits(h, m)) return false;
-    for (uint32_t i = 0; i < m->n_layers; i++) {
-        if (m->slices[i] == 0) continue;
-        layers++;
-        pairs += heat_total(h, i) / m->slices[i];
-    }
+    double pairs = count_pairs(h, m, &layers);
     if (least < PAIRS_LEAST) least = PAIRS_LEAST;
     return layers > 0 && pairs >= least * layers;
+}
+
+/* How far off the rack's predicted time may be: that of the busiest node of
+ * each layer, added up.  A node's pairs vary as NOISE times their number. */
+static double noise_of(const heat *h, const planner_model *m,
+                       uint32_t n_nodes) {
+    uint32_t layers;
+    double pairs = count_pairs(h, m, &layers);
+    return pairs > 0 ? sqrt(NOISE * n_nodes / pairs) : 0;
 }
 
 /* All slices of an expert do the same work. */
@@ -96,6 +119,13 @@ static int read_heat(const leader *l, leader_job *j) {
 }
 
 /* ---- nodes ---- */
+
+static uint32_t count_staying(const leader_job *j) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < j->input.n_nodes; i++)
+        n += j->balance_nodes[i].stays;
+    return n;
+}
 
 static int read_nodes(leader_job *j) {
     const planner_input *in = &j->input;
@@ -243,5 +273,8 @@ int leader_question(leader *l, uint64_t now_ms, leader_job *j) {
     q->banned = j->banned;
     q->reserve = RESERVE;
     q->price = PRICE;
+    if (j->load != NULL) {
+        q->noise = noise_of(l->picture.heat, m, count_staying(j));
+    }
     return 0;
 }

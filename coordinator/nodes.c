@@ -55,8 +55,8 @@ void nodes_send(node *p, const message *m) {
 
 void nodes_greet(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_HELLO);
-    p->greeted = true;
-    p->doubted_since = false;
+    m.request_id = p->greeting = ++n->last_question;
+    p->greeted_ms = now_ms();
     m.hello.role = ROLE_COORDINATOR;
     m.hello.name = n->config.self->name;
     m.hello.has_profile = true;
@@ -172,7 +172,8 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
         return rc;
     }
     /* A word that may be older than what was taken since says nothing of it. */
-    if (!p->doubted_since || p->doubted.slices != held.slices) {
+    if (m->request_id > p->doubted_by ||
+        p->doubted.slices != held.slices) {
         holdings none;
         rc = holdings_init_slices(&none, held.n_layers, held.n_experts,
                                   held.slices);
@@ -199,11 +200,12 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
 /* Only a welcome that we asked for counts.  One of a node that is up says what
  * it holds now; nothing else about it changes, unless it is another process. */
 static void on_welcome(nodes *n, node *p, const message *m) {
-    if (!p->greeted) {
+    if (m->request_id <= p->answered || m->request_id > p->greeting) {
         log_debug("node %s: a welcome too many", p->control);
         return;
     }
-    p->greeted = false;
+    p->answered = m->request_id;
+    p->told_epoch = m->epoch;
     int rc = accept_welcome(n, p, m);
     if (rc < 0) {
         clean(p->why);
@@ -219,6 +221,7 @@ static void on_welcome(nodes *n, node *p, const message *m) {
 }
 
 static void on_pong(nodes *n, node *p, const message *m) {
+    p->told_epoch = m->epoch;
     p->batches = m->pong.batches;
     p->pairs = m->pong.pairs;
     p->queued = m->pong.queued_jobs;
@@ -362,16 +365,14 @@ void nodes_pump(nodes *n) {
         act(n, &a);
     }
     uint64_t now = now_ms();
-    bool out_of_patience = n->next != NULL && now >= n->switch_until_ms;
-    if (out_of_patience || n->unpublished) nodes_changed(n);
+    if (n->unpublished) nodes_changed(n);
+    if (n->next != NULL && now >= n->switch_look_ms && nodes_switch(n))
+        nodes_publish(n);
     check_settled(n);
     uint64_t wake = sooner(a.wake_ms, now + 1000);
     wake = sooner(wake, nodes_load_ask(n, now));
-    if (n->unpublished) {
-        wake = sooner(wake, n->rack_due_ms);
-    } else if (n->next != NULL) {
-        wake = sooner(wake, n->switch_until_ms);
-    }
+    if (n->unpublished) wake = sooner(wake, n->rack_due_ms);
+    if (n->next != NULL) wake = sooner(wake, n->switch_look_ms);
     uv_timer_start(&n->timer, on_timer, wake > now ? wake - now : 1, 0);
 }
 

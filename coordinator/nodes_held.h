@@ -1,6 +1,6 @@
 /* nodes_held.h - what the live nodes hold: by their own word, for a recovery,
- * when no placement says it any more; and what of it can be asked for.  Loop
- * thread only. */
+ * when no placement says it any more; which placement they know; and what of
+ * what they hold can be asked for.  Loop thread only. */
 #ifndef COORDINATOR_NODES_HELD_H
 #define COORDINATOR_NODES_HELD_H
 
@@ -10,6 +10,10 @@
 /* The registered nodes that are up and hold something, ascending by name;
  * malloc'ed, the holdings are borrowed until the loop goes on.  -ENOMEM. */
 int nodes_held(const nodes *n, recovery_node **out, uint32_t *count);
+
+/* The newest placement (packed) that one of the registered nodes that are up
+ * says it knows; 0: none does. */
+uint64_t nodes_told_epoch(const nodes *n);
 
 /* What can be asked for now: the newest that the step thread was told.  NULL
  * before that; borrowed until the loop goes on. */

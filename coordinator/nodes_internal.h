@@ -23,8 +23,10 @@ typedef struct {
     uint64_t record_boot;
     bool draining;
 
-    bool greeted; /* a welcome is due: one that we did not ask for is none */
-    bool stale;   /* it told us that our placement is too old */
+    /* Of the last greeting: its number, which the welcome repeats, and when. */
+    uint64_t greeting, greeted_ms;
+    uint64_t answered; /* the latest greeting that was; others are too many */
+    bool stale;        /* it told us that our placement is too old */
     /* of the last welcome */
     bool welcomed;
     char name[MESSAGE_NAME_MAX + 1];
@@ -37,9 +39,10 @@ typedef struct {
      * what a switch has taken from it since: it may drop them at any time, so a
      * later placement that gives them back waits for its next word. */
     holdings doubted;
-    bool doubted_since; /* its last greeting: the welcome to come is no word */
+    uint64_t doubted_by; /* the welcome to no greeting up to this is that word */
 
     char why[200];                     /* of the last refusal */
+    uint64_t told_epoch; /* the placement that it knows, by its last answer */
     uint64_t batches, pairs, progress; /* of the last pong */
     uint32_t queued;
 
@@ -64,12 +67,14 @@ struct nodes {
     /* With registered nodes: the placement in use, and one that is to be. NULL:
      * there is none. */
     rack_placement *assignment, *next;
+    uint64_t switch_look_ms;  /* then it is looked at again */
     uint64_t switch_until_ms; /* then `next` is used in any case */
     placement *where;         /* the newest: live, assigned and held */
     char difference[200];     /* the last one between replicas; or "" */
 
     heat *heat, *old_heat; /* NULL: not measured yet; of an earlier cut */
-    uint64_t last_load_id, load_due_ms;
+    uint64_t load_due_ms;
+    uint64_t last_question; /* the number of a greeting or a load question */
 };
 
 static inline bool node_is_up(const nodes *n, const node *p) {

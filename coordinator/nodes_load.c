@@ -68,7 +68,7 @@ static void ask(nodes *n, node *p, uint64_t now_ms) {
     if (waits) return;
     message m = identity_message(n->config.self, MESSAGE_LOAD_REQUEST);
     m.to_boot_id = membership_boot(n->machine, p->index);
-    m.request_id = p->load_id = ++n->last_load_id;
+    m.request_id = p->load_id = ++n->last_question;
     p->load_asked_ms = now_ms;
     nodes_send(p, &m);
 }

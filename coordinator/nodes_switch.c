@@ -6,14 +6,22 @@
  * leave the unit without anybody to ask in between.  So the older placement
  * stays in use until the nodes of the newer one have said what they hold, which
  * they are asked for at once.  The pings go on naming the older one meanwhile,
- * so nobody unloads anything that we still use.  This wait is bounded: a node
- * that says nothing is not worth holding up the rack for. */
+ * so nobody unloads anything that we still use.
+ *
+ * What must not be lost is a unit's last copy, and no copy below the number
+ * that each unit is to have, since the node that has the only other one may die
+ * in that moment.  Copies beyond those are there to share load.  The wait is
+ * bounded: nodes stop to wait for us at some time, and give up what we go on to
+ * use.  After it, units that are left to nobody are asked of nobody (their
+ * sequences are parked, or computed from our own file) until a node says that
+ * it has them; that is logged, with numbers and names. */
 #include <stdlib.h>
 #include "coordinator/nodes_internal.h"
 #include "engine/log.h"
 #include "engine/util.h"
 
 #define SWITCH_PATIENCE_MS 3000 /* well within what nodes wait for us */
+#define ASK_AGAIN_MS 50         /* a node, what it holds now */
 
 const node **nodes_by_place(const nodes *n, const rack_placement *p) {
     const epoch_record *head = rack_placement_head(p);
@@ -28,70 +36,112 @@ const node **nodes_by_place(const nodes *n, const rack_placement *p) {
     return of;
 }
 
-static bool can_be_asked(const layer_map *map, const node *const *of,
-                         uint32_t layer, uint32_t unit) {
+/* What a switch would leave to too few, for the log. */
+typedef struct {
+    uint64_t units, unheld; /* with fewer copies than due; with none at all */
+    const node *silent;     /* one who is to hold such a unit */
+} loss;
+
+static uint32_t count_copies(const layer_map *map, const node *const *of,
+                             uint32_t layer, uint32_t unit) {
+    uint32_t count, copies = 0;
+    const uint16_t *holders = layer_map_holders(map, unit, &count);
+    for (uint32_t i = 0; i < count; i++) {
+        const node *p = of[holders[i]];
+        copies += p != NULL && node_can_be_asked(p, layer, unit);
+    }
+    return copies;
+}
+
+/* A live node that is to hold the unit, and has not said that it does; NULL:
+ * there is none, so nothing is to be waited for. */
+static const node *find_silent(const layer_map *map, const node *const *of,
+                               uint32_t layer, uint32_t unit) {
     uint32_t count;
     const uint16_t *holders = layer_map_holders(map, unit, &count);
     for (uint32_t i = 0; i < count; i++) {
         const node *p = of[holders[i]];
-        if (p != NULL && node_can_be_asked(p, layer, unit)) return true;
+        if (p != NULL && !node_can_be_asked(p, layer, unit)) return p;
     }
-    return false;
+    return NULL;
 }
 
-/* Those who are to hold a unit, and have not said that they do: ask them. */
-static bool ask_holders(nodes *n, const layer_map *map, const node *const *of,
-                        uint32_t unit) {
+/* One that was asked a moment ago has not had the time for an answer, or for
+ * another one. */
+static void ask_silent(nodes *n, const layer_map *map, const node *const *of,
+                       uint32_t layer, uint32_t unit) {
     uint32_t count;
-    bool asked = false;
+    uint64_t now = now_ms();
     const uint16_t *holders = layer_map_holders(map, unit, &count);
     for (uint32_t i = 0; i < count; i++) {
-        if (of[holders[i]] == NULL) continue;
-        node *p = n->all[of[holders[i]]->index];
-        if (!p->greeted) nodes_greet(n, p);
-        asked = true;
+        const node *its = of[holders[i]];
+        if (its == NULL || node_can_be_asked(its, layer, unit)) continue;
+        if (now < its->greeted_ms + ASK_AGAIN_MS) continue;
+        nodes_greet(n, n->all[its->index]);
     }
-    return asked;
 }
 
-/* Is there a unit that somebody can be asked for now, and after the switch
- * nobody, although there is a live node that is to hold it?  All such nodes are
- * asked in one go. */
-static bool would_lose(nodes *n, const node *const *now,
-                       const node *const *then) {
-    bool lose = false;
+static void look_at_unit(nodes *n, uint32_t layer, uint32_t unit,
+                         const node *const *now, const node *const *then,
+                         loss *out) {
+    const layer_map *old = rack_placement_layer(n->assignment, layer);
+    const layer_map *new = rack_placement_layer(n->next, layer);
+    uint32_t due = rack_placement_head(n->next)->min_replicas;
+    uint32_t before = count_copies(old, now, layer, unit);
+    uint32_t after = count_copies(new, then, layer, unit);
+    if (after >= before || (after > 0 && after >= due)) return;
+    const node *silent = find_silent(new, then, layer, unit);
+    if (silent == NULL) return;
+    out->silent = silent;
+    out->units++;
+    out->unheld += after == 0;
+    ask_silent(n, new, then, layer, unit);
+}
+
+/* What would be lost although there is a live node that is to hold it.  All
+ * such nodes are asked in one go. */
+static void find_loss(nodes *n, const node *const *now, const node *const *then,
+                      loss *out) {
     for (uint32_t l = 0; l < n->config.model->n_layers; l++) {
         const layer_map *old = rack_placement_layer(n->assignment, l);
         const layer_map *new = rack_placement_layer(n->next, l);
         if (old == NULL || new == NULL || old == new) continue;
-        for (uint32_t unit = 0; unit < new->n_units; unit++) {
-            if (!can_be_asked(old, now, l, unit)) continue;
-            if (can_be_asked(new, then, l, unit)) continue;
-            lose |= ask_holders(n, new, then, unit);
-        }
+        for (uint32_t unit = 0; unit < new->n_units; unit++)
+            look_at_unit(n, l, unit, now, then, out);
     }
-    return lose;
 }
 
-/* Would the switch leave anything to nobody? */
-static bool loses(nodes *n) {
+/* Would the switch leave anything to too few?  Without memory to tell: yes, and
+ * that is looked at again. */
+static bool loses(nodes *n, loss *out) {
+    *out = (loss){0};
     if (n->assignment == NULL) return false;
     const epoch_record *old = rack_placement_head(n->assignment);
     if (old->slices != rack_placement_head(n->next)->slices) return false;
     const node **now = nodes_by_place(n, n->assignment);
     const node **then = nodes_by_place(n, n->next);
-    bool lose = now == NULL || then == NULL || would_lose(n, now, then);
+    bool known = now != NULL && then != NULL;
+    if (known) find_loss(n, now, then, out);
     free(now);
     free(then);
-    return lose;
+    return !known || out->units > 0;
 }
 
 static bool must_wait(nodes *n) {
-    if (!loses(n)) return false;
-    if (now_ms() < n->switch_until_ms) return true;
-    log_warn("epoch %llu is used from now on, though nodes have not said that "
-             "they hold what it gives them",
-             (unsigned long long)rack_placement_head(n->next)->epoch);
+    loss lost;
+    uint64_t now = now_ms();
+    if (!loses(n, &lost)) return false;
+    if (now < n->switch_until_ms) {
+        n->switch_look_ms = size_min(now + ASK_AGAIN_MS, n->switch_until_ms);
+        return true;
+    }
+    log_warn("epoch %llu is used from now on, though %llu units have fewer "
+             "copies by it than they are to have, %llu of them none: %s has "
+             "not said that it holds what it is given",
+             (unsigned long long)rack_placement_head(n->next)->epoch,
+             (unsigned long long)lost.units, (unsigned long long)lost.unheld,
+             lost.silent != NULL ? nodes_name(n, lost.silent->index)
+                                 : "a node");
     return false;
 }
 
@@ -105,7 +155,7 @@ static void doubt_layer(node *p, uint32_t layer, const layer_map *map,
         if (rack_placement_assigns(old, was, layer, unit) &&
             !rack_placement_assigns(new, is, layer, unit)) {
             holdings_add(&p->doubted, layer, unit);
-            p->doubted_since = true;
+            p->doubted_by = p->greeting;
         }
         unit = holdings_next(&p->held, layer, unit + 1, map->n_units);
     }

@@ -118,7 +118,8 @@ static bool pays(const balance_work *w, double before, double after,
     double percent = w->bytes > 0 ? 100 * (double)bytes / (double)w->bytes : 0;
     /* Copies that nobody needs go for nothing. */
     if (bytes == 0 && all->removed > must->removed) return true;
-    return gain >= BALANCE_LEAST_GAIN && gain >= w->in->price * percent;
+    return gain >= BALANCE_LEAST_GAIN && gain >= w->in->price * percent &&
+           gain >= BALANCE_SURE * w->in->noise;
 }
 
 /* ---- the answer ---- */

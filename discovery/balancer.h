@@ -69,10 +69,15 @@ typedef struct {
     /* A change pays if it lowers the rack's predicted time by this share for
      * each percent of all bytes that it moves, and by BALANCE_LEAST_GAIN. */
     double price;
+    /* Loads are counts of what came by chance: about which share of the rack's
+     * predicted time may be only that.  A gain that is not clearly more does
+     * not pay; 0: loads are exact. */
+    double noise;
     bool forced; /* even small gains, and even if they do not pay */
 } balance_input;
 
 #define BALANCE_LEAST_GAIN 0.03
+#define BALANCE_SURE 2.0 /* a gain must be so many times the noise */
 
 /* Imbalance, max / mean. */
 typedef struct {

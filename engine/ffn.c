@@ -7,7 +7,9 @@
  * a network wants A8 where F32 arrived (gate and up of different formats), a
  * run before these encodes the rows.
  *
- * Which task computes what, and next to which rows, changes no bit. */
+ * Which task computes what, and next to which rows, changes no bit.  A task may
+ * take long where many rows meet a slow kernel or a busy machine, so it tells
+ * the pool of each part that it has done. */
 #include "engine/ffn.h"
 
 #include <assert.h>
@@ -53,6 +55,7 @@ struct ffn_scratch {
 typedef struct {
     const ffn_scratch *scratch;
     size_t n_networks;
+    pool *pool;
 } run;
 
 size_t ffn_segments(const weight_format *down, size_t ffn_dim) {
@@ -294,12 +297,12 @@ static void up_task(void *ctx, uint32_t task, uint32_t worker) {
     const run *r = ctx;
     size_t unit0, unit1;
     const network *net = find_task(r, task, &unit0, &unit1);
-    (void)worker;
 
     for (size_t u = unit0; u < unit1; u += UP_UNITS) {
         for (size_t row = 0; row < net->job->n_rows; row += BATCH) {
             compute_hidden(r->scratch, net, u, size_min(u + UP_UNITS, unit1),
                            row, size_min(net->job->n_rows - row, BATCH));
+            pool_advance(r->pool, worker);
         }
     }
 }
@@ -344,13 +347,13 @@ static void down_task(void *ctx, uint32_t task, uint32_t worker) {
     const run *r = ctx;
     size_t group0, group1;
     const network *net = find_task(r, task, &group0, &group1);
-    (void)worker;
 
     for (size_t g = group0; g < group1; g += DOWN_GROUPS) {
         for (size_t row = 0; row < net->job->n_rows; row += BATCH) {
             compute_output(r->scratch, net, g,
                            size_min(g + DOWN_GROUPS, group1), row,
                            size_min(net->job->n_rows - row, BATCH));
+            pool_advance(r->pool, worker);
         }
     }
 }
@@ -396,7 +399,7 @@ int ffn_run(pool *p, ffn_scratch *s, const ffn_job *jobs, size_t n_jobs,
     int rc = lay_out_all(s, jobs, n_jobs, x_form, exact);
     if (rc < 0) return rc;
 
-    run r = {.scratch = s, .n_networks = n_jobs};
+    run r = {.scratch = s, .n_networks = n_jobs, .pool = p};
     if (x_form == ACT_F32) encode_rows(p, s, n_jobs);
     run_phase(p, &r, PHASE_UP);
     run_phase(p, &r, PHASE_DOWN);

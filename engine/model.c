@@ -151,6 +151,20 @@ static int read_experts(model_config *c, const model_keys *k) {
                            c->n_experts > 0 ? 1 : 0, most);
 }
 
+/* What they mean for the routing was the architecture's to say. */
+static int read_groups(model_config *c, const model_keys *k) {
+    int rc = model_key_u32_or(k, "expert_group_count", &c->n_groups, 0);
+    if (rc < 0) return rc;
+    rc = model_check_u32(k, "expert_group_count", c->n_groups, 0,
+                         c->n_experts > 1 ? c->n_experts : 1);
+    if (rc < 0 || c->n_groups <= 1 || c->n_experts % c->n_groups == 0) {
+        return rc;
+    }
+    return err_why(k->why, k->why_size, ERR_FORMAT,
+                   "%s.expert_group_count = %u does not divide %u experts",
+                   k->arch, c->n_groups, c->n_experts);
+}
+
 int model_read_plain_routing(model_config *c, const model_keys *k) {
     static const model_setting others[] = {
         {"expert_gating_func", 0, GATING_SOFTMAX},
@@ -331,6 +345,7 @@ int model_read(model_config *c, const gguf *g, char *why, size_t why_size) {
 
     model_keys keys = {g, arch->name, why, why_size};
     rc = arch->read(c, &keys);
+    if (rc == 0) rc = read_groups(c, &keys);
     if (rc < 0) return rc;
     assert(c->n_experts > 0 ? c->expert_dim > 0 : c->ffn_dim > 0);
 

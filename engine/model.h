@@ -40,6 +40,7 @@ typedef struct {
     rope_config rope; /* factors are read by the coordinator, if present */
     uint32_t ffn_dim; /* of dense layers; 0 if there are none */
     uint32_t n_experts, n_used; /* 0: a dense model */
+    uint32_t n_groups;          /* of equally many experts; 0, 1: none */
     uint32_t expert_dim;        /* hidden width of one expert */
     uint32_t first_moe_layer;   /* layers below it are dense */
     routing_rule routing;

@@ -265,6 +265,11 @@ void pool_run(pool *p, uint32_t n_tasks, pool_task fn, void *ctx) {
     count_progress(lead);
 }
 
+void pool_advance(pool *p, uint32_t index) {
+    assert(index < p->n_threads);
+    count_progress(&p->workers[index]);
+}
+
 uint64_t pool_progress(const pool *p) {
     uint64_t sum = 0;
     for (uint32_t i = 0; i < p->n_threads; i++) {

@@ -32,8 +32,11 @@ uint32_t pool_threads(const pool *p);
  * visible to the caller.  Only the lead may call it, and not from a task. */
 void pool_run(pool *p, uint32_t n_tasks, pool_task fn, void *ctx);
 
-/* Counts finished runs and claimed tasks: advances while the pool makes
- * progress.  Any thread. */
+/* From within a long task, as the `worker` that runs it: it goes on. */
+void pool_advance(pool *p, uint32_t worker);
+
+/* Counts finished runs, claimed tasks and what tasks say: advances while the
+ * pool makes progress.  Any thread. */
 uint64_t pool_progress(const pool *p);
 
 #endif

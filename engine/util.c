@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
+#define BACKGROUND_NICE 10
 
 uint64_t now_us(void) {
     struct timespec t;
@@ -19,6 +21,13 @@ uint64_t now_us(void) {
 
 uint64_t now_ms(void) {
     return now_us() / 1000u;
+}
+
+/* On Linux a nice value is a thread's own.  A tenth of a core is left to it where
+ * all are busy: who waits for experts waits, but not for ever. */
+void thread_in_background(const char *name) {
+    pthread_setname_np(pthread_self(), name);
+    (void)!nice(BACKGROUND_NICE); /* giving way is never refused */
 }
 
 /* calloc() leaves large blocks to the kernel's zero pages, so scratch that is

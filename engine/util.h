@@ -1,5 +1,5 @@
 /* util.h - the few helpers that every module may use: array lengths, checked
- * sizes, monotonic time, aligned memory. */
+ * sizes, monotonic time, threads in the background, aligned memory. */
 #ifndef ENGINE_UTIL_H
 #define ENGINE_UTIL_H
 
@@ -31,6 +31,10 @@ static inline size_t round_up(size_t n, size_t unit) {
  */
 uint64_t now_us(void);
 uint64_t now_ms(void);
+
+/* The calling thread's name, and from now on it gives way to threads that
+ * compute: for what is loaded, fetched or written beside the answers. */
+void thread_in_background(const char *name);
 
 /* 64-byte aligned, zeroed; NULL if there is no memory.  Large blocks ask for
  * huge pages.  Release with aligned_release(). */

@@ -609,7 +609,7 @@ static void close_links(fetch *f) {
 
 void *fetch_main(void *arg) {
     fetch *f = arg;
-    pthread_setname_np(pthread_self(), "fetch");
+    thread_in_background("fetch");
     while (!atomic_load(&f->stopping)) {
         bool any = receive(f);
         pthread_mutex_lock(&f->lock);

@@ -529,6 +529,12 @@ int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch) {
 void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms) {
     keeper_peers_paused(&k->peers, now_ms, ms);
     if (k->behind) k->behind_ms += size_min(ms, now_ms - k->behind_ms);
+    k->told_ms += size_min(ms, now_ms - k->told_ms);
+}
+
+void keeper_can_learn(keeper *k, uint64_t now_ms, bool can) {
+    if (can && k->untold) k->told_ms = now_ms;
+    k->untold = !can;
 }
 
 /* The first departure by an epoch above `epoch`; NULL: none. */
@@ -553,7 +559,9 @@ static bool next_peer(keeper *k, uint64_t now_ms, keeper_action *out) {
         keeper_peer *p = &k->peers.table[i];
         const departure *d = p->stale ? NULL : first_above(k, p->acked);
         if (d == NULL || now_ms - p->seen_ms >= k->config.silent_ms) continue;
-        uint64_t from = d->known_ms > p->since_ms ? d->known_ms : p->since_ms;
+        if (k->untold) continue;
+        uint64_t from = size_max(d->known_ms, p->since_ms);
+        from = size_max(from, k->told_ms);
         if (now_ms - from < k->config.grace_ms) {
             keeper_wake_by(out, from + k->config.grace_ms);
             continue;

@@ -14,7 +14,8 @@
  *   - what it no longer assigns is unloaded only when every coordinator that is
  *     connected has pinged with that epoch or a newer one; a coordinator that
  *     has fallen silent does not count; one that lags for longer than the grace
- *     time is stale: refused, and not waited for, until it has caught up;
+ *     time is stale: refused, and not waited for, until it has caught up; time
+ *     in which etcd could not have told it what is known here does not count;
  *   - nor is anything unloaded while a coordinator uses an epoch that is not
  *     known here yet, which may assign it again; but for no longer than the
  *     grace time, since that epoch may never come;
@@ -97,6 +98,11 @@ void keeper_lost(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit);
 /* For so long this process did not run: it was stopped, or its machine was.
  * Nobody fell silent or lagged meanwhile. */
 void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms);
+
+/* Can a coordinator learn from etcd what is known here?  Not while etcd is away,
+ * or was restored to an older placement: nobody lags by its own fault then.
+ * True at first. */
+void keeper_can_learn(keeper *k, uint64_t now_ms, bool can);
 
 /* A coordinator is to be welcomed, or pings with the epoch it has switched to.
  * Either makes it a connected one, until it falls silent.  ERR_OVERLOADED: too

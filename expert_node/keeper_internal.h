@@ -62,6 +62,8 @@ struct keeper {
     uint64_t rest_until_ms;
 
     keeper_peers peers;
+    bool untold;         /* etcd does not have what is known here ... */
+    uint64_t told_ms;    /* ... or has it again since */
     bool behind;        /* a peer uses an epoch that is not known here */
     uint64_t behind_ms; /* since when */
 

@@ -40,7 +40,7 @@ static loader_result *wait_for_job(loader *l) {
 
 static void *loader_main(void *arg) {
     loader *l = arg;
-    pthread_setname_np(pthread_self(), "loader");
+    thread_in_background("loader");
     for (;;) {
         loader_result *r = wait_for_job(l);
         if (r == NULL) return NULL;

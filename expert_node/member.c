@@ -272,8 +272,16 @@ static void set_stale(member *m, uint64_t peer, bool stale) {
     }
 }
 
+/* Does etcd answer, and with the placement that we go by? */
+static bool has_what_we_know(const member *m) {
+    const rack_view *view = member_view(m);
+    return view != NULL && !rack_view_rolled_back(view) &&
+           registry_live_since(m->registry) != 0;
+}
+
 /* Carry out what the keeper says; when it wants to be asked again. */
 static uint64_t follow_keeper(member *m, uint64_t now_ms) {
+    keeper_can_learn(m->keeper, now_ms, has_what_we_know(m));
     for (;;) {
         keeper_action a;
         keeper_next(m->keeper, now_ms, &a);

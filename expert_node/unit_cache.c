@@ -378,7 +378,7 @@ void unit_cache_drop(unit_cache *c, const unit_key *key) {
 
 static void *cache_main(void *arg) {
     unit_cache *c = arg;
-    pthread_setname_np(pthread_self(), "cache");
+    thread_in_background("cache");
     pthread_mutex_lock(&c->lock);
     for (;;) {
         while (c->first == NULL && !c->stopping)

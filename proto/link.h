@@ -22,6 +22,8 @@ typedef struct {
 
 /* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats), or a
  * ROUTER bound to it (ZMQ_ROUTER_MANDATORY).  "inproc://NAME" is possible too.
+ * With `tell_broken`, a connecting end tries until there is a connection,
+ * whatever became of the last one, as long as its owner sends or receives.
  * ERR_USAGE with a sentence for an endpoint that cannot be read, or that is not
  * loopback without `insecure`; -errno, also with a sentence, for one that
  * cannot be bound. */

@@ -5,9 +5,11 @@
  * gone. An end without a beginning (somebody who accepts and hangs up) is
  * nothing that anybody relied on, and is not told.
  *
- * ZeroMQ's descriptors are joined by an epoll descriptor, which is readable
- * while one of its members is; so whoever waits for a link needs no second
- * descriptor for its monitor. */
+ * ZeroMQ's I/O thread writes events like an application, and would stand still,
+ * with every connection of the process, once a queue of a thousand is full;
+ * closing the monitor would then wait for it for ever.  So the queue has no
+ * limit: a connection that breaks once a second for an owner who never looks
+ * costs him some hundred bytes each time. */
 #include "proto/link_monitor.h"
 
 #include <errno.h>
@@ -16,8 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 #include <zmq.h>
 #include "engine/util.h"
 
@@ -28,13 +28,9 @@ struct link_monitor {
     void *pair;
     int fd;
     uint64_t looked_us;
+    uint64_t down_us; /* since when there has been no connection */
     bool connected, broken;
 };
-
-static int join(const link_monitor *m, int fd) {
-    struct epoll_event e = {.events = EPOLLIN};
-    return epoll_ctl(m->fd, EPOLL_CTL_ADD, fd, &e) == 0 ? 0 : -errno;
-}
 
 static int open_pair(link_monitor *m, void *zmq) {
     static atomic_uint_fast64_t last;
@@ -46,14 +42,15 @@ static int open_pair(link_monitor *m, void *zmq) {
     m->pair = zmq_socket(zmq, ZMQ_PAIR);
     if (m->pair == NULL) return -errno;
 
-    int no = 0, fd;
-    size_t size = sizeof(fd);
-    if (zmq_setsockopt(m->pair, ZMQ_LINGER, &no, sizeof(no)) != 0 ||
+    int none = 0;
+    size_t size = sizeof(m->fd);
+    if (zmq_setsockopt(m->pair, ZMQ_LINGER, &none, sizeof(none)) != 0 ||
+        zmq_setsockopt(m->pair, ZMQ_RCVHWM, &none, sizeof(none)) != 0 ||
         zmq_connect(m->pair, name) != 0 ||
-        zmq_getsockopt(m->pair, ZMQ_FD, &fd, &size) != 0) {
+        zmq_getsockopt(m->pair, ZMQ_FD, &m->fd, &size) != 0) {
         return -errno;
     }
-    return join(m, fd);
+    return 0;
 }
 
 int link_monitor_open(link_monitor **out, void *zmq, void *sock) {
@@ -61,8 +58,8 @@ int link_monitor_open(link_monitor **out, void *zmq, void *sock) {
     link_monitor *m = calloc(1, sizeof(*m));
     if (m == NULL) return -ENOMEM;
     m->sock = sock;
-    m->fd = epoll_create1(EPOLL_CLOEXEC);
-    int rc = m->fd >= 0 ? open_pair(m, zmq) : -errno;
+    m->down_us = now_us();
+    int rc = open_pair(m, zmq);
     if (rc < 0) {
         link_monitor_close(m);
         return rc;
@@ -75,12 +72,7 @@ void link_monitor_close(link_monitor *m) {
     if (m == NULL) return;
     zmq_socket_monitor(m->sock, NULL, 0);
     if (m->pair != NULL) zmq_close(m->pair);
-    if (m->fd >= 0) close(m->fd);
     free(m);
-}
-
-int link_monitor_join(link_monitor *m, int sock_fd) {
-    return join(m, sock_fd);
 }
 
 int link_monitor_fd(const link_monitor *m) {
@@ -114,8 +106,12 @@ bool link_monitor_look(link_monitor *m) {
     m->looked_us = now;
     uint16_t event;
     while (next_event(m, &event)) {
-        if (event == ZMQ_EVENT_DISCONNECTED && m->connected) m->broken = true;
-        m->connected = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        bool connected = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+        if (m->connected && !connected) {
+            m->broken = true;
+            m->down_us = now;
+        }
+        m->connected = connected;
     }
     return m->broken;
 }
@@ -127,4 +123,8 @@ void link_monitor_told(link_monitor *m) {
 bool link_monitor_connected(link_monitor *m) {
     if (!m->connected) link_monitor_look(m);
     return m->connected;
+}
+
+uint64_t link_monitor_down_ms(link_monitor *m) {
+    return link_monitor_connected(m) ? 0 : (now_us() - m->down_us) / 1000;
 }

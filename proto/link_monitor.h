@@ -3,11 +3,12 @@
  * A killed peer's system closes its connections, and ZeroMQ knows it within
  * milliseconds, but tells only who monitors the socket.  The monitor belongs to
  * the link's thread, and adds no other: ZeroMQ's I/O thread writes an event,
- * and the link's descriptor becomes readable. */
+ * and the monitor's descriptor becomes readable. */
 #ifndef PROTO_LINK_MONITOR_H
 #define PROTO_LINK_MONITOR_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 typedef struct link_monitor link_monitor;
 
@@ -16,9 +17,8 @@ typedef struct link_monitor link_monitor;
 int link_monitor_open(link_monitor **out, void *zmq, void *sock);
 void link_monitor_close(link_monitor *m); /* NULL is fine */
 
-/* Make one descriptor of the monitor's and the socket's own: readable when
- * either is. */
-int link_monitor_join(link_monitor *m, int sock_fd);
+/* Readable when something happened.  ZeroMQ closes it when it likes, after
+ * link_monitor_close(). */
 int link_monitor_fd(const link_monitor *m);
 
 /* Did a connection that had been made break, since link_monitor_told()?  Looks
@@ -28,5 +28,9 @@ void link_monitor_told(link_monitor *m);
 
 /* Is there a connection now, as far as events tell? */
 bool link_monitor_connected(link_monitor *m);
+
+/* For how long there has been none: since the break was seen, or since
+ * link_monitor_open().  0: there is one. */
+uint64_t link_monitor_down_ms(link_monitor *m);
 
 #endif

@@ -8,12 +8,20 @@
  * A multipart message is accepted with its first part: high-water marks count
  * whole messages, so a later part fails only if the peer goes away in between.
  * ZeroMQ then drops the whole message, as it would a moment later on the wire,
- * and the sender's deadline deals with both alike. */
+ * and the sender's deadline deals with both alike.
+ *
+ * ZeroMQ's own reconnecting is for connections that end.  After one that spoke
+ * badly (a flipped bit in a handshake or in a frame's size, a part beyond the
+ * limit) it never tries again; and a flipped bit in a greeting may turn the
+ * peer into one of ZMTP 1, to which it stays connected for ever, without
+ * handshake or heartbeat.  So a link that stays down gets another socket. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 #include "engine/err.h"
 #include "engine/failpoint.h"
 #include "engine/util.h"
@@ -26,12 +34,35 @@
  * as we do brings that about. */
 #define LINGER_MS 200
 
+/* A link that has been down for so long gets another socket; each time twice as
+ * long, up to what a slow peer may need for a handshake. */
+#define RENEW_MS 1000
+#define RENEW_MAX_MS 4000
+
+/* Where to connect or bind, as ZeroMQ wants it. */
+typedef struct {
+    char text[ENDPOINT_MAX + 32];
+    bool ipv6;
+} target;
+
+/* What ZeroMQ has of a link, and what another socket has instead of it. */
+typedef struct {
+    void *sock;
+    int fd;
+    link_monitor *monitor; /* NULL: nobody wants to know, or it cannot be had */
+} channel;
+
 typedef struct {
     struct link base;
-    void *sock;
-    link_monitor *monitor; /* NULL: nobody wants to know, or it cannot be had */
+    link_config config;
+    target at;
+    channel now;
+    int joined; /* epoll descriptor of the channel's two; -1: there is one */
+    uint32_t renew_ms;
     bool router;
 } zmq_link;
+
+static void renew_if_stuck(zmq_link *z);
 
 /* ZeroMQ has error numbers of its own above the system's. */
 static int system_error(int number) {
@@ -45,7 +76,7 @@ static int system_error(int number) {
 static int send_part(zmq_link *z, zmq_msg_t *part, int flags) {
     int rc;
     do {
-        rc = zmq_msg_send(part, z->sock, flags | ZMQ_DONTWAIT);
+        rc = zmq_msg_send(part, z->now.sock, flags | ZMQ_DONTWAIT);
     } while (rc < 0 && errno == EINTR);
     return rc < 0 ? system_error(errno) : 0;
 }
@@ -54,7 +85,7 @@ static int send_address(zmq_link *z, const frames *f) {
     if (f->address_bytes == 0) return -EHOSTUNREACH;
     int rc;
     do {
-        rc = zmq_send(z->sock, f->address, f->address_bytes,
+        rc = zmq_send(z->now.sock, f->address, f->address_bytes,
                       ZMQ_DONTWAIT | ZMQ_SNDMORE);
     } while (rc < 0 && errno == EINTR);
     return rc < 0 ? system_error(errno) : 0;
@@ -64,7 +95,8 @@ static int zmq_link_send(struct link *l, frames *f) {
     zmq_link *z = (zmq_link *)l;
     /* The break shows before ZeroMQ has given up the connection: what is sent
      * in between would be lost. */
-    if (z->monitor != NULL && !link_monitor_connected(z->monitor)) {
+    if (z->now.monitor != NULL && !link_monitor_connected(z->now.monitor)) {
+        renew_if_stuck(z);
         return -EAGAIN;
     }
     if (z->router) {
@@ -89,7 +121,7 @@ static int zmq_link_send(struct link *l, frames *f) {
 static int recv_part(zmq_link *z, zmq_msg_t *part) {
     int rc;
     do {
-        rc = zmq_msg_recv(part, z->sock, ZMQ_DONTWAIT);
+        rc = zmq_msg_recv(part, z->now.sock, ZMQ_DONTWAIT);
     } while (rc < 0 && errno == EINTR);
     return rc < 0 ? system_error(errno) : 0;
 }
@@ -154,33 +186,20 @@ static int recv_message(zmq_link *z, frames *f) {
 static int zmq_link_recv(struct link *l, frames *f) {
     zmq_link *z = (zmq_link *)l;
     int rc = recv_message(z, f);
-    if (rc != -EAGAIN || z->monitor == NULL) return rc;
-    if (!link_monitor_look(z->monitor)) return rc;
+    if (rc != -EAGAIN || z->now.monitor == NULL) return rc;
+    if (!link_monitor_look(z->now.monitor)) {
+        renew_if_stuck(z);
+        return rc;
+    }
     rc = recv_message(z, f);
     if (rc != -EAGAIN) return rc;
-    link_monitor_told(z->monitor);
+    link_monitor_told(z->now.monitor);
     return -ECONNRESET;
 }
 
-/* ---- opening and closing ---- */
+/* ---- opening ---- */
 
-static void zmq_link_close(struct link *l) {
-    zmq_link *z = (zmq_link *)l;
-    link_monitor_close(z->monitor);
-    if (z->sock != NULL) zmq_close(z->sock);
-    free(z);
-}
-
-static const link_form zmq_form = {zmq_link_send, zmq_link_recv,
-                                   zmq_link_close};
-
-/* Where to connect or bind, as ZeroMQ wants it. */
-typedef struct {
-    char text[ENDPOINT_MAX + 32];
-    bool ipv6;
-} address;
-
-static int resolve(address *out, const link_config *c, const char *text,
+static int resolve(target *out, const link_config *c, const char *text,
                    bool bind, char *why, size_t why_size) {
     if (strncmp(text, "inproc://", 9) == 0) {
         if (strlen(text) >= ENDPOINT_MAX) {
@@ -215,7 +234,8 @@ static int resolve(address *out, const link_config *c, const char *text,
     return 0;
 }
 
-static int set_options(zmq_link *z, const link_config *c, bool ipv6) {
+static int set_options(void *sock, const zmq_link *z) {
+    const link_config *c = &z->config;
     const struct {
         int option, value;
     } options[] = {
@@ -230,68 +250,139 @@ static int set_options(zmq_link *z, const link_config *c, bool ipv6) {
         {ZMQ_RECONNECT_IVL, 50},
         {ZMQ_RECONNECT_IVL_MAX, 1000},
         {ZMQ_TCP_KEEPALIVE, 1},
-        {ZMQ_IPV6, ipv6},
+        {ZMQ_IPV6, z->at.ipv6},
         /* No handover: who claims a connected peer's identity is refused. */
         {z->router ? ZMQ_ROUTER_MANDATORY : ZMQ_IMMEDIATE, 1},
     };
     for (size_t i = 0; i < ARRAY_LEN(options); i++) {
         int value = options[i].value;
-        if (zmq_setsockopt(z->sock, options[i].option, &value, sizeof(value)) !=
+        if (zmq_setsockopt(sock, options[i].option, &value, sizeof(value)) !=
             0) {
             return system_error(errno);
         }
     }
     int64_t max =
         c->max_part_bytes <= INT64_MAX ? (int64_t)c->max_part_bytes : INT64_MAX;
-    if (zmq_setsockopt(z->sock, ZMQ_MAXMSGSIZE, &max, sizeof(max)) != 0) {
+    if (zmq_setsockopt(sock, ZMQ_MAXMSGSIZE, &max, sizeof(max)) != 0) {
         return system_error(errno);
     }
     return 0;
 }
 
-/* Connect or bind, then learn the file descriptor and the endpoint in force. */
-static int attach(zmq_link *z, const char *text) {
-    int rc = z->router ? zmq_bind(z->sock, text) : zmq_connect(z->sock, text);
-    if (rc != 0) return system_error(errno);
-
-    size_t size = sizeof(z->base.fd);
-    if (zmq_getsockopt(z->sock, ZMQ_FD, &z->base.fd, &size) != 0) {
-        return system_error(errno);
-    }
-    if (z->monitor != NULL) {
-        rc = link_monitor_join(z->monitor, z->base.fd);
-        if (rc < 0) return rc;
-        z->base.fd = link_monitor_fd(z->monitor);
-    }
-    size = sizeof(z->base.endpoint);
-    if (zmq_getsockopt(z->sock, ZMQ_LAST_ENDPOINT, z->base.endpoint, &size) !=
-        0) {
-        return system_error(errno);
+/* Put the channel's descriptors under the one that the link's owner knows. */
+static int join(const zmq_link *z, const channel *c) {
+    struct epoll_event e = {.events = EPOLLIN};
+    if (epoll_ctl(z->joined, EPOLL_CTL_ADD, c->fd, &e) < 0 ||
+        epoll_ctl(z->joined, EPOLL_CTL_ADD, link_monitor_fd(c->monitor), &e) <
+            0) {
+        return -errno;
     }
     return 0;
+}
+
+/* The descriptors leave first: ZeroMQ closes them when it likes. */
+static void close_channel(const zmq_link *z, channel *c) {
+    if (c->monitor != NULL && z->joined >= 0) {
+        int fd = link_monitor_fd(c->monitor);
+        (void)epoll_ctl(z->joined, EPOLL_CTL_DEL, c->fd, NULL);
+        (void)epoll_ctl(z->joined, EPOLL_CTL_DEL, fd, NULL);
+    }
+    link_monitor_close(c->monitor);
+    if (c->sock != NULL) zmq_close(c->sock);
+    *c = (channel){.fd = -1};
+}
+
+/* A socket that connects or binds, and its descriptor.  On failure close what
+ * there is of it. */
+static int open_channel(const zmq_link *z, channel *c) {
+    *c = (channel){.fd = -1};
+    c->sock = zmq_socket(z->config.zmq, z->router ? ZMQ_ROUTER : ZMQ_DEALER);
+    if (c->sock == NULL) return system_error(errno);
+    int rc = set_options(c->sock, z);
+    if (rc < 0) return rc;
+    size_t size = sizeof(c->fd);
+    if (zmq_getsockopt(c->sock, ZMQ_FD, &c->fd, &size) != 0) {
+        return system_error(errno);
+    }
+    /* Before it connects, so that nothing is missed. */
+    if (z->joined >= 0) {
+        rc = link_monitor_open(&c->monitor, z->config.zmq, c->sock);
+        if (rc == 0) rc = join(z, c);
+        if (rc < 0) return rc;
+    }
+    rc = z->router ? zmq_bind(c->sock, z->at.text)
+                   : zmq_connect(c->sock, z->at.text);
+    return rc == 0 ? 0 : system_error(errno);
+}
+
+/* Nothing is lost with the old socket: what had come was read before the break
+ * was told, and without a connection nothing was sent. */
+static void renew_if_stuck(zmq_link *z) {
+    if (link_monitor_look(z->now.monitor)) return; /* not told yet */
+    uint64_t down_ms = link_monitor_down_ms(z->now.monitor);
+    if (down_ms == 0) z->renew_ms = RENEW_MS;
+    if (down_ms < z->renew_ms) return;
+    z->renew_ms = (uint32_t)size_min(2 * z->renew_ms, RENEW_MAX_MS);
+
+    channel next;
+    if (open_channel(z, &next) < 0) {
+        close_channel(z, &next);
+        return;
+    }
+    close_channel(z, &z->now);
+    z->now = next;
+}
+
+static void zmq_link_close(struct link *l) {
+    zmq_link *z = (zmq_link *)l;
+    close_channel(z, &z->now);
+    if (z->joined >= 0) close(z->joined);
+    free(z);
+}
+
+static const link_form zmq_form = {zmq_link_send, zmq_link_recv,
+                                   zmq_link_close};
+
+/* Without a monitor (no more descriptors) a lost peer shows by deadlines and
+ * heartbeats alone. */
+static int attach(zmq_link *z) {
+    bool tcp = strncmp(z->at.text, "tcp://", 6) == 0;
+    if (!z->router && tcp && z->config.tell_broken) {
+        z->joined = epoll_create1(EPOLL_CLOEXEC);
+    }
+    int rc = open_channel(z, &z->now);
+    if (rc < 0 && z->joined >= 0) {
+        close_channel(z, &z->now);
+        close(z->joined);
+        z->joined = -1;
+        rc = open_channel(z, &z->now);
+    }
+    if (rc < 0) return rc;
+
+    z->base.fd = z->joined >= 0 ? z->joined : z->now.fd;
+    size_t size = sizeof(z->base.endpoint);
+    return zmq_getsockopt(z->now.sock, ZMQ_LAST_ENDPOINT, z->base.endpoint,
+                          &size) == 0
+               ? 0
+               : system_error(errno);
 }
 
 static int open_zmq(struct link **out, const link_config *c, bool router,
                     const char *text, char *why, size_t why_size) {
     *out = NULL;
-    address at;
+    target at;
     int rc = resolve(&at, c, text, router, why, why_size);
     if (rc < 0) return rc;
 
     zmq_link *z = calloc(1, sizeof(*z));
     if (z == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
     z->base.form = &zmq_form;
+    z->config = *c;
+    z->at = at;
+    z->now.fd = z->joined = -1;
+    z->renew_ms = RENEW_MS;
     z->router = router;
-    z->sock = zmq_socket(c->zmq, router ? ZMQ_ROUTER : ZMQ_DEALER);
-    rc = z->sock != NULL ? 0 : system_error(errno);
-    if (rc == 0) rc = set_options(z, c, at.ipv6);
-    /* Before it connects, so that nothing is missed.  Without one (no more
-     * descriptors) a lost peer shows by deadlines and heartbeats alone. */
-    bool tcp = strncmp(at.text, "tcp://", 6) == 0;
-    if (rc == 0 && !router && tcp && c->tell_broken) {
-        (void)link_monitor_open(&z->monitor, c->zmq, z->sock);
-    }
-    if (rc == 0) rc = attach(z, at.text);
+    rc = attach(z);
     if (rc < 0) {
         zmq_link_close(&z->base);
         return err_why(why, why_size, rc, "cannot %s %s: %s",

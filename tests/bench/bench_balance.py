@@ -3,230 +3,287 @@
 
   tests/bench/bench_balance.py [--experts 128] [--tokens 10000] [--picture OUT.svg]
 
-A model of Qwen3-MoE's shape with few layers, whose routers prefer experts by
-Zipf(1); four nodes that offer 25 % more memory than one copy of all experts
-takes.  10,000 tokens without and 10,000 with balancing; what the nodes counted,
-max / mean.  With --move, then the hot set moves again and again: how long until
-max / mean is below 1.2.  With --throughput, tokens per second under skewed and
-under even traffic, nodes capped to a quarter of a CPU each.
+Without a mode: tokens without and with balancing, max / mean of the pairs that
+the nodes counted.  Modes:
+
+  --move TIMES    The hot set is another one every 60 s: how long until max /
+                  mean is below 1.2 for good, and is a move undone within 60 s?
+  --throughput    Tokens per second under skewed over even traffic, each node
+                  capped to a quarter of a CPU.
+  --steps TIMES   The longest batch step while experts move, beside the longest
+                  one of as long a time without moves.
+  --join TIMES    How soon a node computes after its first expert has arrived.
+
+A machine that others use as well is noisy: every figure stands beside what noise
+alone would give, and the load average.
 """
 import argparse
 import datetime
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "..", "support"))
-import heat_picture  # noqa: E402
-import rack  # noqa: E402
-from etcd import Etcd  # noqa: E402
-from fault_net import Group  # noqa: E402
+import balance_rack
+from balance_rack import BalanceRack, evenness, new_pairs, noise_floor
+import fault_net
+import heat_picture
 
-SPARE = 0.25
 HOT_SETS = 2  # ways in which the model's vocabulary is divided
+TURN_S = 60
+# What max / mean is taken of: enough pairs that 1 % is noise, and so long that
+# it does not matter that nodes are heard of at different moments.
+WINDOW_PAIRS, WINDOW_S = 40000, 4
+CAP = 0.25  # of a CPU
 
 
-def record(text):
-    print("record: %s, %s" % (datetime.date.today(), text), flush=True)
+def record(text, *values):
+    print("record: %s, %s; load average %.1f" %
+          (datetime.date.today(), text % values, os.getloadavg()[0]),
+          flush=True)
 
 
-class Bench:
-    def __init__(self, options, skew, sets=1):
-        self.options = options
-        self.rack = rack.Rack()
-        self.model = rack.make_model(
-            self.rack.folder, arch="qwen3moe", layers=options.layers,
-            width=options.width, expert_width=options.expert_width, heads=8,
-            kv_heads=2, head_dim=64, experts=options.experts,
-            used=options.used, vocab=options.vocab, context=4096,
-            type=options.type, skew=skew, hot_sets=sets)
-        self.rack.model = self.model
-        self.etcd = Etcd(1)
-        self.nodes = []
+# ---- before and after ----
 
-    def close(self):
-        self.rack.close()
-        self.etcd.close()
-
-    # ---- the rack ----
-
-    def unit_bytes(self):
-        per = {"q8_0": 34 / 32, "q4_0": 18 / 32, "q4_k": 148 / 256}
-        o = self.options
-        return 3 * o.width * o.expert_width * per[o.type] * 1.005
-
-    def start_nodes(self, cap=None):
-        o = self.options
-        units = o.layers * o.experts
-        memory = int(units * self.unit_bytes() * (1 + SPARE) / o.nodes)
-        for i in range(o.nodes):
-            node = self.rack.start(
-                "roster-expert-node", self.model, "--etcd", self.etcd.urls,
-                "--listen", "tcp://127.0.0.1:*", "--threads", 1, "--name",
-                "node%d" % (i + 1), "--memory", memory)
-            if cap is not None:
-                cap.take(node.pid)
-            self.nodes.append(node)
-        for node in self.nodes:
-            node.wait_ready()
-
-    def start_coordinator(self, *options):
-        c = self.rack.start(
-            "roster-coordinator", self.model, "--etcd", self.etcd.urls,
-            "--listen", "tcp://127.0.0.1:*", "--threads", 1, "--name", "c1",
-            "--min-replicas", 1, "--no-local-experts", *options)
-        c.wait_ready()
-        self.asked = c
-        self.rack.wait_status(c, self.is_still, "the rack is placed")
-        return c
-
-    @staticmethod
-    def is_still(status):
-        return (status["placement"]["unplaced"] == 0
-                and status["placement"]["moving"] == 0
-                and not status["balance"]["moves"]["moving"])
-
-    # ---- traffic ----
-
-    def load(self, *options):
-        return subprocess.Popen(
-            [os.path.join(rack.BUILD, "tests/tools/token_load"), "--endpoint",
-             self.asked.endpoint, "--prompt", "32", "--length", "32"] +
-            [str(o) for o in options], stdout=subprocess.PIPE, text=True)
-
-    def run(self, *options):
-        process = self.load(*options)
-        out, _ = process.communicate()
-        if process.returncode != 0:
-            raise RuntimeError("token_load failed:\n" + self.rack.logs())
-        return json.loads(out.splitlines()[-1])
-
-    def status(self):
-        return self.rack.status(self.asked)
-
-    def pairs(self):
-        return {n["name"]: n["pairs"] for n in self.status()["nodes"]}
-
-    def measure(self, seed):
-        """max / mean of what the nodes computed for so many tokens."""
-        before = self.pairs()
-        figures = self.run("--tokens", self.options.tokens // 2, "--seed",
-                           seed)
-        time.sleep(1)  # the last pongs
-        after = self.pairs()
-        done = [after[n] - before[n] for n in after]
-        status = self.status()
-        worst = max(l.get("imbalance") or 1 for l in status["layers"])
-        return max(done) / statistics.mean(done), worst, figures, status
-
-    def settle(self, seconds=60):
-        """Traffic until the rack has balanced itself."""
-        process = self.load("--time", "%ds" % (seconds + 60))
-        quiet_since = time.monotonic()
-        until = time.monotonic() + seconds
-        epoch = self.status()["epoch"]
-        while time.monotonic() < until:
-            status = self.status()
-            if status["epoch"] != epoch or not self.is_still(status):
-                epoch, quiet_since = status["epoch"], time.monotonic()
-            if time.monotonic() - quiet_since > 12: break
-            time.sleep(0.5)
-        process.terminate()
-        process.communicate()
+def measure(bench, seed):
+    """(max / mean, the worst layer's, figures, status) for so many tokens."""
+    before = bench.status()
+    figures = bench.run("--tokens", bench.options.tokens // 2, "--seed", seed)
+    time.sleep(1)  # the last pongs
+    status = bench.status()
+    worst = max(l.get("imbalance") or 1 for l in status["layers"])
+    return evenness(new_pairs(before, status)), worst, figures, status
 
 
 def skewed(options):
-    bench = Bench(options, skew=1.0)
+    bench = BalanceRack(options, skew=1.0)
     try:
         bench.start_nodes()
         c = bench.start_coordinator("--balance", "off")
-        before, worst_before, _, status = bench.measure(1)
+        before, worst_before, _, status = measure(bench, 1)
         pictures = [("before", status)]
         c.terminate()
         bench.start_coordinator()
         began = time.monotonic()
         bench.settle()
         took = time.monotonic() - began
-        after, worst_after, figures, status = bench.measure(2)
+        after, worst_after, figures, status = measure(bench, 2)
         pictures.append(("after", status))
         held = sum(n["held"] for n in status["nodes"])
         resident = sum(n["resident_bytes"] for n in status["nodes"])
         record("%d experts, %d nodes, 25 %% spare, Zipf(1), %d tokens: "
                "max/mean %.3f -> %.3f (worst layer %.2f -> %.2f), %d holders "
-               "of %d units, resident/placed %.3f, still after %.0f s, %d failed" %
-               (options.experts, options.nodes, options.tokens, before, after,
-                worst_before, worst_after, held,
-                options.layers * options.experts,
-                resident / (held * bench.unit_bytes() / 1.005), took,
-                figures["failed"]))
+               "of %d units, resident/placed %.3f, still after %.0f s, %d "
+               "failed", options.experts, options.nodes, options.tokens, before,
+               after, worst_before, worst_after, held,
+               options.layers * options.experts,
+               resident / (held * bench.unit_bytes()), took, figures["failed"])
         if options.picture:
             heat_picture.write(options.picture, pictures, options.experts)
     finally:
         bench.close()
 
 
+# ---- a hot set that moves ----
+
+def windows(bench, process, watch):
+    """(end, max / mean, noise) of each stretch with enough pairs."""
+    before, began = bench.status(), time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.5)
+        status, now = bench.status(), time.monotonic()
+        watch.see(status)
+        pairs = new_pairs(before, status)
+        if sum(pairs) < WINDOW_PAIRS or now - began < WINDOW_S:
+            continue
+        before, began = status, now
+        yield now, evenness(pairs), noise_floor(pairs)
+
+
+def move_once(bench, turn, watch):
+    part = bench.options.vocab // HOT_SETS
+    first = turn % HOT_SETS * part
+    process = bench.load("--time", "%ds" % TURN_S, "--first",
+                         max(first, 259), "--last", first + part - 1,
+                         "--seed", turn, "--length", 2, "--streams", 16)
+    began, back, series, noise = time.monotonic(), None, [], 1
+    for end, ratio, noise in windows(bench, process, watch):
+        series.append((end - began, ratio))
+        if ratio >= 1.2:
+            back = None
+        elif back is None:
+            back = end - began
+    process.communicate()
+    record("the hot set moved (%d): below 1.2 for good after %s, noise alone "
+           "%.3f, %d holders changed so far, %d again within %d s; %s", turn,
+           "%.0f s" % back if back is not None else "never", noise,
+           watch.changes, watch.undone, balance_rack.UNDONE_S,
+           " ".join("%.0f:%.2f" % each for each in series))
+    return back
+
+
 def moving(options):
-    """The hot set is another one every 60 s."""
-    bench = Bench(options, skew=1.0, sets=HOT_SETS)
-    half = options.vocab // HOT_SETS
+    bench = BalanceRack(options, skew=1.0, sets=HOT_SETS)
+    watch = balance_rack.Watch()
     try:
         bench.start_nodes()
         bench.start_coordinator()
-        for turn in range(options.move):
-            first = 259 if turn % 2 == 0 else half
-            last = half - 1 if turn % 2 == 0 else options.vocab - 1
-            process = bench.load("--time", "60s", "--first", first, "--last",
-                                 last, "--seed", turn, "--length", 2)
-            began, back, series = time.monotonic(), None, []
-            while process.poll() is None:
-                earlier = bench.pairs()
-                time.sleep(4)
-                later = bench.pairs()
-                done = [later[n] - earlier[n] for n in later]
-                if sum(done) == 0: continue
-                ratio = max(done) / statistics.mean(done)
-                series.append(ratio)
-                now = time.monotonic() - began
-                if ratio < 1.2 and back is None: back = now
-                if ratio >= 1.2: back = None
-            record("the hot set moved (%d): below 1.2 for good after %s, last "
-                   "%.2f, series %s" %
-                   (turn, "%.0f s" % back if back is not None else "never",
-                    series[-1], " ".join("%.2f" % r for r in series)))
+        backs = [move_once(bench, turn, watch) for turn in range(options.move)]
+        late = sum(back is None or back > 20 for back in backs)
+        record("%d experts, the hot set moved %d times: %d times not below 1.2 "
+               "within 20 s, %d of %d changes undone within %d s",
+               options.experts, options.move, late, watch.undone,
+               watch.changes, balance_rack.UNDONE_S)
+        show_speeds(bench)
     finally:
         bench.close()
 
 
+def show_speeds(bench):
+    print("speeds:", " ".join("%s %s" % (n["name"], n["speed"])
+                              for n in bench.status()["nodes"]))
+    for line in bench.asked.err().splitlines():
+        if "rebalanc" in line:
+            print(line)
+
+
+# ---- throughput ----
+
+def cap(bench, groups):
+    for node in bench.nodes:
+        group = fault_net.make_group(os.getpid(), "bench-%d" % node.pid)
+        if group is None:
+            raise SystemExit("control groups for CPU time cannot be made here")
+        groups.append(group)
+        group.limit(CAP)
+        group.take(node.pid)
+
+
 def throughput(options):
-    """Tokens per second, nodes capped: skewed over even traffic."""
-    rates = {}
-    for skew in (0.0, 1.0):
-        bench = Bench(options, skew=skew)
-        groups = []
+    """Both racks stand side by side and are used in turns, so that what else
+    the machine does touches them alike."""
+    benches, groups, rates = {}, [], {0.0: [], 1.0: []}
+    try:
+        for skew in rates:
+            benches[skew] = BalanceRack(options, skew=skew)
+            benches[skew].start_nodes()
+            benches[skew].start_coordinator()
+            cap(benches[skew], groups)
+            benches[skew].settle()
+        for seed in range(options.turns):
+            for skew, bench in benches.items():
+                before = bench.status()
+                rates[skew].append(bench.run("--time", "15s", "--seed", seed)
+                                   ["tokens_per_s"])
+                print("skew %g: %.1f tokens/s, max/mean %.3f, %s" %
+                      (skew, rates[skew][-1],
+                       evenness(new_pairs(before, bench.status())),
+                       bench.fallen()), flush=True)
+        ratios = [hot / even for even, hot in zip(rates[0.0], rates[1.0])]
+        even, hot = (statistics.median(rates[s]) for s in (0.0, 1.0))
+        record("%d nodes of %g CPU: %.1f tokens/s even, %.1f skewed: %.3f "
+               "(%.3f to %.3f)", options.nodes, CAP, even, hot, hot / even,
+               min(ratios), max(ratios))
+    finally:
+        for bench in benches.values():
+            bench.close()
+        for group in groups:
+            group.close()
+
+
+# ---- steps ----
+
+def steps_of(path):
+    """[(end, ms)] of every token but a request's first."""
+    with open(path) as f:
+        return [tuple(map(float, line.split())) for line in f
+                if not line.startswith("{")]
+
+
+def longest(steps, first, last):
+    return max((ms for end, ms in steps if first <= end - ms / 1000 and
+                end <= last), default=0)
+
+
+def rebalance_once(bench, path):
+    """(median, longest while experts moved, [longest of as long a time], s)"""
+    with open(path, "w") as out:
+        process = bench.load("--series", "--prompt", 8, "--length", 3000,
+                             "--time", "120s", stdout=out)
+        time.sleep(25)
+        first = time.monotonic()
+        report = bench.rebalance("--wait")
+        last = time.monotonic() + 1  # what goes is given up a little later
+        time.sleep(10)
+        process.terminate()
+        process.wait()
+    steps, length = steps_of(path), last - first
+    quiet, at = [], first - 20
+    while at + length <= first:
+        quiet.append(longest(steps, at, at + length))
+        at += length
+    median = statistics.median(ms for _, ms in steps)
+    print("%d holders came, %d went, %.1f MB in %.1f s; steps: median %.1f "
+          "ms, longest %.1f ms, without moves %s" %
+          (report["added"], report["removed"], report["bytes"] / 1e6,
+           length, median, longest(steps, first, last),
+           " ".join("%.1f" % ms for ms in quiet)), flush=True)
+    return median, longest(steps, first, last), quiet
+
+
+def steps(options):
+    """A rack is even after one rebalance: each time is another rack's."""
+    found = []
+    for _ in range(options.steps):
+        bench = BalanceRack(options, skew=1.0)
         try:
-            class Cap:
-                @staticmethod
-                def take(pid):
-                    group = Group("roster-bench-%d" % os.getpid(), str(pid))
-                    group.limit(0.25)
-                    group.take(pid)
-                    groups.append(group)
-            bench.start_nodes(Cap)
-            bench.start_coordinator()
-            bench.settle()
-            rates[skew] = [bench.run("--time", "20s", "--seed", seed)
-                           ["tokens_per_s"] for seed in range(3)]
+            bench.start_nodes()
+            bench.start_coordinator("--balance", "off")
+            found.append(rebalance_once(
+                bench, os.path.join(bench.rack.folder, "steps")))
         finally:
             bench.close()
-            for group in groups:
-                group.close()
-    even, hot = (statistics.median(rates[s]) for s in (0.0, 1.0))
-    record("4 nodes of 0.25 CPU: %.1f tokens/s even, %.1f skewed: %.3f" %
-           (even, hot, hot / even))
+    shares = [most / median for median, most, _ in found]
+    quiet = [most / median for median, _, all_ in found for most in all_]
+    record("%d rebalances in a steady stream: the longest step %.2f times the "
+           "median (median of the runs %.2f); as long without moves: %.2f "
+           "(median %.2f)", options.steps, max(shares),
+           statistics.median(shares), max(quiet), statistics.median(quiet))
+
+
+# ---- a node that joins ----
+
+def join_once(bench):
+    node = bench.start_node()
+    arrived = used = None
+    until = time.monotonic() + 60
+    while used is None and time.monotonic() < until:
+        now = time.monotonic()
+        for n in bench.status()["nodes"]:
+            if n["name"] != "node%d" % len(bench.nodes): continue
+            if arrived is None and n["resident_bytes"] > 0: arrived = now
+            if n["pairs"] > 0: used = now
+    del node
+    return arrived, used
+
+
+def join(options):
+    took = []
+    for _ in range(options.join):
+        bench = BalanceRack(options, skew=1.0)
+        try:
+            bench.start_nodes(options.nodes - 1)
+            bench.start_coordinator()
+            process = bench.load("--time", "120s")
+            time.sleep(5)
+            arrived, used = join_once(bench)
+            process.terminate()
+            process.communicate()
+            took.append(used - arrived)
+        finally:
+            bench.close()
+    record("a node more than %d: its first experts in use %s s after they had "
+           "arrived", options.nodes - 1,
+           " ".join("%.2f" % s for s in took))
 
 
 def main():
@@ -235,19 +292,24 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("experts", 128), ("used", 8), ("layers", 4),
                         ("width", 512), ("expert-width", 256), ("vocab", 4096),
-                        ("nodes", 4), ("tokens", 10000)):
+                        ("nodes", 4), ("tokens", 10000), ("turns", 3)):
         parser.add_argument("--" + name, type=int, default=value)
-    parser.add_argument("--type", default="q8_0")
+    parser.add_argument("--type", default="q8_0",
+                        choices=sorted(balance_rack.BYTES_PER_WEIGHT))
     parser.add_argument("--picture")
-    parser.add_argument("--move", type=int, default=0, metavar="TIMES")
+    for name in ("move", "steps", "join"):
+        parser.add_argument("--" + name, type=int, default=0, metavar="TIMES")
     parser.add_argument("--throughput", action="store_true")
     options = parser.parse_args()
-    if options.throughput:
-        throughput(options)
-    elif options.move:
-        moving(options)
+    for mode in (moving, steps, join, throughput):
+        asked = {moving: options.move, steps: options.steps,
+                 join: options.join, throughput: options.throughput}[mode]
+        if asked:
+            mode(options)
+            break
     else:
         skewed(options)
 
 
-main()
+if __name__ == "__main__":
+    main()

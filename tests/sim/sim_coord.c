@@ -89,6 +89,7 @@ static void on_welcome(sim *s, uint32_t coord, uint32_t node,
     sim_seen *n = &c->seen[node];
     if (!n->greeted) return; /* one too many */
     n->greeted = false;
+    n->told_epoch = m->epoch;
     sim_rack_welcome(s, coord, node, m);
     bool refresh = membership_state(c->members, n->place) == NODE_UP &&
                    membership_boot(c->members, n->place) == m->boot;
@@ -104,6 +105,7 @@ static void on_pong(sim *s, uint32_t coord, uint32_t node,
         dispatch_node_works(c->machine, sim_mono_us(s, coord), n->place);
     }
     n->progress = m->progress;
+    n->told_epoch = m->epoch;
     membership_pong(c->members, sim_mono_ms(s, coord), n->place, m->boot,
                     m->progress, m->queued);
     bool deaf = s->options.plant == PLANT_DEAF_PONG;

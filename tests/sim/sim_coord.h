@@ -30,7 +30,7 @@ typedef struct {
     uint32_t place; /* in membership, dispatch and racks */
     uint64_t serial, record_boot;
     bool greeted, welcomed, doubted_since;
-    uint64_t version, progress;
+    uint64_t version, progress, told_epoch;
     unit_set held, doubted; /* of the last welcome; see coordinator/nodes */
     uint64_t counted_boot;
     uint32_t counted[SIM_LAYERS][SIM_UNITS]; /* pairs, at the last poll */

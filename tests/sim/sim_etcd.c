@@ -177,13 +177,25 @@ static void write_key(sim *s, sim_request *r) {
     publish(s);
 }
 
+/* Can the rack know what it knows?  Who stands still, or is not registered
+ * because it is cut off from etcd, can be asked by nobody: a rack that is begun
+ * anew without it is frozen when it comes back. */
+static bool can_be_heard(const sim *s, uint32_t member) {
+    const sim_member *m = &s->members[member];
+    char key[40];
+    snprintf(key, sizeof(key), "%s/%s",
+             member < SIM_COORDS ? "coordinators" : "nodes", m->name);
+    return m->alive && !m->frozen &&
+           (!m->cut || sim_etcd_find(&s->etcd, key) != NULL);
+}
+
 /* Does a live process know a placement that is newer than this one, or another
  * one of its number?  (A recovery that was wiped away before anybody saw it is
  * made again.) */
 static bool is_outdone(const sim *s, uint64_t epoch, bool recovers) {
     for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
         const sim_member *m = &s->members[i];
-        if (!m->alive || m->epoch < epoch) continue;
+        if (!can_be_heard(s, i) || m->epoch < epoch) continue;
         if (m->epoch > epoch || !recovers) return true;
     }
     return false;
@@ -334,12 +346,16 @@ void sim_etcd_do(sim *s, sim_request *r) {
 
 /* ---- faults ---- */
 
-static void break_watch(sim *s, uint32_t member, uint64_t after_ms) {
+static void cut_off(sim *s, uint32_t member, uint64_t after_ms) {
     sim_member *m = &s->members[member];
-    if (!m->alive || !m->watching) return;
+    if (!m->alive) return;
     m->watching = false;
     sim_after(s, after_ms * 1000, EVENT_CUT_OFF, (int)member, 0)->from =
         m->watch;
+}
+
+static void break_watch(sim *s, uint32_t member, uint64_t after_ms) {
+    if (s->members[member].watching) cut_off(s, member, after_ms);
 }
 
 void sim_etcd_stop(sim *s, sim_store_state state) {
@@ -364,7 +380,20 @@ void sim_etcd_save(sim *s) {
     s->etcd.has_saved = true;
 }
 
-/* Another cluster, with what the snapshot had, or nothing. */
+/* What a store has; 0: no placement. */
+static uint64_t stored_epoch(const sim_etcd *e) {
+    const sim_kv *kv = sim_etcd_find(e, "placement/epoch");
+    epoch_record head;
+    if (kv == NULL) return 0;
+    if (epoch_record_unpack(&head, kv->value, kv->bytes, NULL, 0) < 0) abort();
+    uint64_t epoch = epoch_pack(head.incarnation, head.epoch);
+    epoch_record_fini(&head);
+    return epoch;
+}
+
+/* Another cluster, with what the snapshot had, or nothing.  The processes of
+ * the old one are gone: their connections break at once, those that had lost
+ * their quorum too. */
 void sim_etcd_restore(sim *s, bool wipe) {
     sim_etcd *e = &s->etcd;
     if (wipe || !e->has_saved) {
@@ -376,9 +405,10 @@ void sim_etcd_restore(sim *s, bool wipe) {
     e->full = false;
     e->cluster++;
     e->replaced_us = s->clock.now_us;
+    e->newest_epoch = stored_epoch(e);
     sim_moves_restart(s);
     for (uint32_t i = 0; i < SIM_MEMBERS; i++)
-        break_watch(s, i, 5);
+        cut_off(s, i, 5);
     sim_etcd_start(s, true);
 }
 

@@ -83,7 +83,7 @@ typedef struct {
     int64_t next_lease;
     sim_kv *history; /* every change, ascending by mod_revision */
     uint32_t history_room;
-    uint64_t newest_epoch; /* packed, ever written */
+    uint64_t newest_epoch; /* packed, that it has; 0: none */
     uint64_t replaced_us;  /* when it was wiped or restored last; 0: never */
 } sim_etcd;
 

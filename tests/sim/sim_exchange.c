@@ -10,13 +10,31 @@
 
 /* ---- our own account of what nodes owe us ---- */
 
-static uint64_t owed_bytes(const sim_coord *c, uint32_t place, uint64_t since) {
+static uint64_t owed_bytes(const sim_coord *c, uint32_t place) {
     uint64_t pairs = 0;
     for (uint32_t i = 0; i < c->n_asked; i++) {
         const sim_asked *a = &c->asked[i];
-        if (a->place == place && !a->answered && a->sent_us > since) {
-            pairs += a->n_pairs;
-        }
+        if (a->place == place && !a->answered) pairs += a->n_pairs;
+    }
+    return pairs * SIM_ROW_BYTES;
+}
+
+/* Of that, what the node really has: the rest was lost on the way, or is under
+ * way. */
+static uint64_t kept_bytes(const sim *s, uint32_t coord, uint32_t place) {
+    const sim_coord *c = &s->coords[coord];
+    const sim_link *link = &c->links[place];
+    uint64_t pairs = 0;
+    if (!link->up) return 0;
+    for (uint32_t i = 0; i < c->n_asked; i++) {
+        const sim_asked *a = &c->asked[i];
+        if (a->place != place || a->answered) continue;
+        const sim_batch *b = s->nodes[link->node].batches;
+        while (b != NULL && (b->asked.request_id != a->id ||
+                             b->asked.from != coord ||
+                             b->asked.connection != link->connection))
+            b = b->next;
+        if (b != NULL) pairs += a->n_pairs;
     }
     return pairs * SIM_ROW_BYTES;
 }
@@ -53,15 +71,12 @@ void sim_exchange_sweep(sim_coord *c, uint64_t now_us) {
  * more than what is really owed. */
 void sim_exchange_check(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
-    uint64_t age_us = 2ull * SIM_PATIENCE_US, now_us = sim_mono_us(s, coord);
-    uint64_t since = now_us > age_us ? now_us - age_us : 0;
-
     for (uint32_t place = 0; place < s->n_nodes; place++) {
         dispatch_node_stats stats;
         dispatch_node(c->machine, place, &stats);
-        uint64_t owed = owed_bytes(c, place, 0);
+        uint64_t owed = owed_bytes(c, place);
         if (stats.outstanding_bytes > SIM_CREDIT * SIM_ROW_BYTES ||
-            owed_bytes(c, place, since) > SIM_CREDIT * SIM_ROW_BYTES) {
+            kept_bytes(s, coord, place) > SIM_CREDIT * SIM_ROW_BYTES) {
             sim_fail(s, "credit: place %u owes coordinator %u too much", place,
                      coord);
         }

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "coordinator/leader_nodes.h"
 #include "coordinator/recovery.h"
 #include "tests/sim/sim.h"
 
@@ -19,6 +18,7 @@ void sim_leader_start(sim *s, uint32_t coord) {
         .settle_max_ms = 2000,
         .replace_after_ms = s->replace_after_ms,
         .unknown_ms = 4000,
+        .behind_ms = 2500,
         .compact_ms = 5000};
     if (leader_new(&c->leader, &config) < 0) abort();
 }
@@ -97,16 +97,14 @@ void sim_leader_wrote(sim *s, uint32_t coord, const sim_request *r) {
 /* ---- leading ---- */
 
 /* Two processes that run may not both believe that they lead, unless the store
- * that told the first is no more. */
+ * that told one of them is no more, and it has not seen the new one yet.  (Its
+ * lease may be in both: that it can be kept alive does not tell.) */
 static void check_alone(sim *s, uint32_t coord) {
-    uint64_t replaced_us = s->etcd.replaced_us;
-    if (replaced_us != 0 &&
-        s->clock.now_us < replaced_us + s->ttl_ms * 1000ull) {
-        return;
-    }
+    if (s->members[coord].cluster != s->etcd.cluster) return;
     for (uint32_t i = 0; i < s->n_coords; i++) {
         const sim_member *m = &s->members[i];
         if (i == coord || !m->alive || m->frozen) continue;
+        if (m->cluster != s->etcd.cluster) continue;
         if (session_term(m->session, sim_boot_ms(s, i)) == 0) continue;
         sim_fail(s, "two lead: %s and %s", s->members[coord].name, m->name);
     }
@@ -125,6 +123,18 @@ static int64_t read_term(sim *s, uint32_t coord) {
     return term;
 }
 
+/* As nodes_held.c says it. */
+static uint64_t told_epoch(const sim *s, const sim_coord *c) {
+    uint64_t newest = 0;
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_seen *seen = &c->seen[i];
+        bool up = seen->there && seen->registered &&
+                  membership_state(c->members, seen->place) == NODE_UP;
+        if (up && seen->told_epoch > newest) newest = seen->told_epoch;
+    }
+    return newest;
+}
+
 static void look(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     const sim_member *m = &s->members[coord];
@@ -133,6 +143,7 @@ static void look(sim *s, uint32_t coord) {
                         .live_since_ms = m->live_ms,
                         .model = &s->plan_model};
     p.heat = c->heat;
+    p.told_epoch = told_epoch(s, c);
     if (leader_look(c->leader, sim_mono_ms(s, coord), &p) < 0) abort();
 }
 
@@ -244,7 +255,8 @@ static void recover(sim *s, uint32_t coord) {
     recovery plan;
     char why[256] = "";
     const recovery_input in = {.view = view,
-                               .nodes_epoch = leader_nodes_epoch(view),
+                               .nodes_epoch =
+                                   leader_known_epoch(s->coords[coord].leader),
                                .model = &s->plan_model,
                                .nodes = nodes,
                                .n_nodes = list_held(s, coord, nodes, held)};

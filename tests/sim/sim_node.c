@@ -256,6 +256,9 @@ static void answer_control(sim *s, uint32_t node, const sim_message *m) {
     sim_message answer =
         answer_to(s, node, m, hello ? MESSAGE_WELCOME : MESSAGE_PONG);
     if (!served) answer.kind = MESSAGE_TOO_OLD;
+    keeper_figures known;
+    keeper_look(n->keeper, &known);
+    answer.epoch = known.epoch;
     answer.version = keeper_version(n->keeper);
     answer.progress = n->progress;
     answer.queued = job_queue_waiting(n->queue) + (uint32_t)n->n_computing;

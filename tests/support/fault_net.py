@@ -250,6 +250,21 @@ class Group:
     def take(self, pid):
         self._write("cgroup.procs", str(pid))
 
+    def close(self):
+        _remove_group(self.path)
+
+
+def make_group(owner, name):
+    """A control group of this outer process; None where there can be none."""
+    for base in CGROUPS:
+        try:
+            group = Group(base, "roster-chaos-%s-%s" % (owner, name))
+            group.limit(None)
+        except OSError:
+            continue
+        return group
+    return None
+
 
 class Network:
     """Only inside (see enter())."""
@@ -272,16 +287,7 @@ class Network:
     def group_of(self, name):
         """None where control groups for CPU time cannot be made."""
         if name not in self._groups:
-            self._groups[name] = None
-            for base in CGROUPS:
-                try:
-                    group = Group(base, "roster-chaos-%s-%s" %
-                                  (os.environ[INSIDE], name))
-                    group.limit(None)
-                except OSError:
-                    continue
-                self._groups[name] = group
-                break
+            self._groups[name] = make_group(os.environ[INSIDE], name)
         return self._groups[name]
 
     @staticmethod

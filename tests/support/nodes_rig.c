@@ -144,6 +144,7 @@ nodes_rig *nodes_rig_open_registered(uint32_t slices) {
     nodes_rig *r = make_rig(slices);
     open_scripted(r, &r->one, "tcp://127.0.0.1:*");
     open_scripted(r, &r->two, "tcp://127.0.0.1:*");
+    open_scripted(r, &r->three, "tcp://127.0.0.1:*");
     r->config.registered = true;
     open_nodes(r);
     return r;
@@ -156,6 +157,7 @@ void nodes_rig_close(nodes_rig *r) {
     nodes_free(r->nodes);
     close_scripted(&r->one);
     close_scripted(&r->two);
+    close_scripted(&r->three);
     step_free(r->steps);
     memory_rack_close(r->rack);
     zmq_ctx_term(r->zmq);
@@ -177,6 +179,7 @@ void nodes_rig_take(nodes_rig *r, scripted_node *n, message_kind kind) {
         char why[160] = "";
         assert_int_equal(
             message_open(&n->in, n->arena, &n->m, why, sizeof(why)), 0);
+        if (n->m.kind == MESSAGE_HELLO) n->greeting = n->m.request_id;
         if (n->m.kind == kind) return;
     }
     fail_msg("no %s came", message_kind_name(kind));
@@ -186,7 +189,9 @@ void nodes_rig_send(scripted_node *n, const message *m) {
     frames f;
     frames_init(&f);
     assert_non_null(frames_add(&f, 0));
-    assert_int_equal(message_seal(&f, m), 0);
+    message sent = *m;
+    if (m->kind == MESSAGE_WELCOME) sent.request_id = n->greeting;
+    assert_int_equal(message_seal(&f, &sent), 0);
     frames_copy_address(&f, &n->in);
     assert_int_equal(link_send(n->link, &f), 0);
 }

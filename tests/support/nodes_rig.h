@@ -2,7 +2,7 @@
  * test that say what it wants.
  *
  * A scripted node is a ROUTER; it answers nothing by itself.  With a list there
- * is one, "inproc://node"; else they register, on loopback ports of their own.
+ * is one, "inproc://node"; else three may register, on loopback ports of their own.
  * Whatever goes wrong fails the cmocka test. */
 #ifndef TESTS_SUPPORT_NODES_RIG_H
 #define TESTS_SUPPORT_NODES_RIG_H
@@ -21,6 +21,7 @@ typedef struct {
     frames in; /* the last message from the coordinator */
     message_arena *arena;
     message m;
+    uint64_t greeting; /* the last hello's number */
 } scripted_node;
 
 typedef struct {
@@ -35,7 +36,7 @@ typedef struct {
     model_cut cut;
     nodes_config config;
     nodes *nodes;
-    scripted_node one, two;
+    scripted_node one, two, three;
     holdings held; /* all experts of the first layer */
     bool settled;
     uint32_t racks; /* that the step thread was given */

@@ -123,7 +123,7 @@ void rack_feed_placement(rack_feed *f, const rack_feed_plan *p) {
                       .n_layers = p->n_layers,
                       .n_experts = p->n_experts,
                       .slices = p->max_slices,
-                      .min_replicas = 1,
+                      .min_replicas = p->min_replicas > 0 ? p->min_replicas : 1,
                       .nodes = nodes,
                       .n_nodes = p->n_nodes,
                       .writer = "test",

@@ -70,7 +70,7 @@ static int on_token(void *opaque, roster_generation *g, const roster_token *t) {
     if (s->begun && l->n_gaps < MOST_GAPS) {
         l->gaps_us[l->n_gaps++] = (uint32_t)(now - s->since_us);
         if (l->set.series) {
-            printf("%.3f %.3f\n", (double)(now - l->begun_us) / 1e6,
+            printf("%.6f %.3f\n", (double)now / 1e6,
                    (double)(now - s->since_us) / 1e3);
         }
     }
@@ -207,7 +207,8 @@ int main(int argc, char **argv) {
         {"time", 0, OPTION_MS, &s->time_ms, "TIME", "End then; 0: do not."},
         {"seed", 0, OPTION_U64, &s->seed, "N", "Seed of the prompts."},
         {"series", 0, OPTION_FLAG, &s->series, NULL,
-         "Print a line for each token: when (s), and after how long (ms)."},
+         "Print a line for each token: when (s, of the monotonic clock), and "
+         "after how long (ms)."},
     };
     const option_set set = {
         .program = "token_load",

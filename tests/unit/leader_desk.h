@@ -14,7 +14,9 @@
 #include "coordinator/leader.h"
 #include "engine/err.h"
 
+#ifndef LAYERS
 #define LAYERS 2
+#endif
 #ifndef EXPERTS
 #define EXPERTS 6
 #endif
@@ -31,6 +33,7 @@ typedef struct {
     uint64_t now_ms, live_since_ms;
     leader_action action;
     heat *heat; /* NULL: none is shown */
+    uint32_t n_groups;
     bool no_balance;
 } desk;
 
@@ -144,7 +147,8 @@ static inline void look(desk *d) {
                         .term = d->term,
                         .live_since_ms = d->live_since_ms,
                         .model = &d->model,
-                        .heat = d->heat};
+                        .heat = d->heat,
+                        .n_groups = d->n_groups};
     assert_int_equal(leader_look(d->machine, d->now_ms, &p), 0);
 }
 

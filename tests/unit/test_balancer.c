@@ -100,6 +100,31 @@ static void moves_one_unit_away_from_a_hot_node(void **state) {
     balance_result_fini(&d.out);
 }
 
+/* What gains a third may be chance if the loads are off by a sixth. */
+static void a_gain_must_be_more_than_chance(void **state) {
+    desk d;
+    (void)state;
+    desk_init(&d, 4, 2, 4);
+    hold(&d, 30, 1);
+    hold(&d, 30, 1);
+    hold(&d, 30, 1);
+    hold(&d, 30, 2);
+    d.in.noise = 0.17;
+    run(&d);
+    assert_false(d.out.pays);
+    assert_int_equal(d.out.added, 0);
+    d.in.noise = 0.16;
+    run(&d);
+    assert_true(d.out.pays);
+    /* Who is asked to does it all the same. */
+    d.in.noise = 1;
+    d.in.forced = true;
+    run(&d);
+    assert_false(d.out.pays);
+    assert_int_equal(d.out.added, 1);
+    balance_result_fini(&d.out);
+}
+
 static void exchanges_units_where_nothing_else_fits(void **state) {
     desk d;
     (void)state;
@@ -487,6 +512,7 @@ static void refuses_what_is_no_question(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moves_one_unit_away_from_a_hot_node),
+        cmocka_unit_test(a_gain_must_be_more_than_chance),
         cmocka_unit_test(exchanges_units_where_nothing_else_fits),
         cmocka_unit_test(copies_a_unit_that_is_too_hot_for_one_node),
         cmocka_unit_test(makes_room_for_a_copy_by_a_detour),

@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "engine/cpu.h"
@@ -114,6 +116,26 @@ static void tells_a_time_that_never_goes_back(void **state) {
         last = now;
     }
     assert_true(now_ms() >= last / 1000);
+}
+
+static void *look_at_oneself(void *arg) {
+    char name[32] = "";
+    int *nice_value = arg;
+    thread_in_background("quiet");
+    pthread_getname_np(pthread_self(), name, sizeof(name));
+    assert_string_equal(name, "quiet");
+    *nice_value = getpriority(PRIO_PROCESS, 0);
+    return NULL;
+}
+
+static void lets_one_thread_give_way_to_the_others(void **state) {
+    pthread_t thread;
+    int before = getpriority(PRIO_PROCESS, 0), there = 0;
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, look_at_oneself, &there), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(getpriority(PRIO_PROCESS, 0), before);
+    assert_int_equal(there, before < 10 ? before + 10 : 19);
 }
 
 static void gives_other_random_bytes_each_time(void **state) {
@@ -348,6 +370,7 @@ int main(void) {
         cmocka_unit_test(sees_sizes_that_overflow),
         cmocka_unit_test(gives_zeroed_aligned_memory),
         cmocka_unit_test(tells_a_time_that_never_goes_back),
+        cmocka_unit_test(lets_one_thread_give_way_to_the_others),
         cmocka_unit_test(gives_other_random_bytes_each_time),
         cmocka_unit_test(shows_no_control_characters),
         cmocka_unit_test(keeps_the_numbers_of_closed_streams),

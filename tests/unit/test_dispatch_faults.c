@@ -89,6 +89,60 @@ static void does_not_send_what_was_answered_meanwhile(void **state) {
     rig_close(&r);
 }
 
+/* A layer of one pair, which this node answers. */
+static void serve_one(rig *r, uint32_t node) {
+    rig_begin_same(r, 1, 1);
+    uint64_t id = rig_send(r, node, 1);
+    r->now += 1000;
+    dispatch_node_works(r->d, r->now, node);
+    assert_int_equal(rig_rows(r, node, id), 1);
+    rig_expect(r, DISPATCH_DONE);
+}
+
+static void gets_the_credit_back_of_what_was_passed_by(void **state) {
+    rig r = rig_of(HELD("*:*"));
+    (void)state;
+
+    rig_begin_same(&r, 1, 2);
+    rig_send(&r, 0, 2); /* this message is lost */
+    rig_begin_same(&r, 1, 1);
+    uint64_t slow = rig_send(&r, 0, 1); /* this one is only slow */
+    rig_begin_same(&r, 1, 0);           /* nobody waits any more */
+    rig_expect(&r, DISPATCH_DONE);
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 3 * RIG_ROW);
+
+    for (int i = 0; i < 8; i++) /* so many may overtake a batch */
+        serve_one(&r, 0);
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 3 * RIG_ROW);
+    assert_int_equal(rig_rows(&r, 0, slow), 0);
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 2 * RIG_ROW);
+    for (int i = 0; i < 8; i++)
+        serve_one(&r, 0);
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, 0);
+    rig_close(&r);
+}
+
+static void counts_one_round_for_what_was_sent_together(void **state) {
+    rig r = rig_of(HELD("*:*"));
+    uint64_t ids[9];
+    (void)state;
+
+    rig_begin_same(&r, 1, 1);
+    rig_send(&r, 0, 1); /* waits behind all that follows */
+    for (int i = 0; i < 9; i++) {
+        rig_begin_same(&r, 1, 1);
+        ids[i] = rig_send(&r, 0, 1);
+    }
+    rig_begin_same(&r, 1, 0);
+    rig_expect(&r, DISPATCH_DONE);
+    for (int i = 0; i < 9; i++)
+        rig_rows(&r, 0, ids[i]);
+    for (int i = 0; i < 8; i++)
+        serve_one(&r, 0);
+    assert_int_equal(rig_node(&r, 0).outstanding_bytes, RIG_ROW);
+    rig_close(&r);
+}
+
 static void prefers_others_to_a_suspect_node(void **state) {
     rig r = rig_of(HELD("*:*", "*:*"));
     (void)state;
@@ -417,6 +471,8 @@ int main(void) {
         cmocka_unit_test(gives_a_slow_node_more_time),
         cmocka_unit_test(takes_the_first_answer_whoever_it_is_from),
         cmocka_unit_test(does_not_send_what_was_answered_meanwhile),
+        cmocka_unit_test(gets_the_credit_back_of_what_was_passed_by),
+        cmocka_unit_test(counts_one_round_for_what_was_sent_together),
         cmocka_unit_test(prefers_others_to_a_suspect_node),
         cmocka_unit_test(trusts_a_node_again_that_answers_late),
         cmocka_unit_test(tries_a_suspect_node_again_after_a_while),

@@ -338,6 +338,29 @@ static void slices_add_up_to_the_whole(void **state) {
     free_network(&n);
 }
 
+/* ---- progress ---- */
+
+/* A node whose count stands still is taken for dead: a piece of many rows is
+ * eight tasks, each of which may take long. */
+static void counts_every_part_of_a_long_run(void **state) {
+    enum { MODEL_DIM = 128, FFN_DIM = 2048, ROWS = MAX_ROWS };
+    uint64_t seed = 8;
+    network n = make_network(&seed, all_q8_0, MODEL_DIM, FFN_DIM);
+    rows r = make_rows(&seed, ACT_A8, MODEL_DIM, ROWS);
+    ffn_job job = job_of(&n, &r);
+    bench b = open_bench(1, ROWS, 1, FFN_DIM, MODEL_DIM);
+    (void)state;
+
+    assert_int_equal(ffn_run(b.p, b.s, &job, 1, ACT_A8, 0), 0);
+    /* Parts of 128 hidden values or 64 outputs, of 64 rows. */
+    uint64_t parts = (FFN_DIM / 128 + MODEL_DIM / 64) * 2;
+    assert_true(pool_progress(b.p) > parts);
+
+    close_bench(&b);
+    free_rows(&r);
+    free_network(&n);
+}
+
 /* ---- failures ---- */
 
 static void refuses_what_the_scratch_cannot_hold(void **state) {
@@ -424,6 +447,7 @@ int main(void) {
         cmocka_unit_test(batch_threads_and_level_change_no_bit),
         cmocka_unit_test(order_of_rows_changes_no_bit),
         cmocka_unit_test(slices_add_up_to_the_whole),
+        cmocka_unit_test(counts_every_part_of_a_long_run),
         cmocka_unit_test(refuses_what_the_scratch_cannot_hold),
         cmocka_unit_test(refuses_matrices_that_do_not_fit_together),
         cmocka_unit_test(refuses_a_form_it_cannot_use),

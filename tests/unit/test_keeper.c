@@ -370,6 +370,26 @@ static void refuses_a_laggard_until_it_has_caught_up(void **state) {
     rig_close(&r);
 }
 
+static void refuses_nobody_for_what_etcd_does_not_have(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r, NULL);
+    settle(&r);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    take_away(&r);
+    expect(&r, KEEPER_REPORT);
+    assert_int_equal(ping_for(&r, 5, epoch_pack(1, 1)), KEEPER_WAIT);
+    keeper_can_learn(r.k, r.now, false); /* it is away, or was restored */
+    assert_int_equal(ping_for(&r, 60, epoch_pack(1, 1)), KEEPER_WAIT);
+    assert_true(keeper_holds(r.k, 0, 0));
+
+    keeper_can_learn(r.k, r.now, true);
+    keeper_can_learn(r.k, r.now, true);
+    assert_int_equal(ping_for(&r, 9, epoch_pack(1, 1)), KEEPER_WAIT);
+    assert_int_equal(ping_for(&r, 1, epoch_pack(1, 1)), KEEPER_STALE);
+    rig_close(&r);
+}
+
 static void gives_a_newcomer_the_same_grace(void **state) {
     (void)state;
     rig r;
@@ -656,6 +676,7 @@ int main(void) {
         cmocka_unit_test(waits_for_one_that_said_hello_and_did_not_ping),
         cmocka_unit_test(does_not_wait_for_one_that_fell_silent),
         cmocka_unit_test(refuses_a_laggard_until_it_has_caught_up),
+        cmocka_unit_test(refuses_nobody_for_what_etcd_does_not_have),
         cmocka_unit_test(gives_a_newcomer_the_same_grace),
         cmocka_unit_test(forgets_a_stale_one_that_is_gone),
         cmocka_unit_test(keeps_what_is_assigned_again_in_time),

@@ -232,18 +232,49 @@ static void asks_nothing_while_nodes_load(void **state) {
     desk_fini(&d);
 }
 
+/* So it is measured, every second. */
+static void hear_speed(desk *d, const char *name, double speed,
+                       uint32_t seconds) {
+    for (uint32_t i = 0; i < seconds; i++) {
+        d->now_ms += 1000;
+        assert_int_equal(leader_set_speed(d->machine, d->now_ms, name, speed),
+                         0);
+    }
+}
+
 static void knows_a_fast_node(void **state) {
     desk d;
     (void)state;
     begin(&d, 1);
     show_heat(&d);
-    assert_int_equal(leader_set_speed(d.machine, "b", 3.1), 0);
     make_even(&d);
+    hear_speed(&d, "b", 3.1, 58); /* not for long enough */
+    d.now_ms += 2000;
+    assert_int_equal(settle(&d), 0);
+    hear_speed(&d, "b", 3.1, 4);
     d.now_ms += 2000;
     assert_int_equal(next(&d), LEADER_WAIT);
     d.now_ms += 2000;
     assert_true(settle(&d) > 0);
     assert_in_range(units_of(&d, "b"), 22, 26); /* of 32 */
+    desk_fini(&d);
+}
+
+/* What it means is the balancer's to know. */
+static void tells_the_balancer_of_groups(void **state) {
+    desk d;
+    (void)state;
+    begin(&d, 1);
+    d.n_groups = 4;
+    show_heat(&d);
+    make_uneven(&d, "a");
+    d.now_ms += 2000;
+    assert_int_equal(leader_next(d.machine, d.now_ms, &d.action), 0);
+    assert_int_equal(d.action.kind, LEADER_THINK);
+    leader_job *job = d.action.job;
+    assert_int_equal(job->question.n_groups, 4);
+    leader_job_run(job);
+    assert_int_equal(leader_thought(d.machine, d.now_ms, job), 0);
     desk_fini(&d);
 }
 
@@ -624,6 +655,14 @@ static void refuses_operators_where_it_does_not_lead(void **state) {
 
 /* ---- peers ---- */
 
+/* Every second one of two speeds, for so long. */
+static uint64_t hear(leader_peer *p, uint64_t now_ms, double even, double odd,
+                     uint32_t seconds) {
+    for (uint32_t i = 0; i < seconds; i++, now_ms += 1000)
+        leader_peer_set_speed(p, now_ms, i % 2 == 0 ? even : odd);
+    return now_ms;
+}
+
 static void counts_speeds_in_steps(void **state) {
     leader_peers p = {0};
     uint32_t one, two, again;
@@ -638,11 +677,31 @@ static void counts_speeds_in_steps(void **state) {
                                    1.05, 0,   0.6,  99,   0.01};
     static const double counts[] = {1,   1,   1,   1,  1.25, 1.25,
                                     1.0, 1.0, 0.5, 16, 0.25};
+    uint64_t now_ms = 1000;
     for (uint32_t i = 0; i < sizeof(heard) / sizeof(heard[0]); i++) {
-        leader_peer_set_speed(peer, heard[i]);
+        now_ms = hear(peer, now_ms, heard[i], heard[i], 61);
         assert_true(peer->speed == counts[i]);
     }
     leader_peers_fini(&p);
+}
+
+/* Speeds as a busy computer shows them: never one side for a whole minute. */
+static void believes_only_a_speed_that_lasts(void **state) {
+    leader_peer p = {.speed = 1};
+    uint64_t now_ms = 1000;
+    (void)state;
+    for (uint32_t i = 0; i < 20; i++) {
+        now_ms = hear(&p, now_ms, 1.3, 2.5, 59);
+        assert_true(p.speed == 1);
+        now_ms = hear(&p, now_ms, i % 2 == 0 ? 0.6 : 0, 0.7, 5);
+    }
+    /* What was heard long ago says nothing of the time in between. */
+    now_ms = hear(&p, now_ms, 0.5, 0.5, 2);
+    now_ms = hear(&p, now_ms + 100000, 0.5, 0.5, 2);
+    assert_true(p.speed == 1);
+    /* It is as fast as it was at least. */
+    (void)hear(&p, now_ms, 1.4, 2.5, 61);
+    assert_true(p.speed == 1.5);
 }
 
 int main(void) {
@@ -654,6 +713,7 @@ int main(void) {
         cmocka_unit_test(asks_nothing_if_that_is_turned_off),
         cmocka_unit_test(asks_nothing_while_nodes_load),
         cmocka_unit_test(knows_a_fast_node),
+        cmocka_unit_test(tells_the_balancer_of_groups),
         cmocka_unit_test(undoes_no_move_within_a_minute),
         cmocka_unit_test(asks_before_it_plans_when_it_is_new),
         cmocka_unit_test(waits_for_heat_when_it_is_new),
@@ -671,6 +731,7 @@ int main(void) {
         cmocka_unit_test(does_what_an_operator_asks_for),
         cmocka_unit_test(refuses_operators_where_it_does_not_lead),
         cmocka_unit_test(counts_speeds_in_steps),
+        cmocka_unit_test(believes_only_a_speed_that_lasts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -187,7 +187,7 @@ static void only_the_answer_to_the_question_counts(void **state) {
     assert_true(total(r) == 0);
     assert_true(nodes_rig_says(r, 0, "state", "up"));
     m = load(&t);
-    m.request_id = r->nodes->last_load_id;
+    m.request_id = r->nodes->all[0]->load_id;
     send_load(&t, &m); /* and it has waited for this one */
     wait_counted(&t);
     assert_float_equal(total(r), 500, 5);

@@ -10,89 +10,7 @@
 #include "coordinator/nodes_internal.h"
 #include "engine/err.h"
 #include "engine/util.h"
-#include "tests/support/nodes_rig.h"
-#include "tests/support/rack_feed.h"
-
-#define BOOT NODES_RIG_BOOT
-
-typedef struct {
-    nodes_rig *r;
-    rack_feed feed;
-} rack_rig;
-
-static void open_rack(rack_rig *a, uint32_t slices) {
-    a->r = nodes_rig_open_registered(slices);
-    rack_feed_open(&a->feed);
-}
-
-static void close_rack(rack_rig *a) {
-    rack_feed_close(&a->feed);
-    nodes_rig_close(a->r);
-}
-
-static void take_up(rack_rig *a) {
-    rack_feed_settle(&a->feed);
-    assert_int_equal(
-        nodes_set(a->r->nodes, a->feed.view, rack_view_placement(a->feed.view)),
-        0);
-}
-
-static void feed_one(rack_rig *a, const char *name, const scripted_node *n) {
-    rack_feed_node(&a->feed, name, BOOT, link_endpoint(n->link));
-}
-
-/* ---- placements ---- */
-
-static uint32_t all_on_first(uint32_t layer, uint32_t unit) {
-    (void)layer;
-    (void)unit;
-    return 1;
-}
-
-static uint32_t even_on_first(uint32_t layer, uint32_t unit) {
-    (void)layer;
-    return unit % 2 == 0 ? 1 : 2;
-}
-
-static uint32_t all_on_second(uint32_t layer, uint32_t unit) {
-    (void)layer;
-    (void)unit;
-    return 2;
-}
-
-static void feed_placement(rack_rig *a, uint64_t epoch,
-                           uint32_t (*on)(uint32_t layer, uint32_t unit)) {
-    static const char *const names[] = {"one", "two"};
-    const model_config *m = &a->r->model->config;
-    rack_feed_plan p = {.epoch = epoch,
-                        .n_layers = m->n_layers,
-                        .n_experts = m->n_experts,
-                        .max_slices = a->r->cut.max_slices,
-                        .slices = a->r->cut.slices,
-                        .nodes = names,
-                        .n_nodes = 2,
-                        .on = on};
-    rack_feed_placement(&a->feed, &p);
-}
-
-/* ---- a node's part ---- */
-
-static void come_up(rack_rig *a, scripted_node *n, const char *name,
-                    uint64_t boot) {
-    nodes_rig_take(a->r, n, MESSAGE_HELLO);
-    message m = nodes_rig_welcome(a->r);
-    m.welcome.name = name;
-    m.boot_id = boot;
-    nodes_rig_send(n, &m);
-    for (int i = 0; i < 2; i++)
-        nodes_rig_pong(a->r, n, boot, 0); /* it was taken in */
-}
-
-static uint64_t unheld(const rack_rig *a) {
-    nodes_health h;
-    nodes_look(a->r->nodes, &h);
-    return h.unheld;
-}
+#include "tests/unit/rack_rig.h"
 
 /* ---- coming and going ---- */
 
@@ -340,67 +258,6 @@ static void goes_by_the_placement_s_epoch(void **state) {
     close_rack(&a);
 }
 
-/* Both nodes are there; the first layer moves from one to the other, which has
- * not told us yet that it has it. */
-static void begin_move(rack_rig *a) {
-    open_rack(a, 1);
-    feed_one(a, "one", &a->r->one);
-    feed_one(a, "two", &a->r->two);
-    feed_placement(a, 1, all_on_first);
-    take_up(a);
-    come_up(a, &a->r->one, "one", BOOT);
-    holdings all = a->r->held, none;
-    assert_int_equal(holdings_init(&none, all.n_layers, all.n_experts), 0);
-    a->r->held = none;
-    come_up(a, &a->r->two, "two", BOOT + 1);
-    a->r->held = all;
-    holdings_fini(&none);
-    feed_placement(a, 2, all_on_second);
-    take_up(a);
-}
-
-static uint64_t epoch_in_use(const rack_rig *a) {
-    exchange *x = memory_rack_exchange(a->r->rack);
-    exchange_idle(x);
-    return exchange_epoch(x);
-}
-
-static void switches_when_that_loses_nothing(void **state) {
-    (void)state;
-    rack_rig a;
-    begin_move(&a);
-    uint64_t n = a.r->model->config.n_experts;
-    assert_true(epoch_in_use(&a) == epoch_pack(1, 1));
-    assert_int_equal(unheld(&a), n); /* the first layer is still there */
-    come_up(&a, &a.r->two, "two", BOOT + 1); /* it was asked */
-    assert_true(epoch_in_use(&a) == epoch_pack(1, 2));
-    assert_int_equal(unheld(&a), n);
-    close_rack(&a);
-}
-
-static void switches_at_once_when_there_is_nothing_to_lose(void **state) {
-    (void)state;
-    rack_rig a;
-    begin_move(&a);
-    nodes_rig_pong(a.r, &a.r->one, BOOT + 9, 0); /* restarted: it has nothing */
-    for (int i = 0; i < 3; i++)
-        nodes_rig_pong(a.r, &a.r->two, BOOT + 1, 0);
-    assert_true(epoch_in_use(&a) == epoch_pack(1, 2));
-    close_rack(&a);
-}
-
-static void waits_for_nobody_for_long(void **state) {
-    (void)state;
-    rack_rig a;
-    begin_move(&a);
-    uint64_t until = now_ms() + NODES_RIG_WAIT_MS;
-    while (epoch_in_use(&a) != epoch_pack(1, 2)) {
-        assert_true(now_ms() < until);
-        uv_run(&a.r->loop, UV_RUN_ONCE);
-    }
-    close_rack(&a);
-}
-
 static void makes_no_rack_for_what_changes_nothing(void **state) {
     (void)state;
     rack_rig a;
@@ -494,9 +351,6 @@ int main(void) {
         cmocka_unit_test(counts_on_layers_that_are_not_placed_yet),
         cmocka_unit_test(makes_racks_for_reports_at_times_alone),
         cmocka_unit_test(goes_by_the_placement_s_epoch),
-        cmocka_unit_test(switches_when_that_loses_nothing),
-        cmocka_unit_test(switches_at_once_when_there_is_nothing_to_lose),
-        cmocka_unit_test(waits_for_nobody_for_long),
         cmocka_unit_test(makes_no_rack_for_what_changes_nothing),
         cmocka_unit_test(takes_in_a_node_that_holds_nothing_however_it_cuts),
         cmocka_unit_test(reports_what_etcd_says_of_each),
