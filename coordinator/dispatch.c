@@ -125,6 +125,7 @@ void dispatch_free(dispatch *d) {
     free(d->peers);
     free(d->requests);
     free(d->request_pairs);
+    free(d->request_works);
     free(d);
 }
 

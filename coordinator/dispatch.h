@@ -68,6 +68,23 @@ int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
                    const uint32_t *experts, uint32_t n_rows, uint32_t k,
                    const placement *where);
 
+/* Rows that are given up are asked for again, in the same layer, a little later.
+ * What nodes still owe of them is waited for then, not asked once more.  Rows
+ * are told apart by keys, which equal rows have in common.
+ *
+ * Before the next begin: does anybody still owe something of this layer?  Then
+ * keep what it is for. */
+bool dispatch_owes(const dispatch *d);
+void dispatch_keep(dispatch *d, const uint64_t *row_keys); /* [n_rows] */
+/* Right after begin: if there is something of this layer, take it up. */
+bool dispatch_has_kept(const dispatch *d, uint32_t layer);
+void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys);
+/* Is this answer of no use now, and may be when its rows come back?  Handed to
+ * dispatch_rows() after dispatch_resume(), it is used. */
+bool dispatch_is_kept(const dispatch *d, uint64_t request_id);
+
+#define DISPATCH_NO_PAIR UINT32_MAX
+
 typedef enum {
     DISPATCH_SEND,  /* send these pairs to `node` as `request_id` */
     DISPATCH_LOCAL, /* compute these pairs here, then dispatch_local_done() */
@@ -94,7 +111,7 @@ void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id);
 
 /* Rows came back.  The request's pairs in its order are in *pairs, *n of them;
  * take[i] (room for max_pairs) says whether row i is wanted: false if the pair
- * was answered before.  *pairs is valid until the next dispatch_next().
+ * was answered before, or is DISPATCH_NO_PAIR: not asked for any more.  *pairs is valid until the next dispatch_next().
  * ERR_NOT_HERE for a request that is not in flight to this node (doubled or
  * forged) or belongs to an earlier layer, whose credit is returned: nothing is
  * wanted. */
@@ -166,6 +183,7 @@ typedef struct {
     uint64_t hedge_wins; /* that brought the first answer */
     uint64_t retries;    /* for what was lost, or is late for much too long */
     uint64_t trials;     /* copies for nodes that were late or slow */
+    uint64_t resumed_pairs; /* given up, asked for again, and under way still */
     uint64_t splits;     /* runs of one expert that were cut for two nodes */
     uint64_t broken;     /* connections that broke */
 } dispatch_stats;

@@ -22,7 +22,7 @@ typedef struct {
 
 /* A pair on trial counts as asked of nobody: it keeps waiting for somebody
  * else. */
-static void ask_pair(dispatch *d, uint64_t now_us, const dispatch_request *r,
+static void ask_pair(dispatch *d, uint64_t now_us, dispatch_request *r,
                      dispatch_pair *p, past *was) {
     bool in_flight = p->asked != 0;
     bool asked = p->first != DISPATCH_NONE;
@@ -43,22 +43,21 @@ static void ask_pair(dispatch *d, uint64_t now_us, const dispatch_request *r,
     if (asked && in_flight && !p->second) was->hedge = true;
     if (asked && (!in_flight || p->second)) was->retry = true;
     p->second = false;
+    if (p->tries > r->tries) r->tries = p->tries;
+    if (p->tries < DISPATCH_TRIES_MOST) p->tries++;
 }
 
-static void set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r) {
+void dispatch_set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r) {
     const dispatch_peer *peer = &d->peers[r->node];
-    r->ahead = peer->outstanding_pairs;
-    r->sent_us = now_us;
-    r->expected_us = dispatch_expect_us(peer, r->ahead);
     uint64_t late_us = dispatch_late_us(d, peer, r->expected_us);
     uint64_t second_us =
         dispatch_max(late_us * DISPATCH_SECOND, DISPATCH_SECOND_US);
     second_us = dispatch_min(second_us, d->config.patience_us / 2);
     r->late_us = dispatch_later(now_us, late_us);
     r->second_us = dispatch_later(now_us, dispatch_max(second_us, late_us));
-    r->again_us = dispatch_later(
-        now_us, dispatch_max(late_us * DISPATCH_RESENDS,
-                             d->config.patience_us / DISPATCH_RESENDS));
+    uint64_t again_us = dispatch_max(late_us * DISPATCH_RESENDS,
+                                     d->config.patience_us / DISPATCH_RESENDS);
+    r->again_us = dispatch_later(now_us, again_us << r->tries);
     d->late_wake_us = dispatch_min(d->late_wake_us, r->late_us);
     d->give_up_us = dispatch_min(d->give_up_us,
                                  dispatch_later(now_us, d->config.patience_us));
@@ -93,7 +92,10 @@ static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
     peer->given += r->n_pairs;
     r->hedge = was.hedge;
     *takeover = was.takeover;
-    set_deadlines(d, now_us, r);
+    r->ahead = peer->outstanding_pairs;
+    r->sent_us = now_us;
+    r->expected_us = dispatch_expect_us(peer, r->ahead);
+    dispatch_set_deadlines(d, now_us, r);
     dispatch_count_call(d, r, was.retry, was.trial);
     plan_next_trial(peer, now_us);
 }

@@ -33,7 +33,8 @@ static void rest(dispatch *d, dispatch_peer *peer, uint64_t now_us) {
 static void release_pairs(dispatch *d, dispatch_request *r) {
     if (!dispatch_table_current(d, r)) return;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        dispatch_pair *p = dispatch_pair_of(d, r, i);
+        if (p == NULL) continue;
         /* After `again` the bit may stand for a younger request. */
         if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, r->node);
         if (p->asked == 0) dispatch_wait_pair(d, p);
@@ -81,9 +82,10 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     }
     bool won = false;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
-        if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, node);
-        take[i] = p->state == PAIR_OPEN;
+        dispatch_pair *p = dispatch_pair_of(d, r, i);
+        if (p != NULL && !r->again)
+            p->asked &= ~dispatch_holder(d, p->expert, node);
+        take[i] = p != NULL && p->state == PAIR_OPEN;
         if (!take[i]) {
             d->stats.late_rows++;
             continue;
@@ -118,7 +120,8 @@ void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
         rest(d, peer, now_us);
     } else if (dispatch_table_current(d, r)) {
         for (uint32_t i = 0; i < r->n_pairs; i++) {
-            dispatch_pair *p = &d->pairs[r->pairs[i]];
+            dispatch_pair *p = dispatch_pair_of(d, r, i);
+            if (p == NULL) continue;
             p->refused |= dispatch_holder(d, p->expert, node);
             dispatch_refusal_add(d, node, d->layer, p->expert,
                                  now_us + DISPATCH_REFUSED_US);

@@ -8,6 +8,7 @@
  *   dispatch_late.c   requests that are late, pairs out of patience
  *   dispatch_speed.c  what nodes have shown: speed, regularity, being slow
  *   dispatch_event.c  answers, refusals, nodes that come and go
+ *   dispatch_resume.c what was given up, and comes back
  *   dispatch_table.c  the requests in flight, and the memory of refusals
  *
  * A pair is OPEN until it is answered or lost.  An open pair is `waiting` when
@@ -70,8 +71,11 @@
 #define DISPATCH_GIVEN_US 1000000 /* what was given halves in that time */
 
 /* A late request no longer keeps its node from being asked for the same pairs
- * again after 1 / so much of the patience. */
+ * again after 1 / so much of the patience; then after twice that, and so on.  A
+ * message that is lost without a broken connection is rare, and a node that
+ * shows no sign of work may only be slow: it is not to be buried. */
 #define DISPATCH_RESENDS 4
+#define DISPATCH_TRIES_MOST 8 /* that double */
 /* So does one that is at work, counted from the last sign of it: well above the
  * time between pings, which are what brings such signs.  What is asked twice is
  * computed twice, by a node that has too much to do already. */
@@ -113,6 +117,7 @@ typedef struct {
     uint64_t asked;    /* holders whose answer may still come */
     uint64_t refused;  /* holders that will not compute it in this layer */
     dispatch_pair_state state;
+    uint8_t tries;     /* it was asked so often, up to DISPATCH_TRIES_MOST */
     bool waiting;      /* to be asked (again) */
     bool trial;        /* this time on trial: not counted as asked */
     bool second;       /* to be asked again whatever the budget says */
@@ -129,13 +134,23 @@ typedef struct {
     uint32_t node, layer, n_pairs;
     uint32_t ahead;  /* pairs the node had to do, with these */
     uint64_t round;  /* its node's, when it was sent */
-    uint32_t *pairs; /* [piece_pairs]; meaningless once the layer is over */
+    /* [piece_pairs]; meaningless once the layer is over.  DISPATCH_NONE: of
+     * one that was taken up, what nobody asked for again. */
+    uint32_t *pairs;
     uint32_t newer, older; /* slots in flight, by age; newer: free list */
     bool late;
     bool doubled; /* late, and its pairs are to be asked of others as well */
     bool again;   /* its pairs may be asked of the same node again */
     bool hedge;
+    uint8_t tries; /* before it, of the pair that was asked most often */
+    bool kept;     /* what it is for is remembered: it may be taken up */
 } dispatch_request;
+
+/* What a pair of a request is for, whatever layer runs. */
+typedef struct {
+    uint64_t row_key;
+    uint32_t expert;
+} dispatch_work;
 
 /* Consecutive pairs of d->order, [begin, end), of which those that wait are for
  * one node: the whole of an expert's run, or a part. */
@@ -220,6 +235,7 @@ struct dispatch {
     int64_t budget;                        /* of hedges, in percent of one */
     dispatch_request *requests;            /* [n_slots] */
     uint32_t *request_pairs;               /* [n_slots * piece_pairs] */
+    dispatch_work *request_works;          /* the same, of those kept */
     uint32_t n_slots, free_slot, oldest, newest;
     uint64_t next_seq;
     dispatch_refusal refusals[DISPATCH_REFUSALS];
@@ -235,6 +251,14 @@ static inline uint64_t dispatch_max(uint64_t a, uint64_t b) {
 /* Times can be far in the future, never wrapped. */
 static inline uint64_t dispatch_later(uint64_t us, uint64_t by_us) {
     return us > UINT64_MAX - by_us ? UINT64_MAX : us + by_us;
+}
+
+/* NULL: nobody asks for that any more. */
+static inline dispatch_pair *dispatch_pair_of(const dispatch *d,
+                                              const dispatch_request *r,
+                                              uint32_t i) {
+    uint32_t pair = r->pairs[i];
+    return pair != DISPATCH_NONE ? &d->pairs[pair] : NULL;
 }
 
 /* ---- dispatch.c: what can become of a pair ---- */
@@ -265,6 +289,8 @@ void dispatch_split(dispatch *d, uint64_t now_us);
 /* Take the next piece that fits its node's credit from the queues, and put it
  * in flight; false: none. */
 bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out);
+/* When it is late, and what follows, counted from now on. */
+void dispatch_set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r);
 /* May a piece of this many pairs be sent now? */
 bool dispatch_has_credit(const dispatch *d, const dispatch_peer *peer,
                          uint32_t count);
@@ -315,6 +341,8 @@ void dispatch_table_answered(dispatch *d, dispatch_request *r);
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us);
 /* Does it belong to the layer that is being computed? */
 bool dispatch_table_current(const dispatch *d, const dispatch_request *r);
+/* It belongs to this layer from now on, as if it had just been sent. */
+void dispatch_table_renew(dispatch *d, dispatch_request *r);
 /* Its answer is no longer counted on. */
 void dispatch_table_late(dispatch *d, dispatch_request *r);
 /* Requests of this layer whose answers are counted on: they will return

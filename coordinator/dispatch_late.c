@@ -41,7 +41,8 @@ void dispatch_count_call(dispatch *d, const dispatch_request *r, bool retry,
 static void ask_others(dispatch *d, dispatch_request *r, bool second) {
     r->doubled = true;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        dispatch_pair *p = dispatch_pair_of(d, r, i);
+        if (p == NULL) continue;
         if (second) p->second = true;
         dispatch_wait_pair(d, p);
     }
@@ -64,7 +65,8 @@ static void mark_late(dispatch *d, uint64_t now_us, dispatch_request *r) {
 static void allow_again(dispatch *d, dispatch_request *r) {
     r->again = true;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        dispatch_pair *p = dispatch_pair_of(d, r, i);
+        if (p == NULL) continue;
         p->asked &= ~dispatch_holder(d, p->expert, r->node);
         dispatch_wait_pair(d, p);
     }

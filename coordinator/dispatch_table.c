@@ -28,22 +28,28 @@ int dispatch_table_grow(dispatch *d, uint64_t n_slots, uint32_t piece_pairs) {
     if (!size_mul(pairs, sizeof(uint32_t), &bytes)) return ERR_RANGE;
 
     uint32_t *lists = malloc(bytes);
-    if (lists == NULL) return -ENOMEM;
-    dispatch_request *grown =
-        realloc(d->requests, n_slots * sizeof(*d->requests));
+    dispatch_work *works = calloc(pairs, sizeof(*works));
+    dispatch_request *grown = NULL;
+    if (lists != NULL && works != NULL)
+        grown = realloc(d->requests, n_slots * sizeof(*d->requests));
     if (grown == NULL) {
         free(lists);
+        free(works);
         return -ENOMEM;
     }
     d->requests = grown;
     free(d->request_pairs);
+    free(d->request_works);
     d->request_pairs = lists;
+    d->request_works = works;
     for (uint32_t i = d->n_slots; i < n_slots; i++) {
         grown[i] = (dispatch_request){.newer = d->free_slot};
         d->free_slot = i;
     }
-    for (uint32_t i = 0; i < n_slots; i++)
+    for (uint32_t i = 0; i < n_slots; i++) {
         grown[i].pairs = lists + (size_t)i * piece_pairs;
+        grown[i].kept = false;
+    }
     d->n_slots = (uint32_t)n_slots;
     d->piece_pairs = piece_pairs;
     return 0;
@@ -91,6 +97,31 @@ static void make_room(dispatch *d) {
     }
 }
 
+/* As the newest one, of the layer that runs. */
+static void append(dispatch *d, dispatch_request *r) {
+    uint32_t slot = (uint32_t)(r - d->requests);
+    r->newer = DISPATCH_NONE;
+    r->older = d->newest;
+    if (d->newest != DISPATCH_NONE) d->requests[d->newest].newer = slot;
+    if (d->oldest == DISPATCH_NONE) d->oldest = slot;
+    d->newest = slot;
+
+    dispatch_peer *peer = &d->peers[r->node];
+    if (peer->fresh_seq != d->layer_seq) {
+        peer->fresh_seq = d->layer_seq;
+        peer->n_fresh = 0;
+    }
+    peer->n_fresh++;
+}
+
+static void unlink_request(dispatch *d, dispatch_request *r) {
+    uint32_t slot = (uint32_t)(r - d->requests);
+    if (r->older != DISPATCH_NONE) d->requests[r->older].newer = r->newer;
+    if (r->newer != DISPATCH_NONE) d->requests[r->newer].older = r->older;
+    if (d->oldest == slot) d->oldest = r->newer;
+    if (d->newest == slot) d->newest = r->older;
+}
+
 dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
                                      uint32_t n_pairs) {
     assert(n_pairs > 0 && n_pairs <= d->piece_pairs);
@@ -109,23 +140,22 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
         .node = node,
         .n_pairs = n_pairs,
         .pairs = pairs,
-        .newer = DISPATCH_NONE,
-        .older = d->newest,
     };
-    if (d->newest != DISPATCH_NONE) d->requests[d->newest].newer = slot;
-    if (d->oldest == DISPATCH_NONE) d->oldest = slot;
-    d->newest = slot;
+    append(d, r);
 
     dispatch_peer *peer = &d->peers[node];
-    d->requests[slot].round = peer->rounds;
+    r->round = peer->rounds;
     peer->outstanding_bytes += n_pairs * d->config.reply_row_bytes;
     peer->outstanding_pairs += n_pairs;
-    if (peer->fresh_seq != d->layer_seq) {
-        peer->fresh_seq = d->layer_seq;
-        peer->n_fresh = 0;
-    }
-    peer->n_fresh++;
     return r;
+}
+
+void dispatch_table_renew(dispatch *d, dispatch_request *r) {
+    assert(!dispatch_table_current(d, r));
+    unlink_request(d, r);
+    r->layer_seq = d->layer_seq;
+    r->late = r->doubled = r->again = r->hedge = false;
+    append(d, r);
 }
 
 dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
@@ -136,13 +166,8 @@ dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
 }
 
 void dispatch_table_remove(dispatch *d, dispatch_request *r) {
-    uint32_t slot = (uint32_t)(r - d->requests);
     assert(r->id != 0);
-
-    if (r->older != DISPATCH_NONE) d->requests[r->older].newer = r->newer;
-    if (r->newer != DISPATCH_NONE) d->requests[r->newer].older = r->older;
-    if (d->oldest == slot) d->oldest = r->newer;
-    if (d->newest == slot) d->newest = r->older;
+    unlink_request(d, r);
 
     dispatch_peer *peer = &d->peers[r->node];
     uint64_t bytes = r->n_pairs * d->config.reply_row_bytes;
@@ -155,7 +180,7 @@ void dispatch_table_remove(dispatch *d, dispatch_request *r) {
 
     r->id = 0;
     r->newer = d->free_slot;
-    d->free_slot = slot;
+    d->free_slot = (uint32_t)(r - d->requests);
 }
 
 /* Of layers that are over: those of this one have deadlines of their own. */
@@ -186,7 +211,7 @@ uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
 
     while (d->oldest != DISPATCH_NONE) {
         dispatch_request *r = &d->requests[d->oldest];
-        uint64_t sign_us = dispatch_max(r->sent_us, d->peers[r->node].works_us);
+        uint64_t sign_us = dispatch_max(r->late_us, d->peers[r->node].works_us);
         uint64_t at_us = dispatch_later(sign_us, age_us);
         if (dispatch_table_current(d, r)) return UINT64_MAX;
         if (now_us < at_us) return at_us;

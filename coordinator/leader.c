@@ -156,6 +156,7 @@ int leader_look(leader *l, uint64_t now_ms, const leader_picture *p) {
         leader_balance_forget(l);
     }
     l->picture = *p;
+    if (readable) leader_balance_adopt(l);
     note_behind(l, now_ms, p);
     l->why = find_obstacle(l, now_ms, p);
     return 0;

@@ -232,6 +232,51 @@ int leader_balance_target(leader *l, const planner_input *in,
     return rc;
 }
 
+/* ---- what comes beside the target ---- */
+
+static bool is_holder(const leader *l, uint32_t layer, uint32_t unit,
+                      uint32_t peer) {
+    const rack_placement *now = l->history.seen;
+    int32_t place = rack_placement_node(now, l->peers.items[peer].name);
+    return place >= 0 && rack_placement_assigns(now, place, layer, unit);
+}
+
+static void adopt(leader *l, uint32_t layer, uint32_t unit,
+                  const leader_change *c) {
+    leader_balance *b = &l->balance;
+    const uint32_t *first = b->target.first + c->unit;
+    uint16_t *nodes = b->target.nodes, *absent = NULL;
+    if (!is_holder(l, layer, unit, c->peer)) return; /* it went */
+    for (uint32_t i = first[0]; i < first[1]; i++) {
+        if (nodes[i] == c->peer) return;
+        if (!is_holder(l, layer, unit, nodes[i])) absent = &nodes[i];
+    }
+    if (absent == NULL) return;
+    *absent = (uint16_t)c->peer;
+    b->number++;
+}
+
+/* A unit that has no holder left goes where there is room at once, though the
+ * target may name a node that has none yet.  There it stays: to move it on
+ * would be a move undone. */
+void leader_balance_adopt(leader *l) {
+    const planner_model *m = l->picture.model;
+    const leader_history *h = &l->history;
+    uint32_t base = 0, layer = 0;
+    if (l->balance.target.n_units == 0 || m == NULL ||
+        l->balance.target.n_units != leader_units(m)) {
+        return;
+    }
+    for (uint32_t i = h->fresh; i < h->n; i++) {
+        const leader_change *c = &h->items[i];
+        if (c->unit >= l->balance.target.n_units) continue;
+        if (c->unit < base) base = layer = 0;
+        while (c->unit - base >= m->n_experts * m->slices[layer])
+            base += m->n_experts * m->slices[layer++];
+        adopt(l, layer, c->unit - base, c);
+    }
+}
+
 /* ---- asking ---- */
 
 static int ask(leader *l, uint64_t now_ms, const planner_input *in, bool must,

@@ -145,13 +145,14 @@ static int compare(leader_history *h, leader_peers *peers, uint64_t now_ms,
 int leader_history_look(leader_history *h, leader_peers *peers, uint64_t now_ms,
                         uint64_t still_ms, const rack_placement *now) {
     forget(h, now_ms, still_ms);
+    h->fresh = h->n;
     if (now == h->seen) return 0;
     int rc = 0;
     if (now != NULL && h->seen != NULL) {
         if (is_comparable(h->seen, now)) {
             rc = compare(h, peers, now_ms, now);
         } else {
-            h->n = 0;
+            h->n = h->fresh = 0;
         }
     }
     if (rc < 0) return rc;

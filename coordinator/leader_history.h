@@ -18,6 +18,7 @@ typedef struct {
 typedef struct {
     leader_change *items; /* by time */
     uint32_t n, room;
+    uint32_t fresh; /* the first that the last look noted; n: it noted none */
     rack_placement *seen; /* NULL: none yet */
 } leader_history;
 

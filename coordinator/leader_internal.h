@@ -104,6 +104,9 @@ int leader_balance_after(leader *l, uint64_t now_ms, const planner_input *in,
 /* The target for a planner_input, in its numbers.  An empty map: there is none.
  * -ENOMEM. */
 int leader_balance_target(leader *l, const planner_input *in, balance_map *out);
+/* The placement has changed (leader_history.fresh): a holder that came beside
+ * the target takes the place of one that has not come. */
+void leader_balance_adopt(leader *l);
 /* A LEADER_JOB_BALANCE is done.  Its error, or -ENOMEM. */
 int leader_balance_thought(leader *l, uint64_t now_ms, leader_job *j);
 /* The term began or ended: nothing is known. */

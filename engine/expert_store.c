@@ -289,6 +289,15 @@ static uint64_t sum_of(const ffn_weights *w) {
     return sum;
 }
 
+/* From now on it is there for everybody. */
+static void put(expert_store *s, uint32_t layer, uint32_t unit, ffn_weights *w,
+                uint64_t sum) {
+    s->layers[layer].sums[unit] = sum;
+    atomic_fetch_add(&s->bytes, weight_bytes(w));
+    atomic_fetch_add(&s->count, 1);
+    atomic_store_explicit(find_place(s, layer, unit), w, memory_order_release);
+}
+
 int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
                       size_t why_size) {
     place *at = find_place(s, layer, unit);
@@ -321,10 +330,7 @@ int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
     if (rc < 0) goto fail;
 
     w->segments = l->segments;
-    l->sums[unit] = sum_of(w);
-    atomic_fetch_add(&s->bytes, weight_bytes(w));
-    atomic_fetch_add(&s->count, 1);
-    atomic_store_explicit(at, w, memory_order_release);
+    put(s, layer, unit, w, sum_of(w));
     return 0;
 
 fail:
@@ -334,6 +340,19 @@ fail:
 }
 
 /* ---- what is loaded ---- */
+
+void expert_store_take(expert_store *s, expert_store *from, uint32_t layer,
+                       uint32_t unit) {
+    place *at = find_place(s, layer, unit);
+    place *was = find_place(from, layer, unit);
+    if (at == NULL || was == NULL || atomic_load(at) != NULL) return;
+    assert(s->layers[layer].slices == from->layers[layer].slices);
+    ffn_weights *w = atomic_exchange(was, NULL);
+    if (w == NULL) return;
+    atomic_fetch_sub(&from->bytes, weight_bytes(w));
+    atomic_fetch_sub(&from->count, 1);
+    put(s, layer, unit, w, from->layers[layer].sums[unit]);
+}
 
 void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit) {
     place *at = find_place(s, layer, unit);

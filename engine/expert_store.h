@@ -70,6 +70,10 @@ uint32_t expert_store_units(const expert_store *s, uint32_t layer);
  * then. */
 int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
                       size_t why_size);
+/* Take a loaded unit over from a store of the same model and cut, which then
+ * does not have it; fine if it is there.  Both stores' loading thread. */
+void expert_store_take(expert_store *s, expert_store *from, uint32_t layer,
+                       uint32_t unit);
 void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit);
 
 /* Borrowed until it is dropped; NULL if it is not loaded. */

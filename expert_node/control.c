@@ -22,6 +22,7 @@ struct control {
     message self; /* what every message of ours has in its header */
     message_arena *arena;
     refusals refusals;
+    uint64_t held_version; /* without a keeper */
     uint64_t began_ms;
     uint64_t welcomed_ms;           /* when that was last logged */
     uint64_t welcomed[KNOWN_PEERS]; /* boot ids, the last ones */
@@ -34,6 +35,7 @@ int control_new(control **out, const control_config *c) {
     if (made == NULL) return -ENOMEM;
     made->config = *c;
     made->began_ms = now_ms();
+    made->held_version = 1;
     made->self = (message){.cluster = c->cluster, .boot_id = c->boot_id};
     refusals_init(&made->refusals);
 
@@ -60,6 +62,10 @@ void control_serve(control *c, const shard *s, const worker *w) {
     memcpy(c->self.fingerprint, s->print.bytes, sizeof(c->self.fingerprint));
 }
 
+void control_held_changed(control *c) {
+    c->held_version++;
+}
+
 /* The epoch of our own placement; with a static list, which has none here, the
  * asker's. */
 static uint64_t epoch_for(const control *c, const message *asked) {
@@ -70,7 +76,8 @@ static uint64_t epoch_for(const control *c, const message *asked) {
 }
 
 static uint64_t holdings_version(const control *c) {
-    return c->config.keeper != NULL ? keeper_version(c->config.keeper) : 1;
+    return c->config.keeper != NULL ? keeper_version(c->config.keeper)
+                                    : c->held_version;
 }
 
 static uint64_t resident_bytes(const control *c) {

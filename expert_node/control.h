@@ -39,6 +39,10 @@ void control_free(control *c);
  * first: the model is not known yet, or nothing computes yet. */
 void control_serve(control *c, const shard *s, const worker *w);
 
+/* On a static list: what is held has changed.  (A keeper has a version of its
+ * own.) */
+void control_held_changed(control *c);
+
 /* Replace the received message in *f by its answer, which goes to the same
  * address.  *f is empty if there is none. */
 void control_answer(control *c, frames *f);

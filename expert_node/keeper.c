@@ -234,6 +234,8 @@ static int apply(keeper *k, const rack_placement *p, uint64_t now_ms) {
     k->n_assigned = fits ? (uint32_t)n : (uint32_t)count_wanted(p, self);
     lists_fini(&k->lists);
     k->lists = made;
+    /* What is new may have another source than what failed: one is tried. */
+    if (made.n_queue > 0) k->rest_until_ms = 0;
     return 0;
 }
 
@@ -365,8 +367,13 @@ static bool has_room(const keeper *k, uint32_t layer) {
 }
 
 /* Where everything fails (the source is away, say) each unit's own patience is
- * not enough: there are thousands of them. */
-static void count_failure(keeper *k, uint64_t now_ms) {
+ * not enough: there are thousands of them.  One that fails by itself has no
+ * part in that. */
+static void count_failure(keeper *k, place at, uint64_t now_ms) {
+    const place last = k->last_failed;
+    k->last_failed = at;
+    if (k->failures > 0 && last.layer == at.layer && last.unit == at.unit)
+        return;
     count_try(&k->failures);
     if (k->failures <= FAILURES_MOST) return;
     uint8_t more = (uint8_t)(k->failures - FAILURES_MOST);
@@ -411,7 +418,7 @@ void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number,
     if (rc < 0) {
         u->state = ABSENT;
         k->bytes -= bytes_of(k, layer);
-        count_failure(k, now_ms);
+        count_failure(k, at, now_ms);
         if (u->wanted) postpone(k, at, now_ms);
         return;
     }

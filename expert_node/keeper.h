@@ -19,8 +19,9 @@
  *   - nor is anything unloaded while a coordinator uses an epoch that is not
  *     known here yet, which may assign it again; but for no longer than the
  *     grace time, since that epoch may never come;
- *   - loads that fail one after the other, whatever they are of, are tried ever
- *     more seldom;
+ *   - where loads of several units fail one after the other, all are tried ever
+ *     more seldom; what a placement adds is tried at once all the same, and one
+ *     unit that fails delays itself alone;
  *   - memory: a load waits while what is resident, loading or leaving leaves no
  *     room for it. */
 #ifndef EXPERT_NODE_KEEPER_H

@@ -58,7 +58,9 @@ struct keeper {
     uint32_t n_resident, n_loading, n_unloading;
     uint64_t bytes; /* of everything that is not absent */
     bool no_room;
-    uint8_t failures; /* loads in vain since the last good one */
+    uint8_t failures; /* loads in vain since the last good one, those of the
+                         same unit in a row counted once */
+    place last_failed;
     uint64_t rest_until_ms;
 
     keeper_peers peers;

@@ -21,6 +21,7 @@
 #include "expert_node/control.h"
 #include "expert_node/damaged.h"
 #include "expert_node/member.h"
+#include "expert_node/reload.h"
 #include "expert_node/service.h"
 #include "proto/zmq_watch.h"
 
@@ -37,6 +38,7 @@ struct server {
     service *service;
     control *control;
     member *member; /* NULL: a static list */
+    reload *reload; /* of a static list whose model is a file; or NULL */
 
     uv_loop_t loop;
     bool has_loop;
@@ -105,6 +107,7 @@ static void stop(server *v) {
     uv_signal_stop(&v->on_int);
     service_stop(v->service);
     if (v->member != NULL) member_close(v->member, on_member_gone, v);
+    if (v->reload != NULL) reload_close(v->reload);
     end_if_done(v);
 }
 
@@ -134,12 +137,23 @@ static void on_thread_news(void *ctx) {
     uv_async_send(&v->news);
 }
 
-/* On a static list the file is closed by now: others, or the coordinator, have
- * to compute what is lost. */
+/* On a static list.  Until a unit is back, others, or the coordinator, have to
+ * compute it. */
 static void take_damaged(server *v) {
+    const char *next = v->reload != NULL ? "loaded again from the file"
+                                         : "not held before a restart, since "
+                                           "this node has no file of the model";
     scrub_find f;
-    while (damaged_take(v->service, "not loaded again before a restart", &f))
-        continue;
+    while (damaged_take(v->service, next, &f)) {
+        control_held_changed(v->control);
+        int rc = v->reload != NULL ? reload_add(v->reload, f.layer, f.unit) : 0;
+        if (rc < 0) log_error("it cannot be loaded again: %s", err_text(rc));
+    }
+}
+
+static void on_back(void *ctx) {
+    server *v = ctx;
+    control_held_changed(v->control);
 }
 
 static void on_news(uv_async_t *handle) {
@@ -253,9 +267,26 @@ static int make_member(server *v, char *why, size_t why_size) {
     return member_open(&v->member, &m, why, why_size);
 }
 
+static int make_reload(server *v, shard *held, char *why, size_t why_size) {
+    if (held == NULL || v->config->model == NULL) return 0;
+    const reload_config c = {.loop = &v->loop,
+                             .held = held,
+                             .path = v->config->model,
+                             .on_back = on_back,
+                             .ctx = v};
+    int rc = reload_new(&v->reload, &c);
+    return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
+}
+
+static json_t *static_status(const server *v) {
+    uint64_t lost = v->reload != NULL ? reload_waiting(v->reload) : 0;
+    return json_pack("{s:o, s:I}", "scrub", damaged_json(v->service), "lost",
+                     (json_int_t)lost);
+}
+
 static json_t *more_status(void *ctx) {
     server *v = ctx;
-    return member_status(v->member);
+    return v->member != NULL ? member_status(v->member) : static_status(v);
 }
 
 static int make_control(server *v, char *why, size_t why_size) {
@@ -268,7 +299,7 @@ static int make_control(server *v, char *why, size_t why_size) {
         .max_reply_bytes = worker_peer_bytes(c->max_queue),
         .threads = c->threads != 0 ? c->threads : pool_cpus(),
         .keeper = v->member != NULL ? member_keeper(v->member) : NULL,
-        .more_status = v->member != NULL ? more_status : NULL,
+        .more_status = more_status,
         .ctx = v,
     };
     int rc = data_port(v, &k.data_port, why, why_size);
@@ -294,6 +325,7 @@ static int open_parts(server *v, shard *held, char *why, size_t why_size) {
     rc = make_service(v, held, why, why_size);
     if (rc == 0) rc = open_loop(v, why, why_size);
     if (rc == 0) rc = make_member(v, why, why_size);
+    if (rc == 0) rc = make_reload(v, held, why, why_size);
     if (rc == 0) rc = make_control(v, why, why_size);
     return rc;
 }
@@ -342,13 +374,15 @@ int server_run(server *v, char *why, size_t why_size) {
 
 void server_close(server *v) {
     if (v == NULL) return;
-    if (v->member != NULL && !v->stopping) { /* it never ran */
+    bool runs = v->member != NULL || v->reload != NULL;
+    if (runs && !v->stopping) { /* it never ran */
         stop(v);
         uv_run(&v->loop, UV_RUN_DEFAULT);
     }
     member_free(v->member);
     service_free(v->service);
     close_loop(v);
+    reload_free(v->reload); /* its handles were the loop's until now */
     control_free(v->control);
     link_close(v->control_link);
     link_close(v->data_link);

@@ -19,6 +19,7 @@ alone would give, and the load average.
 """
 import argparse
 import datetime
+import json
 import os
 import statistics
 import time
@@ -253,16 +254,21 @@ def steps(options):
 # ---- a node that joins ----
 
 def join_once(bench):
+    """(when the node's first expert had arrived, when it had computed), by the
+    node's own word."""
     node = bench.start_node()
+    node.wait_ready()
     arrived = used = None
     until = time.monotonic() + 60
     while used is None and time.monotonic() < until:
+        own = bench.rack.run("status", "--json", "--endpoint", node.endpoint)
         now = time.monotonic()
-        for n in bench.status()["nodes"]:
-            if n["name"] != "node%d" % len(bench.nodes): continue
-            if arrived is None and n["resident_bytes"] > 0: arrived = now
-            if n["pairs"] > 0: used = now
-    del node
+        if own.status != 0: continue
+        status = json.loads(own.out)
+        if arrived is None and status["experts"] > 0: arrived = now
+        if status["pairs"] > 0: used = now
+    if used is None:
+        raise RuntimeError("the node that joined computed nothing")
     return arrived, used
 
 
@@ -281,7 +287,7 @@ def join(options):
             took.append(used - arrived)
         finally:
             bench.close()
-    record("a node more than %d: its first experts in use %s s after they had "
+    record("a node joined %d: its first experts in use %s s after they had "
            "arrived", options.nodes - 1,
            " ".join("%.2f" % s for s in took))
 

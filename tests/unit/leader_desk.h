@@ -31,6 +31,7 @@ typedef struct {
     uint64_t unit_bytes[LAYERS];
     int64_t revision, term;
     uint64_t now_ms, live_since_ms;
+    uint64_t told_epoch;
     leader_action action;
     heat *heat; /* NULL: none is shown */
     uint32_t n_groups;
@@ -148,7 +149,8 @@ static inline void look(desk *d) {
                         .live_since_ms = d->live_since_ms,
                         .model = &d->model,
                         .heat = d->heat,
-                        .n_groups = d->n_groups};
+                        .n_groups = d->n_groups,
+                        .told_epoch = d->told_epoch};
     assert_int_equal(leader_look(d->machine, d->now_ms, &p), 0);
 }
 

@@ -209,6 +209,32 @@ static void gives_up_cold_copies(void **state) {
     balance_result_fini(&d.out);
 }
 
+/* Somewhere else a move would help, but costs too much. */
+static void gives_up_cold_copies_though_nothing_else_pays(void **state) {
+    desk d;
+    (void)state;
+    desk_init(&d, 9, 3, 8);
+    for (uint32_t u = 0; u < 6; u++)
+        hold(&d, 10, 1);
+    hold(&d, 40, 2);
+    hold(&d, 40, 4);
+    hold(&d, 1, 6);
+    d.in.price = 10;
+    run(&d);
+    assert_true(d.out.pays);
+    assert_true(d.out.added == 0 && d.out.removed == 1);
+    assert_true(held(&d, 8) == 2 || held(&d, 8) == 4);
+    for (uint32_t u = 0; u < 6; u++)
+        assert_int_equal(held(&d, u), 1);
+    expect(d.out.after.rack, d.out.before.rack);
+    /* If it does pay, all of it is done. */
+    d.in.price = 0;
+    run(&d);
+    assert_true(d.out.pays);
+    assert_true(d.out.added > 0 && d.out.after.rack < 1.1);
+    balance_result_fini(&d.out);
+}
+
 static void keeps_copies_that_are_hot_or_of_use(void **state) {
     desk d;
     (void)state;
@@ -518,6 +544,7 @@ int main(void) {
         cmocka_unit_test(makes_room_for_a_copy_by_a_detour),
         cmocka_unit_test(gives_a_fast_node_more),
         cmocka_unit_test(gives_up_cold_copies),
+        cmocka_unit_test(gives_up_cold_copies_though_nothing_else_pays),
         cmocka_unit_test(keeps_copies_that_are_hot_or_of_use),
         cmocka_unit_test(leaves_even_loads_alone),
         cmocka_unit_test(leaves_small_differences_alone),

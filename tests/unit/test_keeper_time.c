@@ -263,6 +263,55 @@ static void does_not_storm_a_source_that_refuses_everything(void **state) {
     rig_close(&r);
 }
 
+/* Loads that fail, one after the other. */
+static void fail_times(rig *r, uint32_t times) {
+    while (times > 0) {
+        keeper_next(r->k, r->now, &r->a);
+        if (r->a.kind == KEEPER_LOAD) {
+            times--;
+            keeper_loaded(r->k, r->now, r->a.layer, r->a.unit, ERR_CHECKSUM);
+        } else if (r->a.kind == KEEPER_WAIT) {
+            r->now = r->a.wake_ms;
+        }
+    }
+}
+
+static void place_and_load(rig *r, uint64_t epoch, uint32_t unit) {
+    plan[unit] = ME;
+    place(r, epoch);
+    do {
+        keeper_next(r->k, r->now, &r->a);
+    } while (r->a.kind == KEEPER_REPORT);
+    assert_int_equal(r->a.kind, KEEPER_LOAD);
+    assert_int_equal(r->a.unit, unit);
+}
+
+/* Its bytes are damaged wherever they are, say. */
+static void one_unit_that_always_fails_delays_no_other(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r);
+    plan[2] = ME;
+    place(&r, 3);
+    fail_times(&r, 6);
+    place_and_load(&r, 4, 3);
+    keeper_loaded(r.k, r.now, 0, 3, ERR_UNAVAILABLE);
+    place_and_load(&r, 5, 4); /* no rest after this one either */
+    rig_close(&r);
+}
+
+static void several_that_fail_do_not_delay_what_is_new(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r);
+    for (uint32_t i = 2; i < 8; i++)
+        plan[i] = ME;
+    place(&r, 3);
+    fail_times(&r, 20);
+    place_and_load(&r, 4, 8);
+    rig_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keeps_what_an_epoch_it_does_not_know_may_give_back),
@@ -274,6 +323,8 @@ int main(void) {
         cmocka_unit_test(counts_no_pause_as_lagging),
         cmocka_unit_test(tells_again_who_is_refused_after_a_cut),
         cmocka_unit_test(does_not_storm_a_source_that_refuses_everything),
+        cmocka_unit_test(one_unit_that_always_fails_delays_no_other),
+        cmocka_unit_test(several_that_fail_do_not_delay_what_is_new),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

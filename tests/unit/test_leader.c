@@ -264,6 +264,101 @@ static void waits_after_an_unknown_outcome(void **state) {
     desk_fini(&d);
 }
 
+/* Something has to be done, and etcd was restored after it was told. */
+static void begin_to_write(desk *d) {
+    begin(d, 1);
+    join(d, "c");
+    look(d);
+    d->now_ms += 1000;
+    assert_int_equal(next(d), LEADER_WRITE);
+}
+
+static void waits_until_it_sees_what_it_wrote(void **state) {
+    desk d;
+    (void)state;
+    begin_to_write(&d);
+    leader_wrote(d.machine, d.now_ms, LEADER_DONE);
+    d.now_ms += 10;
+    d.live_since_ms = d.now_ms; /* the watch goes on, and is late */
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_int_equal(d.action.wake_ms, d.now_ms + 3000);
+    assert_string_equal(leader_why(d.machine), "");
+    d.now_ms += 2999;
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    desk_fini(&d);
+}
+
+static void is_frozen_if_etcd_lost_what_it_wrote(void **state) {
+    desk d;
+    (void)state;
+    begin_to_write(&d);
+    leader_wrote(d.machine, d.now_ms, LEADER_DONE);
+    d.now_ms += 10;
+    d.live_since_ms = d.now_ms; /* restored from before that write */
+    look(&d);
+    d.now_ms += 3000;
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_non_null(strstr(leader_why(d.machine), "newer placement"));
+    assert_true(leader_known_epoch(d.machine) == epoch_pack(1, 2));
+    desk_fini(&d);
+}
+
+static void goes_on_when_a_late_view_shows_it(void **state) {
+    desk d;
+    (void)state;
+    begin_to_write(&d);
+    planner_step step = *d.action.step;
+    commit(&d, &step);
+    leader_wrote(d.machine, d.now_ms, LEADER_DONE);
+    look(&d);
+    report_all(&d);
+    look(&d);
+    assert_string_equal(leader_why(d.machine), "");
+    assert_int_equal(next(&d), LEADER_WRITE);
+    desk_fini(&d);
+}
+
+static void writes_nothing_below_what_nodes_answer(void **state) {
+    desk d;
+    (void)state;
+    begin(&d, 1);
+    join(&d, "c");
+    d.told_epoch = epoch_pack(1, 4);
+    look(&d);
+    d.now_ms += 1000;
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_string_equal(leader_why(d.machine), ""); /* the view may be late */
+    d.now_ms += 2000;
+    look(&d);
+    assert_non_null(strstr(leader_why(d.machine), "newer placement"));
+    assert_true(leader_known_epoch(d.machine) == epoch_pack(1, 4));
+
+    d.told_epoch = 0; /* who knew it is gone */
+    look(&d);
+    assert_string_equal(leader_why(d.machine), "");
+    assert_int_equal(next(&d), LEADER_WRITE);
+    desk_fini(&d);
+}
+
+/* A store that is empty, and nodes that are in use. */
+static void begins_no_rack_that_nodes_know(void **state) {
+    desk d;
+    (void)state;
+    desk_init(&d, 1);
+    join(&d, "a");
+    d.told_epoch = epoch_pack(2, 1);
+    look(&d);
+    d.now_ms += 5000;
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_non_null(strstr(leader_why(d.machine), "newer placement"));
+    desk_fini(&d);
+}
+
 static void backs_off_after_a_refusal(void **state) {
     desk d;
     (void)state;
@@ -465,6 +560,11 @@ int main(void) {
         cmocka_unit_test(has_one_write_at_a_time),
         cmocka_unit_test(goes_on_from_a_view_that_shows_the_last_write),
         cmocka_unit_test(waits_after_an_unknown_outcome),
+        cmocka_unit_test(waits_until_it_sees_what_it_wrote),
+        cmocka_unit_test(is_frozen_if_etcd_lost_what_it_wrote),
+        cmocka_unit_test(goes_on_when_a_late_view_shows_it),
+        cmocka_unit_test(writes_nothing_below_what_nodes_answer),
+        cmocka_unit_test(begins_no_rack_that_nodes_know),
         cmocka_unit_test(backs_off_after_a_refusal),
         cmocka_unit_test(gives_a_node_time_to_come_back),
         cmocka_unit_test(counts_absence_from_its_own_beginning),

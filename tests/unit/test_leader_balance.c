@@ -505,6 +505,62 @@ static void replaces_a_node_that_is_gone(void **state) {
     desk_fini(&d);
 }
 
+/* ---- a node that is lost while memory is short ---- */
+
+static void join_with(desk *d, const char *name, uint64_t memory_bytes) {
+    node_record r = node_of(d, name);
+    r.memory_bytes = memory_bytes;
+    put_node(d, &r);
+}
+
+/* Who held something alone is gone: what it held goes where there is room, and
+ * does not move on from there when the others have made room. */
+static void lose_one(uint64_t number) {
+    desk d;
+    watch w = {0};
+    seed = number;
+    desk_init(&d, 1);
+    join_with(&d, "a", 100 * (18 + below(8)));
+    join_with(&d, "b", 100 * (18 + below(8)));
+    join_with(&d, "c", 100 * (8 + below(12)));
+    look(&d);
+    d.now_ms += 1000;
+    write_it(&d);
+    report_all(&d);
+    look(&d);
+    show_heat(&d);
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (uint32_t u = 0; u < EXPERTS; u++)
+            warm(&d, l, u, below(4) == 0 ? 40000 : 4000 + below(4000));
+    }
+    settle(&d);
+    d.now_ms += 2000;
+    settle(&d);
+    d.now_ms += 61000;
+    for (uint32_t l = 0; l < LAYERS; l++) {
+        for (uint32_t u = 0; u < EXPERTS; u++)
+            warm(&d, l, u, below(4) == 0 ? 4e7 : 4e6 + below(4000000));
+    }
+    compare(&d, &w, true);
+    leave(&d, "c");
+    look(&d);
+    d.now_ms += 15000;
+    for (uint32_t writes = 0; next_write(&d) == LEADER_WRITE; writes++) {
+        assert_true(writes < 50);
+        write_now(&d);
+        report_all(&d);
+        look(&d);
+        compare(&d, &w, false);
+    }
+    desk_fini(&d);
+}
+
+static void leaves_what_was_lost_where_it_found_room(void **state) {
+    (void)state;
+    for (uint64_t i = 1; i <= 300; i++)
+        lose_one(i);
+}
+
 static void drops_an_answer_to_an_old_question(void **state) {
     desk d;
     (void)state;
@@ -723,6 +779,7 @@ int main(void) {
         cmocka_unit_test(places_what_never_was_placed_at_once),
         cmocka_unit_test(gives_a_new_node_its_part),
         cmocka_unit_test(replaces_a_node_that_is_gone),
+        cmocka_unit_test(leaves_what_was_lost_where_it_found_room),
         cmocka_unit_test(drops_an_answer_to_an_old_question),
         cmocka_unit_test(frees_a_job_that_nobody_runs),
         cmocka_unit_test(rests_after_a_question_that_failed),

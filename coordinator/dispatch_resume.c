@@ -1,0 +1,143 @@
+/* dispatch_resume.c - work that outlives its layer.
+ *
+ * A pair that was given up comes back: its sequence is fed again soon, with the
+ * same row in the same layer.  The node that was too slow for our patience may
+ * still be at work for the earlier request.  Asking it once more would queue
+ * the work behind itself, and a node that always takes longer than the patience
+ * would never be heard.  So when a layer ends with rows that are lost, what is
+ * in flight of it is remembered by what it is for, and taken up when that is
+ * asked for again: the pair waits for the answer that is under way.
+ *
+ * Rows are told apart by keys that the caller makes; a request may be taken up
+ * in part, since a later step has other rows beside those that come back. */
+#include "coordinator/dispatch_internal.h"
+
+#include <assert.h>
+
+static dispatch_work *works_of(dispatch *d, const dispatch_request *r) {
+    size_t slot = (size_t)(r - d->requests);
+    return d->request_works + slot * d->piece_pairs;
+}
+
+bool dispatch_owes(const dispatch *d) {
+    return d->newest != DISPATCH_NONE &&
+           d->requests[d->newest].layer_seq == d->layer_seq;
+}
+
+static void keep_request(dispatch *d, dispatch_request *r,
+                         const uint64_t *row_keys) {
+    dispatch_work *works = works_of(d, r);
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        uint32_t pair = r->pairs[i];
+        if (pair == DISPATCH_NONE) continue; /* as it was kept before */
+        works[i] = (dispatch_work){row_keys[pair / d->k], d->pairs[pair].expert};
+    }
+    r->kept = true;
+}
+
+void dispatch_keep(dispatch *d, const uint64_t *row_keys) {
+    for (uint32_t i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
+        if (d->requests[i].layer_seq != d->layer_seq) break;
+        keep_request(d, &d->requests[i], row_keys);
+    }
+}
+
+bool dispatch_is_kept(const dispatch *d, uint64_t request_id) {
+    const dispatch_request *r =
+        dispatch_table_find(d, DISPATCH_NONE, request_id);
+    return r != NULL && r->kept && !dispatch_table_current(d, r);
+}
+
+bool dispatch_has_kept(const dispatch *d, uint32_t layer) {
+    for (uint32_t i = d->oldest; i != DISPATCH_NONE; i = d->requests[i].newer) {
+        const dispatch_request *r = &d->requests[i];
+        if (dispatch_table_current(d, r)) return false;
+        if (r->kept && r->layer == layer) return true;
+    }
+    return false;
+}
+
+/* ---- taking up ---- */
+
+/* Where the pairs of an expert begin in d->order. */
+static uint32_t first_of(const dispatch *d, uint32_t expert) {
+    uint32_t low = 0, high = d->n_pairs;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (d->pairs[d->order[middle]].expert < expert) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+/* A pair of this layer that is the same work; best, one that nobody was asked
+ * for.  Whichever answer comes first is used. */
+static uint32_t find_pair(const dispatch *d, const dispatch_work *work,
+                          const uint64_t *row_keys) {
+    uint32_t found = DISPATCH_NONE;
+    for (uint32_t i = first_of(d, work->expert); i < d->n_pairs; i++) {
+        uint32_t pair = d->order[i];
+        const dispatch_pair *p = &d->pairs[pair];
+        if (p->expert != work->expert) break;
+        if (row_keys[pair / d->k] != work->row_key) continue;
+        if (p->waiting) return pair;
+        found = pair;
+    }
+    return found;
+}
+
+static void await_pair(dispatch *d, uint64_t now_us, dispatch_pair *p,
+                       const dispatch_request *r) {
+    dispatch_unwait_pair(d, p);
+    p->asked |= dispatch_holder(d, p->expert, r->node);
+    if (p->tries <= r->tries) p->tries = r->tries + 1;
+    if (p->first != DISPATCH_NONE) return;
+    p->first = r->node;
+    p->first_id = r->id;
+    p->first_us = now_us;
+}
+
+static void take_up(dispatch *d, uint64_t now_us, dispatch_request *r,
+                    const uint64_t *row_keys) {
+    const dispatch_work *works = works_of(d, r);
+    bool any = false;
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        uint32_t pair = DISPATCH_NONE;
+        if (dispatch_holder(d, works[i].expert, r->node) != 0)
+            pair = find_pair(d, &works[i], row_keys);
+        r->pairs[i] = pair;
+        if (pair == DISPATCH_NONE) continue;
+        await_pair(d, now_us, &d->pairs[pair], r);
+        any = true;
+        d->stats.resumed_pairs++;
+    }
+    if (any) dispatch_table_renew(d, r);
+}
+
+/* Several may be under way for one pair: none of them is older than the others
+ * when it comes to asking once more. */
+static void set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r) {
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        const dispatch_pair *p = dispatch_pair_of(d, r, i);
+        if (p != NULL && p->tries > r->tries + 1) r->tries = p->tries - 1;
+    }
+    dispatch_set_deadlines(d, now_us, r);
+}
+
+void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys) {
+    assert(d->where != NULL);
+    uint32_t i = d->oldest;
+    while (i != DISPATCH_NONE) {
+        dispatch_request *r = &d->requests[i];
+        if (dispatch_table_current(d, r)) break; /* taken up just now */
+        i = r->newer;
+        if (r->kept && r->layer == d->layer) take_up(d, now_us, r, row_keys);
+    }
+    for (i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
+        if (!dispatch_table_current(d, &d->requests[i])) break;
+        set_deadlines(d, now_us, &d->requests[i]);
+    }
+}
