@@ -140,6 +140,10 @@ void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
  * but is coming.  Nothing is given up, or asked of it again, for that long. */
 void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node);
 
+/* This process did not run for a while: that nobody was heard of says nothing.
+ */
+void dispatch_paused(dispatch *d, uint64_t now_us);
+
 /* Its connection broke: what was in flight to it is lost.  It may live: until
  * it has answered something, others are preferred. */
 void dispatch_node_broken(dispatch *d, uint64_t now_us, uint32_t node);

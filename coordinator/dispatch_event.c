@@ -181,6 +181,10 @@ void dispatch_node_works(dispatch *d, uint64_t now_us, uint32_t node) {
     d->peers[node].works_us = now_us;
 }
 
+void dispatch_paused(dispatch *d, uint64_t now_us) {
+    d->paused_us = now_us;
+}
+
 static void drop_requests(dispatch *d, uint32_t node) {
     uint32_t i = d->oldest;
     while (i != DISPATCH_NONE) {

@@ -209,6 +209,7 @@ struct dispatch {
     uint32_t *scratch;      /* [room] for sorting */
     uint32_t n_open, n_waiting;
     uint64_t progress_us; /* when it began, or a pair was answered */
+    uint64_t paused_us;   /* this process had not run until then */
     uint32_t lost_expert; /* DISPATCH_NONE: nothing lost */
 
     /* the plan: who is to compute the waiting pairs */

@@ -115,6 +115,7 @@ void dispatch_check_late(dispatch *d, uint64_t now_us) {
  * long as others are answered; and both as long as a holder is at work. */
 static uint64_t last_sign_us(const dispatch *d, const dispatch_pair *p) {
     uint64_t us = p->first != DISPATCH_NONE ? p->first_us : d->progress_us;
+    us = dispatch_max(us, d->paused_us);
     uint32_t n;
     const uint16_t *holders =
         placement_nodes(d->where, d->layer, p->expert, &n);

@@ -18,6 +18,7 @@
 #define ARENA_BYTES ((size_t)8 << 20)
 #define POLL_MAX_MS 10 /* look around at least that often */
 #define SPIN_US 30     /* before a wait sleeps */
+#define STOOD_US 200000 /* a wait of that length is a process that stood still */
 
 static size_t padded_embd(const exchange *x) {
     return round_up(x->config.model->n_embd, WEIGHT_GROUP);
@@ -84,6 +85,7 @@ int exchange_new(exchange **out, const exchange_config *c) {
     x->polls = calloc(nodes + 1, sizeof(*x->polls));
     x->up = calloc(nodes + 1, sizeof(*x->up));
     x->row_slot = calloc(c->max_rows, sizeof(*x->row_slot));
+    x->row_keys = calloc(c->max_rows, sizeof(*x->row_keys));
     x->slices = 1;
     rc = buffers_init(&x->of, c->dispatch.max_pairs);
     if (rc < 0) goto fail;
@@ -93,7 +95,7 @@ int exchange_new(exchange **out, const exchange_config *c) {
         goto fail;
     }
     if (x->peers == NULL || x->node_stats == NULL || x->polls == NULL ||
-        x->up == NULL || x->row_slot == NULL) {
+        x->up == NULL || x->row_slot == NULL || x->row_keys == NULL) {
         rc = -ENOMEM;
         goto fail;
     }
@@ -119,6 +121,8 @@ void exchange_on_wait(exchange *x, exchange_look look, void *ctx) {
 
 void exchange_free(exchange *x) {
     if (x == NULL) return;
+    for (size_t i = 0; i < x->n_held; i++)
+        frames_fini(&x->held[i].reply);
     drop_replies(x);
     for (uint32_t i = 0; x->peers != NULL && i < x->config.dispatch.max_nodes;
          i++) {
@@ -134,6 +138,7 @@ void exchange_free(exchange *x) {
     free(x->polls);
     free(x->up);
     free(x->row_slot);
+    free(x->row_keys);
     buffers_fini(&x->of);
     for (size_t i = 0; i < x->n_boxes; i++) {
         free(x->replies[i]);
@@ -335,8 +340,9 @@ static void wait_for_news(exchange *x, uint64_t wake_us) {
     size_t n = fill_polls(x, x->polls);
     poll(x->polls, n, ms < POLL_MAX_MS ? (int)ms : POLL_MAX_MS);
     /* Before the machine looks at the clock: if it was we who stood still, the
-     * answers are there. */
+     * answers are there, and signs of work are still to be read. */
     receive_all(x);
+    if (now_us() - now > STOOD_US) dispatch_paused(x->machine, now_us());
 }
 
 /* ---- a layer ---- */
@@ -361,6 +367,7 @@ static void publish_stats(exchange *x) {
  * layer. */
 static void abandon(exchange *x, const placement *where) {
     dispatch_action a;
+    exchange_keep(x);
     int rc = dispatch_begin(x->machine, now_us(), x->layer->layer, NULL, 0,
                             x->k, where);
     assert(rc == 0);
@@ -375,6 +382,7 @@ static int run_layer(exchange *x, const placement *where) {
     int rc = dispatch_begin(x->machine, begun_us, l->layer, x->of.units,
                             l->n_rows, x->k, where);
     if (rc < 0) return rc;
+    exchange_resume(x);
     for (;;) {
         dispatch_action a;
         dispatch_next(x->machine, now_us(), &a);
@@ -449,6 +457,7 @@ int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
     rack_unref(during);
     publish_stats(x);
     if (rc == 0) rc = list_lost(x, lost);
+    if (rc > 0) exchange_keep(x);
     *out = (exchange_outputs){x->layer_slices, x->of.outputs};
     x->layer = NULL;
     x->where = NULL;
@@ -459,6 +468,7 @@ void exchange_idle(exchange *x) {
     take_rack(x);
     (void)adopt_rack(x); /* the next layer tries again, and says why not */
     receive_all(x);
+    exchange_release(x);
     exchange_check_turn(x);
     publish_stats(x);
 }

@@ -3,6 +3,7 @@
  *
  *   exchange.c          life, racks and links, a layer
  *   exchange_message.c  batches that go out, answers that come in
+ *   exchange_resume.c   answers that come late, and rows that come back
  *   exchange_check.c    answers that are compared with a second holder's */
 #ifndef COORDINATOR_EXCHANGE_INTERNAL_H
 #define COORDINATOR_EXCHANGE_INTERNAL_H
@@ -19,6 +20,15 @@ typedef struct {
     char endpoint[ENDPOINT_MAX];
     atomic_bool works; /* set by the loop, taken by the step thread */
 } exchange_peer;
+
+/* An answer that nobody waits for, and somebody may ask for soon. */
+typedef struct {
+    uint32_t node;
+    uint64_t request_id, until_us;
+    frames reply;
+} exchange_held;
+
+#define EXCHANGE_HELD 32
 
 /* Sized for the slices in force. */
 typedef struct {
@@ -68,6 +78,11 @@ struct exchange {
     frames **replies;         /* kept until the next layer; boxes are reused */
     size_t n_replies, n_boxes, replies_capacity;
 
+    /* of layers that will be computed again */
+    uint64_t *row_keys; /* [max_rows] scratch */
+    exchange_held held[EXCHANGE_HELD];
+    size_t n_held;
+
     /* scratch */
     exchange_buffers of;
     uint32_t *row_slot;   /* [max_rows]: place of a row in a request + 1 */
@@ -80,6 +95,21 @@ void exchange_send(exchange *x, const dispatch_action *a);
 /* What has arrived from one node, within reason: one that floods us must not
  * keep us from the others.  Returns whether anything had. */
 bool exchange_receive(exchange *x, uint32_t node);
+/* Give rows that were checked to the machine; the frames are kept if they are
+ * wanted. */
+void exchange_use_rows(exchange *x, uint32_t node, uint64_t request_id,
+                       frames *f);
+
+/* ---- exchange_resume.c ---- */
+/* The layer ends with rows that are lost: what is still owed may be of use. */
+void exchange_keep(exchange *x);
+/* A layer has begun: take up what is under way for it, or came meanwhile. */
+void exchange_resume(exchange *x);
+/* Put an answer aside for its layer's next attempt; false: it is not for one,
+ * or too many are there. */
+bool exchange_hold(exchange *x, uint32_t node, uint64_t request_id, frames *f);
+/* Use those held whose time has come, or has passed. */
+void exchange_release(exchange *x);
 
 /* ---- exchange_check.c ---- */
 /* These rows of this layer were answered and used: are they to be compared? */

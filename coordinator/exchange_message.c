@@ -120,24 +120,40 @@ static int check_rows(exchange *x, uint32_t node, const message *m) {
     return 0;
 }
 
+static void refuse_rows(exchange *x, uint32_t node, uint64_t request_id,
+                        int rc) {
+    log_warn("node %u: cannot use its reply to request %llu: %s", node,
+             (unsigned long long)request_id, err_text(rc));
+    dispatch_refused(x->machine, now_us(), node, request_id, rc);
+}
+
 static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
-    size_t width = x->config.model->n_embd;
     int rc = check_rows(x, node, m);
     if (rc == ERR_NOT_HERE) return; /* late or doubled: nothing is wanted */
-    if (rc == 0) rc = reserve_reply(x);
     if (rc < 0) {
-        log_warn("node %u: cannot use its reply to request %llu: %s", node,
-                 (unsigned long long)m->request_id, err_text(rc));
-        dispatch_refused(x->machine, now_us(), node, m->request_id, rc);
+        refuse_rows(x, node, m->request_id, rc);
+        return;
+    }
+    if (exchange_hold(x, node, m->request_id, f)) return;
+    exchange_use_rows(x, node, m->request_id, f);
+}
+
+void exchange_use_rows(exchange *x, uint32_t node, uint64_t request_id,
+                       frames *f) {
+    size_t width = x->config.model->n_embd;
+    int rc = reserve_reply(x);
+    if (rc < 0) {
+        refuse_rows(x, node, request_id, rc);
         return;
     }
     const uint32_t *pairs;
     uint32_t n;
-    rc = dispatch_rows(x->machine, now_us(), node, m->request_id, &pairs, &n,
+    rc = dispatch_rows(x->machine, now_us(), node, request_id, &pairs, &n,
                        x->of.take);
-    bool wanted = false;
+    bool wanted = false, whole = true;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         wanted = wanted || x->of.take[i];
+        whole = whole && pairs[i] != DISPATCH_NO_PAIR;
     }
     if (!wanted) return;
 
@@ -147,7 +163,7 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     for (uint32_t i = 0; i < n; i++) {
         if (x->of.take[i]) x->of.outputs[pairs[i]] = rows + i * width;
     }
-    exchange_check_sample(x, node, pairs, n, rows);
+    if (whole) exchange_check_sample(x, node, pairs, n, rows);
 }
 
 static void log_refusal(exchange *x, uint32_t node, const message *m) {

@@ -124,33 +124,41 @@ static bool pays(const balance_work *w, double before, double after,
 
 /* ---- the answer ---- */
 
+/* What the tables say now is the answer. */
+static int take(const balance_work *w, balance_result *out) {
+    difference d = compare(w);
+    balance_map_fini(&out->target);
+    out->after = measure(w);
+    out->added = d.added;
+    out->removed = d.removed;
+    out->moved_bytes = d.bytes;
+    return make_map(w, &out->target);
+}
+
+/* First what must be, then what costs nothing, then what has to pay. */
 static int answer(balance_work *w, balance_result *out) {
     out->before = measure(w);
     balance_fill(w);
-    balance_figures filled = measure(w);
+    double filled = measure(w).rack;
     difference must = compare(w);
-    out->after = filled;
-    int rc = make_map(w, &out->target);
+    int rc = take(w, out);
     if (rc < 0) return rc;
 
     balance_trim_cold(w);
+    difference trimmed = compare(w);
+    if (trimmed.removed > must.removed) {
+        out->pays = true;
+        rc = take(w, out);
+        if (rc < 0) return rc;
+    }
+
     rc = balance_search(w);
     if (rc < 0) return rc;
-    balance_figures searched = measure(w);
     difference all = compare(w);
-    out->pays = pays(w, filled.rack, searched.rack, &must, &all);
-
-    difference taken = must;
-    if (out->pays || w->in->forced) {
-        balance_map_fini(&out->target);
-        rc = make_map(w, &out->target);
-        out->after = searched;
-        taken = all;
-    }
-    out->added = taken.added;
-    out->removed = taken.removed;
-    out->moved_bytes = taken.bytes;
-    return rc;
+    bool worth = pays(w, filled, measure(w).rack, &must, &all);
+    if (!worth && !w->in->forced) return 0;
+    out->pays = worth;
+    return take(w, out);
 }
 
 int balance(const balance_input *in, balance_result *out) {

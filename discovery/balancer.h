@@ -91,9 +91,9 @@ typedef struct {
     balance_figures before, after; /* of now and of the target */
     uint64_t added, removed;       /* holders */
     uint64_t moved_bytes;          /* to be loaded */
-    /* It is worth its moves.  If not (and not forced), the target is `now` with
-     * only what has to change: units without enough holders, nodes that leave
-     * or hold too much. */
+    /* It is worth its moves, or copies that nobody needs are given up.  If not
+     * (and not forced), the target is `now` with only what has to change: units
+     * without enough holders, nodes that leave or hold too much. */
     bool pays;
 } balance_result;
 

@@ -8,6 +8,7 @@
 /* A cold copy goes only if its layer stays below this. */
 #define TRIM_TO 1.035
 #define COLD 1.1 /* times the mean load of a unit of the layer */
+#define TRIM_NOISE 0.05
 
 /* Would the layer's other nodes have it easy without this copy? */
 static bool can_spare(const balance_work *w, uint32_t unit, uint32_t node) {
@@ -46,7 +47,8 @@ static void trim(balance_work *w, uint32_t unit) {
 }
 
 void balance_trim_cold(balance_work *w) {
-    if (w->in->load == NULL) return; /* what is cold? */
+    /* Who knows what is cold? */
+    if (w->in->load == NULL || w->in->noise > TRIM_NOISE) return;
     for (uint32_t i = w->n_units; i-- > 0;) {
         uint32_t unit = w->order[i], layer = w->layer_of[unit];
         uint32_t units = w->base[layer + 1] - w->base[layer];

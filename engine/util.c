@@ -23,8 +23,8 @@ uint64_t now_ms(void) {
     return now_us() / 1000u;
 }
 
-/* On Linux a nice value is a thread's own.  A tenth of a core is left to it where
- * all are busy: who waits for experts waits, but not for ever. */
+/* On Linux a nice value is a thread's own.  A tenth of a core is left to it
+ * where all are busy: who waits for experts waits, but not for ever. */
 void thread_in_background(const char *name) {
     pthread_setname_np(pthread_self(), name);
     (void)!nice(BACKGROUND_NICE); /* giving way is never refused */

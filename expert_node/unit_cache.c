@@ -35,7 +35,8 @@ typedef struct {
 
 struct unit_cache {
     char dir[UNIT_CACHE_PATH];
-    int dir_fd;
+    int dir_fd;          /* of whatever has that name; the number stays */
+    uint64_t most_bytes; /* that the owner allows */
     pthread_t thread;
     bool has_thread;
 
@@ -43,6 +44,7 @@ struct unit_cache {
     pthread_cond_t wake;
     unit_cache_stats stats;
     pin_set pins;
+    uint32_t rest_ms;
     uint64_t rest_until_ms;
     cache_part *first, **last; /* complete parts */
     size_t n_finishing;
@@ -273,13 +275,52 @@ void unit_cache_release(unit_cache *c, uint64_t bytes) {
     pthread_mutex_unlock(&c->lock);
 }
 
+/* ---- the folder itself ---- */
+
+/* With the folders above it, as mkdir -p does. */
+static int make_folders(char *path) {
+    for (char *slash = strchr(path + 1, '/'); slash != NULL;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        int rc = mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+        *slash = '/';
+        if (rc == -EROFS || rc == -EACCES) continue; /* it may be there */
+        if (rc < 0) return rc;
+    }
+    return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+static int open_folder(const char *dir, int *out) {
+    char path[UNIT_CACHE_PATH]; /* others may be reading the name */
+    strcpy(path, dir);
+    int rc = make_folders(path);
+    *out = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*out < 0) return rc < 0 ? rc : -errno;
+    return faccessat(*out, ".", R_OK | W_OK | X_OK, AT_EACCESS) < 0 ? -errno
+                                                                    : 0;
+}
+
+static int bound(unit_cache *c) {
+    listing l;
+    struct statvfs fs;
+    int rc = list_folder(c, &l);
+    free(l.items);
+    if (rc < 0) return rc;
+    if (fstatvfs(c->dir_fd, &fs) < 0) return -errno;
+    uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
+    c->stats.bytes = l.bytes;
+    c->stats.max_bytes =
+        size_min(c->most_bytes, l.bytes + left / 100 * FREE_SHARE);
+    return 0;
+}
+
 /* ---- trouble ---- */
 
 int unit_cache_trouble(unit_cache *c, int rc, const char *name) {
     pthread_mutex_lock(&c->lock);
     int before = c->stats.trouble;
     c->stats.trouble = rc;
-    c->rest_until_ms = rc < 0 ? now_ms() + REST_MS : 0;
+    c->rest_until_ms = rc < 0 ? now_ms() + c->rest_ms : 0;
     /* Others fill this disk, too: no more than there is now. */
     if (rc == -ENOSPC)
         c->stats.max_bytes = size_min(c->stats.max_bytes, c->stats.bytes);
@@ -297,9 +338,23 @@ int unit_cache_trouble(unit_cache *c, int rc, const char *name) {
     return rc;
 }
 
+/* Under the lock: somebody may have made room, or the folder anew.  Whoever is
+ * about to use the descriptor goes on with the one or the other folder. */
+static int look_anew(unit_cache *c) {
+    int fd;
+    int rc = open_folder(c->dir, &fd);
+    if (rc == 0 && dup3(fd, c->dir_fd, O_CLOEXEC) < 0) rc = -errno;
+    if (fd >= 0) close(fd);
+    return rc == 0 ? bound(c) : rc;
+}
+
 int unit_cache_resting(unit_cache *c) {
     pthread_mutex_lock(&c->lock);
-    int rc = now_ms() < c->rest_until_ms ? c->stats.trouble : 0;
+    int rc = c->stats.trouble;
+    if (rc < 0 && now_ms() >= c->rest_until_ms) {
+        rc = look_anew(c);
+        if (rc < 0) c->rest_until_ms = now_ms() + c->rest_ms;
+    }
     pthread_mutex_unlock(&c->lock);
     return rc;
 }
@@ -413,41 +468,6 @@ void unit_cache_finish(unit_cache *c, cache_part *p) {
 
 /* ---- opening and closing ---- */
 
-/* With the folders above it, as mkdir -p does. */
-static int make_folders(char *path) {
-    for (char *slash = strchr(path + 1, '/'); slash != NULL;
-         slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        int rc = mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
-        *slash = '/';
-        if (rc == -EROFS || rc == -EACCES) continue; /* it may be there */
-        if (rc < 0) return rc;
-    }
-    return mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
-}
-
-static int open_folder(unit_cache *c) {
-    int rc = make_folders(c->dir);
-    c->dir_fd = open(c->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (c->dir_fd < 0) return rc < 0 ? rc : -errno;
-    return faccessat(c->dir_fd, ".", R_OK | W_OK | X_OK, AT_EACCESS) < 0
-               ? -errno
-               : 0;
-}
-
-static int bound(unit_cache *c, uint64_t max_bytes) {
-    listing l;
-    struct statvfs fs;
-    int rc = list_folder(c, &l);
-    free(l.items);
-    if (rc < 0) return rc;
-    if (fstatvfs(c->dir_fd, &fs) < 0) return -errno;
-    uint64_t left = (uint64_t)fs.f_bavail * fs.f_frsize;
-    c->stats.bytes = l.bytes;
-    c->stats.max_bytes = size_min(max_bytes, l.bytes + left / 100 * FREE_SHARE);
-    return 0;
-}
-
 int unit_cache_open(unit_cache **out, const unit_cache_config *config,
                     char *why, size_t why_size) {
     *out = NULL;
@@ -459,12 +479,14 @@ int unit_cache_open(unit_cache **out, const unit_cache_config *config,
     if (c == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
     strcpy(c->dir, config->dir);
     c->dir_fd = -1;
+    c->most_bytes = config->max_bytes;
+    c->rest_ms = config->rest_ms > 0 ? config->rest_ms : REST_MS;
     c->last = &c->first;
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->wake, NULL);
 
-    int rc = open_folder(c);
-    if (rc == 0) rc = bound(c, config->max_bytes);
+    int rc = open_folder(c->dir, &c->dir_fd);
+    if (rc == 0) rc = bound(c);
     if (rc == 0) {
         rc = -pthread_create(&c->thread, NULL, cache_main, c);
         c->has_thread = rc == 0;

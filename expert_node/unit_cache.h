@@ -24,6 +24,8 @@
 typedef struct {
     const char *dir;    /* made if it is not there */
     uint64_t max_bytes; /* never more than 90 % of what the disk has left */
+    uint32_t rest_ms;   /* after trouble; 0: a minute.  Then folder and disk are
+                           looked at anew */
 } unit_cache_config;
 
 typedef struct unit_cache unit_cache;

@@ -123,6 +123,13 @@ class BalanceRack:
         return {k: d[k] for k in ("hedges", "lost_pairs") if k in d}
 
 
+def cpu_s(pid):
+    """What the process has used."""
+    with open("/proc/%d/stat" % pid) as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def is_still(status):
     return (status["placement"]["unplaced"] == 0
             and status["placement"]["moving"] == 0

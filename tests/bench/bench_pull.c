@@ -229,7 +229,8 @@ static void write_disk(uint64_t bytes) {
 
 static void pull_into_cache(bench *b) {
     unit_cache *cache;
-    const unit_cache_config c = {fixture_path("cache"), UINT64_MAX / 2};
+    const unit_cache_config c = {.dir = fixture_path("cache"),
+                                 .max_bytes = UINT64_MAX / 2};
     if (unit_cache_open(&cache, &c, b->why, sizeof(b->why)) < 0)
         fail("cache", b->why);
     pull(b, "pulled and kept on disk", cache);

@@ -12,7 +12,8 @@ not one story may be lost, and each must be, byte for byte, what an undisturbed
 coordinator told.  After each turn the rack must become whole again: everything
 placed twice, nothing moving, everybody up.
 
-A run ends after so many faults and requests, or minutes.  The last line is its
+A fault that hit nobody is not counted, nor is what operators ask for.  A run
+ends after so many faults and requests, or minutes.  The last line is its
 record.  A run that fails prints the seed, what was done until then, and the
 folder with all logs.  Exit status: 0 all held; 1 it did not; 77 there can be no
 machines here.
@@ -77,7 +78,8 @@ class Schedule:
 class Run:
     def __init__(self, folder, options):
         self.options, self.folder = options, folder
-        self.said, self.count, self.failed = [], {}, []
+        self.said, self.failed = [], []
+        self.count, self.wishes, self.missed = {}, 0, 0
         self.began = time.monotonic()
         self._lock = threading.Lock()
         self.rack = chaos_rack.ChaosRack(folder, options.seed, {
@@ -93,17 +95,35 @@ class Run:
         if self.options.verbose:
             print(line, flush=True)
 
+    def _live(self, number, fault):
+        """What it hit; None: it cannot miss."""
+        while True:
+            try:
+                seconds = next(fault)
+            except StopIteration as end:
+                return end.value
+            self.say("%3d ... for %.2f s" % (number, seconds))
+            time.sleep(seconds)
+
     def _fault(self, number, name, after, rng):
         """Its whole life, in a thread of its own."""
+        of, function, _ = chaos_faults.KINDS[name]
         try:
             time.sleep(after)
             self.say("%3d %s" % (number, name))
-            for seconds in chaos_faults.KINDS[name][1](self.rack, rng):
-                self.say("%3d ... for %.2f s" % (number, seconds))
-                time.sleep(seconds)
-            self.say("%3d over" % number)
+            hits = self._live(number, function(self.rack, rng))
+            self.say("%3d over%s" % (number, "" if hits is None else
+                                     ", hits: %d" % hits))
         except Exception:  # pylint: disable=broad-except
             self.failed.append("%s: %s" % (name, traceback.format_exc()))
+            return
+        with self._lock:
+            if of == "ask":
+                self.wishes += 1
+            elif hits == 0:
+                self.missed += 1
+            else:
+                self.count[name] = self.count.get(name, 0) + 1
 
     def _watch(self, over):
         """What the coordinators say, for whoever has to find a mistake."""
@@ -121,8 +141,6 @@ class Run:
             t.start()
         for t in threads:
             t.join()
-        for _, name, _, _ in faults:
-            self.count[name] = self.count.get(name, 0) + 1
         if self.failed:
             raise AssertionError(self.failed[0])
         self.rack.wait_whole(self.options.patience)
@@ -132,12 +150,22 @@ class Run:
         self.say("    whole; %d stories, %d take-overs, longest wait %d ms" %
                  (stories.done, stories.takeovers, stories.longest_ms))
 
+    def faults(self):
+        return sum(self.count.values())
+
     def over(self):
         o = self.options
         if o.minutes:
             return time.monotonic() - self.began >= o.minutes * 60
-        return (sum(self.count.values()) >= o.faults and
+        return (self.faults() >= o.faults and
                 self.rack.stories.done >= o.requests)
+
+    def kinds(self):
+        possible = chaos_faults.possible(self.rack)
+        for kind in self.options.kinds or []:
+            if kind not in possible:
+                raise AssertionError("there can be no %s here" % kind)
+        return self.options.kinds or possible
 
     def run(self):
         """What went wrong, as sentences."""
@@ -147,8 +175,7 @@ class Run:
             self.rack.start()
             self.say("the rack serves")
             watch.start()
-            possible = chaos_faults.possible(self.rack)
-            kinds = [k for k in self.options.kinds or possible if k in possible]
+            kinds = self.kinds()
             self.say("kinds: " + " ".join(kinds))
             schedule = Schedule(kinds, self.options.seed)
             while not self.over():
@@ -170,6 +197,8 @@ class Run:
             bad += stories.wrong[:5] + stories.lost[:5]
             if not bad and stories.takeovers == 0 and not self.options.kinds:
                 bad.append("no replica took over anything")
+            if not bad and self.faults() == 0:
+                bad.append("no fault hit anybody")
         return bad
 
     def record(self):
@@ -177,11 +206,11 @@ class Run:
         if stories is None:
             return "record: nothing was served"
         kinds = ", ".join("%s %d" % k for k in sorted(self.count.items()))
-        return ("record: %s chaos seed %d: %d faults (%s), %d requests, %d "
-                "tokens, %d lost, %d wrong, %d take-overs, %d moves, longest "
-                "wait %.1f s, %d s; proxy %s" %
+        return ("record: %s chaos seed %d: %d faults (%s), %d that hit nobody, "
+                "%d wishes, %d requests, %d tokens, %d lost, %d wrong, %d "
+                "take-overs, %d moves, longest wait %.1f s, %d s; proxy %s" %
                 (time.strftime("%Y-%m-%d"), self.options.seed,
-                 sum(self.count.values()), kinds, stories.asked,
+                 self.faults(), kinds, self.missed, self.wishes, stories.asked,
                  stories.tokens, len(stories.lost), len(stories.wrong),
                  stories.takeovers, stories.moves, stories.longest_ms / 1000,
                  time.monotonic() - self.began,

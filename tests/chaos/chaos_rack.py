@@ -68,13 +68,22 @@ class Process:
     def pid(self):
         return self.program.pid
 
+    def check_alive(self):
+        """It has not ended by itself; asked also right before we end it."""
+        if self.wanted and not self.running():
+            self.wanted = False
+            raise AssertionError("%s ended by itself, with status %s" %
+                                 (self.name, self.program.status))
+
     def kill(self):
+        self.check_alive()
         self.wanted = False
         self.program.signal(signal.SIGKILL)
         self.program.process.wait()
 
-    def terminate(self, seconds=30):
+    def terminate(self, seconds=60):
         """An orderly end, or an AssertionError."""
+        self.check_alive()
         self.wanted = False
         self.program.signal(signal.SIGTERM)
         self.program.wait(seconds * rack.SLOWER)
@@ -110,7 +119,8 @@ class Stories:
             [LOAD, "--truth", truth, "--endpoint", endpoint, "--insecure",
              "--streams", str(streams), "--tokens", str(tokens)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._errors, text=True, bufsize=1)
+            stderr=self._errors, text=True, bufsize=1,
+            errors="replace")  # a wrong story may be no text at all
         line = self._process.stdout.readline()
         if line != "ready\n":
             raise AssertionError("the stories have no truth: see stories.err")
@@ -142,7 +152,7 @@ class Stories:
     def asked(self):
         return self.done + len(self.lost) + len(self.wrong)
 
-    def finish(self, seconds=120):
+    def finish(self, seconds=120 * rack.SLOWER):
         """Tell every story to its end."""
         if self._process.stdin.closed:
             return
@@ -220,6 +230,7 @@ class ChaosRack:
             "--weights-listen", "tcp://%s:7103" % host.public,
             "--no-local-experts", "--min-replicas", "2",
             "--replace-after", "3s", "--timeout", "60s",
+            "--park-timeout", "60s",  # who is slow to come back is waited for
             "--drain-timeout", "5s", "--insecure"])
 
     def _make_node(self, name, number):
@@ -420,11 +431,8 @@ class ChaosRack:
 
     def check_alive(self):
         """Nobody has ended whom we did not end."""
-        for name, process in self.processes.items():
-            if process.wanted and not process.running():
-                process.wanted = False
-                raise AssertionError("%s ended by itself, with status %s" %
-                                     (name, process.program.status))
+        for process in self.processes.values():
+            process.check_alive()
 
     def check_stories(self):
         bad = self.stories.wrong + self.stories.lost
@@ -442,11 +450,11 @@ class ChaosRack:
         bad = self._grown()
         for name in self.coordinators + self.nodes:
             process = self.processes[name]
-            if not process.running():
-                continue
-            process.go_on()
             try:
-                process.terminate()
+                process.check_alive()
+                if process.running():
+                    process.go_on()
+                    process.terminate()
             except AssertionError as e:
                 bad.append(str(e))
         return bad + self._signs()

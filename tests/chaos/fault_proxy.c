@@ -15,7 +15,9 @@
  *       what happens to connections that FROM made to TO, new and old; up is
  *       what FROM sends.  "*" is everybody.  A FAULT is pass, delay MS
  * [JITTER], stall, drop, cut, corrupt BYTES [SPARE], duplicate MESSAGES or
- *       throttle BYTES_PER_SECOND: see proxy_rules.h
+ *       throttle BYTES_PER_SECOND: see proxy_rules.h.  `ok hits N`: what the
+ *       rules that this one was put in the place of did to so many bytes,
+ *       messages or connections
  *   count
  *       `ok connections N bytes N flips N duplicates N resets N dropped N`
  *
@@ -155,7 +157,8 @@ static int on_listen(fault_proxy *v, char **words, char *said, size_t room) {
 /* ---- commands ---- */
 
 /* FROM TO up|down|both FAULT [NUMBERS] */
-static int on_rule(fault_proxy *v, char **words, size_t n) {
+static int on_rule(fault_proxy *v, char **words, size_t n, char *said,
+                   size_t room) {
     proxy_rule rule = {0};
 
     if (n < 4 || strlen(words[0]) >= PROXY_NAME ||
@@ -169,9 +172,13 @@ static int on_rule(fault_proxy *v, char **words, size_t n) {
     if (!rule.directions[FLOW_UP] && !rule.directions[FLOW_DOWN])
         return ERR_USAGE;
     int rc = proxy_fault_parse(&rule.what, words + 3, n - 3);
-    if (rc == 0) rc = proxy_rules_set(&v->core.rules, &rule);
-    if (rc == 0) proxy_pairs_look(&v->core);
-    return rc;
+    if (rc < 0) return rc;
+    uint64_t hits;
+    rc = proxy_rules_set(&v->core.rules, &rule, &hits);
+    if (rc < 0) return rc;
+    snprintf(said, room, " hits %llu", (unsigned long long)hits);
+    proxy_pairs_look(&v->core);
+    return 0;
 }
 
 static int on_count(const fault_proxy *v, char *said, size_t room) {
@@ -192,7 +199,7 @@ static int run_command(fault_proxy *v, char **words, size_t n, char *said,
     if (n == 6 && strcmp(words[0], "listen") == 0)
         return on_listen(v, words + 1, said, room);
     if (n > 1 && strcmp(words[0], "rule") == 0)
-        return on_rule(v, words + 1, n - 1);
+        return on_rule(v, words + 1, n - 1, said, room);
     if (n == 1 && strcmp(words[0], "count") == 0)
         return on_count(v, said, room);
     return ERR_USAGE;

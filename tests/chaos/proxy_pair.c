@@ -82,6 +82,11 @@ static fault rule_of(const flow *f) {
     return proxy_rules_find(&p->core->rules, p->from, p->to, f->direction);
 }
 
+static void hit(flow *f, uint64_t times) {
+    proxy_pair *p = f->pair;
+    proxy_rules_hit(&p->core->rules, p->from, p->to, f->direction, times);
+}
+
 /* ---- the end ---- */
 
 static void on_handle_closed(uv_handle_t *handle) {
@@ -255,6 +260,7 @@ static void corrupt(flow *f, const fault *rule, uint8_t *data, size_t n) {
         at += f->flip_after;
         data[(size_t)at] ^= (uint8_t)(1 << (int)(draw(c) * 8));
         c->counts.flips++;
+        hit(f, 1);
         f->flip_after = -1;
         at += 1;
     }
@@ -276,6 +282,7 @@ static bool put_messages(flow *f, const fault *rule, const uint8_t *data,
         begin = at;
         if (!put(f, rule, f->messages.kept, f->messages.n_kept)) return false;
         core->counts.duplicates++;
+        hit(f, 1);
     }
     return begin == n || put(f, rule, data + begin, n - begin);
 }
@@ -303,6 +310,9 @@ static void on_read(uv_stream_t *from, ssize_t n, const uv_buf_t *buffer) {
         return;
     }
     p->core->counts.bytes += (uint64_t)n;
+    if (rule.kind != FAULT_CORRUPT && rule.kind != FAULT_DUPLICATE) {
+        hit(f, (uint64_t)n);
+    }
     if (rule.kind != FAULT_CORRUPT) f->flip_after = -1;
     if (rule.kind == FAULT_DROP) {
         f->lossy = true;
@@ -378,9 +388,14 @@ static void name_peer(proxy_pair *p) {
     strcpy(p->from, proxy_rules_who(&p->core->rules, address));
 }
 
-static bool is_cut(const proxy_pair *p) {
-    return rule_of(&p->flows[FLOW_UP]).kind == FAULT_CUT ||
-           rule_of(&p->flows[FLOW_DOWN]).kind == FAULT_CUT;
+static bool is_cut(proxy_pair *p) {
+    bool cut = false;
+    for (int i = 0; i < 2; i++) {
+        if (rule_of(&p->flows[i]).kind != FAULT_CUT) continue;
+        hit(&p->flows[i], 1);
+        cut = true;
+    }
+    return cut;
 }
 
 void proxy_pair_accept(proxy_core *core, uv_stream_t *listener, const char *to,

@@ -31,7 +31,8 @@ static bool fits(const char *pattern, const char *name) {
 }
 
 /* Take what the new rule covers from the older ones. */
-static void make_way(proxy_rules *r, const proxy_rule *rule) {
+static uint64_t make_way(proxy_rules *r, const proxy_rule *rule) {
+    uint64_t hits = 0;
     size_t kept = 0;
 
     for (size_t i = 0; i < r->n_rules; i++) {
@@ -39,30 +40,46 @@ static void make_way(proxy_rules *r, const proxy_rule *rule) {
         if (fits(rule->from, old->from) && fits(rule->to, old->to)) {
             for (size_t d = 0; d < 2; d++)
                 old->directions[d] &= !rule->directions[d];
+            hits += old->hits;
+            old->hits = 0;
         }
         if (!old->directions[FLOW_UP] && !old->directions[FLOW_DOWN]) continue;
         r->rules[kept++] = *old;
     }
     r->n_rules = kept;
+    return hits;
 }
 
-int proxy_rules_set(proxy_rules *r, const proxy_rule *rule) {
-    make_way(r, rule);
+int proxy_rules_set(proxy_rules *r, const proxy_rule *rule, uint64_t *hits) {
+    *hits = make_way(r, rule);
     if (rule->what.kind == FAULT_PASS) return 0;
     if (r->n_rules == PROXY_MAX_RULES) return ERR_RANGE;
     r->rules[r->n_rules++] = *rule;
     return 0;
 }
 
-fault proxy_rules_find(const proxy_rules *r, const char *from, const char *to,
-                       flow_direction direction) {
+/* Its index, or n_rules. */
+static size_t find(const proxy_rules *r, const char *from, const char *to,
+                   flow_direction direction) {
     for (size_t i = r->n_rules; i-- > 0;) {
         const proxy_rule *rule = &r->rules[i];
         if (rule->directions[direction] && fits(rule->from, from) &&
             fits(rule->to, to))
-            return rule->what;
+            return i;
     }
-    return (fault){.kind = FAULT_PASS};
+    return r->n_rules;
+}
+
+fault proxy_rules_find(const proxy_rules *r, const char *from, const char *to,
+                       flow_direction direction) {
+    size_t i = find(r, from, to, direction);
+    return i < r->n_rules ? r->rules[i].what : (fault){.kind = FAULT_PASS};
+}
+
+void proxy_rules_hit(proxy_rules *r, const char *from, const char *to,
+                     flow_direction direction, uint64_t times) {
+    size_t i = find(r, from, to, direction);
+    if (i < r->n_rules) r->rules[i].hits += times;
 }
 
 /* The words of each fault, and how many numbers it takes. */

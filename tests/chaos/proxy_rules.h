@@ -39,6 +39,7 @@ typedef struct {
     char from[PROXY_NAME], to[PROXY_NAME]; /* "*": everybody */
     bool directions[2];
     fault what;
+    uint64_t hits; /* times that it did something to somebody */
 } proxy_rule;
 
 typedef struct {
@@ -60,12 +61,17 @@ const char *proxy_rules_who(const proxy_rules *r, const char *address);
 int proxy_rules_machine(proxy_rules *r, const char *name, const char *address);
 
 /* A rule takes the place of one for the same machines in these directions;
- * FAULT_PASS only takes those away.  ERR_RANGE: there are too many. */
-int proxy_rules_set(proxy_rules *r, const proxy_rule *rule);
+ * FAULT_PASS only takes those away.  *hits: of the rules that it was put in the
+ * place of.  ERR_RANGE: there are too many. */
+int proxy_rules_set(proxy_rules *r, const proxy_rule *rule, uint64_t *hits);
 
 /* The youngest rule that fits. */
 fault proxy_rules_find(const proxy_rules *r, const char *from, const char *to,
                        flow_direction direction);
+
+/* It did what it says to so many bytes, messages or connections. */
+void proxy_rules_hit(proxy_rules *r, const char *from, const char *to,
+                     flow_direction direction, uint64_t times);
 
 /* "delay 20 5" and so on; ERR_USAGE if that is no fault. */
 int proxy_fault_parse(fault *out, char *const *words, size_t n);

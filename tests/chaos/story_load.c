@@ -144,9 +144,23 @@ static int learn(load *l, char *why, size_t why_size) {
             snprintf(why, why_size, "%s", roster_client_error(client));
             break;
         }
+        size_t tokens = 0;
         const char *text = roster_generation_text(g, &l->stories[i].bytes);
+        roster_generation_tokens(g, &tokens);
+        if (tokens != l->set.tokens || l->stories[i].bytes == 0) {
+            roster_generation_destroy(&g);
+            rc = err_why(why, why_size, ERR_INTERNAL,
+                         "story %u is %zu tokens long, not %u: nothing to "
+                         "compare with",
+                         i, tokens, l->set.tokens);
+            break;
+        }
         l->stories[i].text = malloc(l->stories[i].bytes + 1);
-        if (l->stories[i].text == NULL) return -ENOMEM;
+        if (l->stories[i].text == NULL) {
+            roster_generation_destroy(&g);
+            rc = -ENOMEM;
+            break;
+        }
         memcpy(l->stories[i].text, text, l->stories[i].bytes + 1);
         roster_generation_destroy(&g);
     }
@@ -195,6 +209,7 @@ static void report(stream *s, uint32_t which, int rc, roster_generation *g,
     } else if (rc < 0) {
         snprintf(line, sizeof(line), "lost %u %u %zu: %s", s->number, which,
                  tokens, why);
+        make_printable(line);
     } else {
         roster_stats stats;
         roster_stats_init(&stats);

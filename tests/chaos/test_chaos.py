@@ -30,23 +30,31 @@ class Chaos(unittest.TestCase):
                         lambda: "gone: %s" % fault_net.left_of(run.pid))
 
     def test_no_story_is_lost_or_wrong(self):
-        run = self.start("--seed", "3", "--faults", "6" if rack.QUICK else "12")
+        run = self.start("--seed", "3", "--patience",
+                         str(rack.PATIENCE_S // rack.SLOWER), "--faults",
+                         "6" if rack.QUICK else "12")
         said, _ = run.communicate()
         print(said)
         self.assertEqual(0, run.returncode)
         self.assertIn(" 0 lost, 0 wrong,", said)
         self.assert_nothing_left(run)
 
-    def test_nothing_is_left_when_it_is_ended(self):
+    def end(self, number, status):
         run = self.start("--verbose")
         for line in run.stdout:
             if "kinds: " in line:
                 break
         self.assertGreater(len(fault_net.left_of(run.pid)), 9)
-        run.send_signal(signal.SIGTERM)
+        run.send_signal(number)
         run.communicate()
-        self.assertEqual(143, run.returncode)
+        self.assertEqual(status, run.returncode)
         self.assert_nothing_left(run)
+
+    def test_nothing_is_left_when_it_is_ended(self):
+        self.end(signal.SIGTERM, 143)
+
+    def test_nothing_is_left_when_it_is_interrupted(self):
+        self.end(signal.SIGINT, 1)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import fault_net
 import rack
 
 PIECE = 65536
-LONG_S = 30
+LONG_S = 120
 
 
 def zmtp_greeting():
@@ -199,6 +199,21 @@ class FaultProxy(unittest.TestCase):
         self.proxy.rule("me", "you", "stall")
         self.proxy.rule("*", "*", "pass")
         self.assertEqual(b"x", self.through(near, far, b"x"))
+
+    def test_the_end_of_a_rule_tells_what_it_hit(self):
+        near, far = self.connect()
+        self.assertEqual(0, self.proxy.rule("me", "you", "delay 1", "up"))
+        self.assertEqual(0, self.proxy.rule("me", "you", "pass"))
+        self.proxy.rule("me", "you", "delay 1", "up")
+        self.proxy.rule("you", "me", "stall")
+        self.through(near, far, b"seen")
+        self.through(far, near, b"the other way")
+        self.assertEqual(4, self.proxy.rule("*", "*", "pass"))
+        self.proxy.rule("me", "you", "corrupt 1000000000")
+        self.through(near, far, b"whole")
+        self.assertEqual(0, self.proxy.rule("me", "you", "cut"))
+        self.assert_reset(near)
+        self.assertGreater(self.proxy.rule("me", "you", "pass"), 0)
 
     def test_commands_that_make_no_sense_are_refused(self):
         for words in ("", "nonsense", "rule me you up", "rule me you up burn",

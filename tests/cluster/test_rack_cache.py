@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 
 import rack
@@ -181,16 +182,30 @@ class Given(Keeping):
             self.start_keeper(name, os.path.join(self.cache, name))
         asked.wait_ready()
         self.serves(asked, story, "one", "two")
-        before = self.bytes_given(asked)
-        three = self.start_keeper("three", os.path.join(self.cache, "three"))
+        three = self.start_rack_node("--data-port", free_ports(1)[0],
+                                     name="three")
         three.wait_log("registered in etcd")
-        self.drain(asked, "one")
-        self.drain(asked, "two")
-        three.wait_log("all is resident, %d units" % UNITS)
-        self.assertGreaterEqual(self.told(three)[1], 2)
-        self.assertLess(self.bytes_given(asked) - before,
-                        0.7 * UNITS * EXPERT_BYTES)
-        self.assertEqual(story, self.rack.generate(asked, PROMPT))
+
+        def fetched():
+            """From several, and not most of it from the coordinator.  One that
+            is asked late, on a busy computer, may find nothing left to do."""
+            self.drain(asked, "three", "--wait")
+            self.wait_placed(asked, ("one", "two"))
+            before, read = self.bytes_given(asked), len(three.err())
+            self.drain(asked, "three", "--undo")
+            self.drain(asked, "one")
+            self.drain(asked, "two")
+            all_here = "all is resident, %d units" % UNITS
+            rack.wait_until(lambda: all_here in three.err()[read:],
+                            "three has all")
+            self.assertEqual(story, self.rack.generate(asked, PROMPT))
+            sources = self.told(three)[1]
+            given = self.bytes_given(asked) - before
+            for name in ("one", "two"):
+                self.drain(asked, name, "--undo")
+            return sources >= 2 and given < 0.7 * UNITS * EXPERT_BYTES
+
+        rack.wait_until(fetched, "nodes are sources")
 
 
 class BadDisks(Keeping):
@@ -217,9 +232,11 @@ class BadDisks(Keeping):
             f.write(bytes(13 * MIB))
         asked = self.start_asked()
         asked.wait_ready()
+        node.wait_log("cannot be written")
         self.serves(asked, told_alone(self.rack.model), "one")
         said = [l for l in node.err().splitlines() if "cannot be written" in l]
-        self.assertEqual(1, len(said), node.err())
+        minutes = (time.monotonic() - node.began) // 60
+        self.assertLessEqual(len(said), 1 + minutes, node.err())
         self.assertRegex(said[0], "warn .*%s.*No space left" % small)
 
 

@@ -4,7 +4,6 @@ answer: drain, top and status.
 import json
 import re
 import signal
-import time
 import unittest
 
 import rack
@@ -150,29 +149,31 @@ class DrainOfCoordinators(Asking):
         moved = self.rack.generating(drained, PROMPT, "--stats").result()
         self.assertEqual(0, moved.status, moved.err)
         self.assertEqual(self.story, moved.text)
-        self.assertIn("moved to another coordinator 1 time", moved.err)
+        self.assertIn("moved to another coordinator", moved.err)
 
     def test_it_ends_what_it_has_and_leads_no_more(self):
-        first, other = self.start_rack(coordinators=("c1", "c2"))
+        first, other = self.start_rack(
+            coordinators=("c1", "c2"), options=(
+                "--no-local-experts", "--park-timeout", "0", "--balance",
+                "off", "--replace-after", "600s"))
         leader = self.rack.status(first)["leader"]
         if leader == "c2":
             first, other = other, first
         self.asked = other
         running = self.rack.generating(first, PROMPT, "--ignore-end", n=450)
         running.wait_output()
+        for node in self.nodes.values():
+            node.stop()  # so that the story is told on for a while
+        self.assertEqual(1, self.rack.status(first)["requests"]["active"])
         self.drain(first, leader)
         first.wait_log("drained")
+        self.assertEqual("draining", self.state(first, leader))
+        self.assertFalse(running.ended())
+        for node in self.nodes.values():
+            node.go_on()
         self.check_sent_on(first)
-        # Whoever still grows well after it was asked was not done then.
-        state = self.state(first, leader)
-        time.sleep(0.3)
-        told = len(running.out())
-        time.sleep(0.3)
-        if len(running.out()) > told:
-            self.assertEqual("draining", state)
         self.drain(other, leader, "--wait")  # the other one knows, too
-        self.assertTrue(running.ended())
-        self.assertEqual(0, running.status, running.err())
+        self.assertEqual(0, running.wait(), running.err())
         self.assertTrue(running.out().decode().startswith(self.story))
 
         for asked in (first, other):
@@ -235,21 +236,31 @@ class Top(Asking):
     def objects_are_one_a_line_and_show_the_work(self):
         teller = self.tell_on([self.asked], self.story)
         teller.wait_more()
-        result = self.ask("top", "-n", "3", "--interval", "500ms", "--json")
+        shown = self.rack.command("top", "--interval", "500ms", "--json",
+                                  "--endpoint", self.asked.endpoint)
+
+        def pictures():
+            whole = shown.out().decode().rpartition("\n")[0]
+            return [json.loads(line) for line in whole.splitlines()]
+
+        def busy(seen):
+            return seen["generated_per_s"] > 0 and all(
+                n["pairs_per_s"] > 0 for n in seen["nodes"])
+
+        rack.wait_until(lambda: any(map(busy, pictures())),
+                        "a time of work is shown")
+        shown.signal(signal.SIGINT)
+        result = shown.result()
         teller.finish()
         self.assertEqual((0, ""), (result.status, result.err))
-        lines = result.text.splitlines()
-        self.assertEqual(3, len(lines))
-        busy = 0
-        for line in lines:
-            seen = json.loads(line)
+        for seen in pictures():
             self.assertGreaterEqual(seen["seconds"], 0.5)
             self.assertEqual(["one", "two"],
                              sorted(n["name"] for n in seen["nodes"]))
             self.assertTrue(all(n["held"] == UNITS for n in seen["nodes"]))
-            busy += seen["generated_per_s"] > 0 and all(
-                n["pairs_per_s"] > 0 for n in seen["nodes"])
-        self.assertGreater(busy, 0)
+        self.assertEqual(3, len(self.ask(
+            "top", "-n", "3", "--interval", "100ms",
+            "--json").text.splitlines()))
 
     def an_interrupt_is_its_end(self):
         """Which is well unless a number of pictures was asked for."""

@@ -15,7 +15,7 @@ from etcd import EtcdTest
 
 SOAK = bool(os.environ.get("ROSTER_SOAK"))
 AWAY_S = int(os.environ.get("ROSTER_SOAK_SECONDS", "60")) if SOAK else 5
-CONVERGE_S = 5 if SOAK else 20 * rack.SLOWER  # the figure is printed, too
+CONVERGE_S = 5 if SOAK else rack.PATIENCE_S  # the figure is printed, too
 PROMPT = "Once upon a time"
 
 

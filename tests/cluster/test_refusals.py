@@ -169,10 +169,14 @@ class Messages(RackTest):
     GREETING = (b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" +
                 b"NULL".ljust(20, b"\0") + bytes(32))
 
+    @staticmethod
+    def connected(endpoint):
+        host, port = endpoint.split("//")[1].rsplit(":", 1)
+        return socket.create_connection((host, int(port)), rack.PATIENCE_S)
+
     def send_raw(self, port, *pieces):
         """To a connection of its own; who is asked may close it any time."""
-        where = ("127.0.0.1", rack.port_of(self.ports[port]))
-        with socket.create_connection(where, rack.PATIENCE_S) as s:
+        with self.connected(self.ports[port]) as s:
             try:
                 for piece in pieces:
                     s.sendall(piece)
@@ -205,8 +209,7 @@ class Messages(RackTest):
         self.check_serving()
 
     def test_silent_connections_do_not_hold_up_others(self):
-        held = [socket.create_connection(
-                    ("127.0.0.1", rack.port_of(where)), rack.PATIENCE_S)
+        held = [self.connected(where)
                 for where in self.ports.values() for _ in range(30)]
         self.check_serving()
         for s in held:
@@ -218,7 +221,7 @@ class BadCable(RackTest):
     """A relay between coordinator and node flips bits and cuts connections."""
 
     def stories_through(self, accident, *damage):
-        node = self.rack.node()
+        node = self.rack.node(listen="tcp://127.0.0.1:*")
         ports = [rack.port_of(node.endpoint), rack.port_of(data_endpoint(node))]
         relay = self.rack.start(
             sys.executable, os.path.join(rack.ROOT, "tests/support/damage.py"),
@@ -246,12 +249,15 @@ class BadCable(RackTest):
 
 class Requests(RackTest):
     def test_a_full_queue_refuses_at_once(self):
-        asked = self.rack.coordinator((), "--max-running", "1", "--max-queued",
-                                      "1")
+        # Its node stops in the long story, which is not over before it goes on.
+        node = self.rack.node(
+            env={"ROSTER_FAILPOINTS": "node.compute=stop@1000"})
+        asked = self.rack.coordinator(
+            [node], "--no-local-experts", "--park-timeout", "0",
+            "--max-running", "1", "--max-queued", "1")
         alone = self.rack.generate(asked, PROMPT)
         long = self.rack.generating(asked, "The big dog", "--ignore-end", n=440)
-        self.rack.wait_status(asked, lambda s: s["requests"]["active"] == 1,
-                              "the first runs")
+        rack.wait_until(node.stopped, "the first runs")
         queued = self.rack.generating(asked, PROMPT)
         self.rack.wait_status(asked, lambda s: s["requests"]["queued"] == 1,
                               "the second waits")
@@ -259,6 +265,7 @@ class Requests(RackTest):
         for command in refused:
             self.assert_fails(command.result(), "overloaded", "queue is full")
         self.assertFalse(long.ended(), "the refusals did not come at once")
+        node.go_on()
         for command in (long, queued):
             result = command.result()
             self.assertEqual(0, result.status, result.err)

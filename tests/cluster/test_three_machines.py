@@ -62,9 +62,10 @@ class ThreeMachines(unittest.TestCase):
             rack.skip("three machines as namespaces: " + reason)
         self.mark = uuid.uuid4().hex
 
-    def start(self):
+    def start(self, **more):
         env = {k: v for k, v in os.environ.items()
                if not k.startswith("ROSTER_")}
+        env.update(more)
         env[MARK] = self.mark
         return subprocess.Popen([SCRIPT, rack.BUILD], env=env, text=True,
                                 stdin=subprocess.DEVNULL,
@@ -92,7 +93,8 @@ class ThreeMachines(unittest.TestCase):
 
     def test_nothing_is_left_however_it_ends(self):
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            script = self.start()
+            # Its nodes stop in the first story: it cannot be done before.
+            script = self.start(ROSTER_FAILPOINTS="node.compute=stop@60")
             for line in script.stdout:
                 if line.startswith("ready tcp://10.77.0.10:7100"):
                     break

@@ -247,6 +247,7 @@ static void on_rows(sim *s, uint32_t coord, uint32_t place,
                            m->request_id, &pairs, &n, take);
     bool add = s->options.plant == PLANT_HEDGE_ADDED && c->in_layer;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
+        if (pairs[i] == DISPATCH_NO_PAIR) continue;
         if (!take[i] && add) add_output(c, pairs[i], m->rows[i]);
         if (!take[i] || c->pinned[pairs[i]]) continue;
         store_output(s, c, pairs[i], m->rows[i]);

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 #include "engine/err.h"
 #include "tests/sim/sim.h"
 
@@ -203,6 +204,14 @@ static void run_dense(sim *s, uint32_t coord) {
     next_step(s, coord, 20);
 }
 
+/* By which dispatch knows rows that come back. */
+static void make_keys(const sim_coord *c, uint64_t *keys) {
+    for (uint32_t i = 0; i < c->n_live; i++) {
+        const sim_row *row = &c->rows[c->live[i]];
+        keys[i] = XXH3_64bits(row->h, sizeof(row->h));
+    }
+}
+
 static void begin_layer(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     uint32_t units[SIM_PAIRS], k = SIM_USED * s->slices;
@@ -223,6 +232,11 @@ static void begin_layer(sim *s, uint32_t coord) {
         dispatch_begin(c->machine, sim_mono_us(s, coord), c->layer, units,
                        c->n_live, k, c->during) < 0) {
         abort();
+    }
+    if (dispatch_has_kept(c->machine, c->layer)) {
+        uint64_t keys[SIM_BATCH];
+        make_keys(c, keys);
+        dispatch_resume(c->machine, sim_mono_us(s, coord), keys);
     }
     c->in_layer = true;
 }
@@ -269,6 +283,13 @@ static void end_layer(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     const uint32_t k = SIM_USED * s->slices;
     bool skip = s->options.plant == PLANT_SKIP_LOST;
+    uint32_t expert;
+    if (dispatch_lost_expert(c->machine, &expert) &&
+        dispatch_owes(c->machine)) {
+        uint64_t keys[SIM_BATCH];
+        make_keys(c, keys);
+        dispatch_keep(c->machine, keys);
+    }
     for (uint32_t i = 0; i < c->n_live; i++) {
         sim_row *row = &c->rows[c->live[i]];
         row->lost = dispatch_row_lost(c->machine, i) && !skip;

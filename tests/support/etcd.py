@@ -6,6 +6,7 @@ writes itself goes through the JSON gateway of any member, as a rack's processes
 do.  A member dies with the test that started it, however that ends.
 """
 import base64
+import fcntl
 import json
 import os
 import random
@@ -15,35 +16,47 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 
-from rack import BUILD, Program, RackTest, skip, wait_until
+from rack import (BUILD, LOOK_BY_COMMAND_S, PATIENCE_S, PATIENT, Program,
+                  RackTest, own_listen, skip, wait_until)
 
 PROGRAM = shutil.which("etcd")
 ANSWER_S = 10
+CLAIMS = "/tmp/roster-test-ports"  # etcd_sync.c's, too
 
 
 _ports = random.SystemRandom()
+_claims = []  # open until this process ends
+
+
+def _claim(port):
+    """No other test takes that port as long as we live."""
+    claim = os.open("%s/%d" % (CLAIMS, port), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", port))
+    except OSError:
+        os.close(claim)
+        return False
+    _claims.append(claim)
+    return True
 
 
 def free_ports(n):
-    """n different ports that nobody has now, and that nobody is given who asks
+    """n different ports that nobody has now, that no other test has or may
+    have, also while their owners are down, and that nobody is given who asks
     for any port: those are above 32767."""
-    held = []
-    try:
-        while len(held) < n:
-            s = socket.socket()
-            try:
-                s.bind(("127.0.0.1", _ports.randrange(10000, 32000)))
-            except OSError:
-                s.close()
-                continue
-            held.append(s)
-        return [s.getsockname()[1] for s in held]
-    finally:
-        for s in held:
-            s.close()
+    os.makedirs(CLAIMS, exist_ok=True)
+    found = []
+    while len(found) < n:
+        port = _ports.randrange(10000, 32000)
+        if _claim(port):
+            found.append(port)
+    return found
 
 
 def _b64(text):
@@ -171,16 +184,24 @@ class Etcd:
     # ---- what it holds ----
 
     def ask(self, path, body):
-        """Of the first member that answers."""
-        last = None
-        for member in self.members:
-            if not member.running():
-                continue
-            try:
-                return member.ask(path, body)
-            except (OSError, ValueError) as e:
-                last = e
-        raise AssertionError("etcd does not answer: %s" % last)
+        """Of the first member that answers, which may take until there is a
+        quorum; an AssertionError if it refuses."""
+        until, last = time.monotonic() + PATIENCE_S, None
+        while True:
+            for member in self.members:
+                if not member.running():
+                    continue
+                try:
+                    return member.ask(path, body)
+                except urllib.error.HTTPError as e:
+                    if e.code < 500:
+                        raise AssertionError("etcd refuses: %s" % e) from e
+                    last = e
+                except (OSError, ValueError) as e:
+                    last = e
+            if time.monotonic() >= until:
+                raise AssertionError("etcd does not answer: %s" % last)
+            time.sleep(0.05)
 
     @staticmethod
     def _pairs(answer):
@@ -248,7 +269,7 @@ class Storyteller:
             asked = subprocess.run(
                 [os.path.join(BUILD, "roster"), "generate", prompt,
                  "--endpoint", endpoint, "-n", str(n), "--temp", "0",
-                 "--timeout", "30s"],
+                 *PATIENT],
                 stdin=subprocess.DEVNULL, capture_output=True, check=False)
             with self._lock:
                 self.told += 1
@@ -311,7 +332,7 @@ class EtcdTest(RackTest):
         files = [model] if model else []
         return self._start(
             name, "roster-expert-node", *files, "--etcd", self.etcd.urls, "--listen",
-            how.pop("listen", "tcp://127.0.0.1:*"), "--threads", 1, "--name",
+            how.pop("listen", own_listen()), "--threads", 1, "--name",
             name, "--cluster", self.cluster, *options, **how)
 
     def _start(self, name, program, *options, **how):
@@ -324,7 +345,7 @@ class EtcdTest(RackTest):
         program = how.pop("program", "roster-coordinator")
         return self._start(
             name, program, self.rack.model, "--etcd", self.etcd.urls,
-            "--listen", how.pop("listen", "tcp://127.0.0.1:*"), "--threads", 1,
+            "--listen", how.pop("listen", own_listen()), "--threads", 1,
             "--name", name, "--cluster", self.cluster, *options, **how)
 
     def start_rack(self, nodes=("one", "two"), coordinators=("c1",),
@@ -360,9 +381,17 @@ class EtcdTest(RackTest):
                      if n["name"] == name), None)
 
     def drain(self, asked, name, *options):
-        result = self.rack.run("drain", name, *options, "--endpoint",
-                               asked.endpoint)
-        self.assertEqual(0, result.status, result.err)
+        """Until it is done: etcd may just have come back."""
+        said = [""]
+
+        def done():
+            result = self.rack.run("drain", name, *options, "--endpoint",
+                                   asked.endpoint)
+            said[0] = result.err
+            return result.status == 0
+
+        wait_until(done, lambda: "%s is drained: %s" % (name, said[0]),
+                   look=LOOK_BY_COMMAND_S)
 
     def tell_on(self, asked, story, prompt="Once upon a time", n=64):
         """Stories from all these coordinators until the test's end."""

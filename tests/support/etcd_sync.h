@@ -8,7 +8,7 @@
 
 #include "discovery/libetcd/etcd.h"
 
-#define ETCD_SYNC_PATIENCE_S 60
+#define ETCD_SYNC_PATIENCE_S 180
 #define ETCD_SYNC_EVENTS 4096
 
 typedef struct {
@@ -75,7 +75,7 @@ void etcd_sync_watch(etcd_sync *s, const char *prefix, int64_t revision,
                      uint64_t cluster_id);
 void etcd_sync_unwatch(etcd_sync *s);
 
-/* A TCP port of the loopback that nobody listens on. */
+/* A TCP port of the loopback that nobody listens on, nor will but for us. */
 int etcd_sync_free_port(void);
 
 #endif

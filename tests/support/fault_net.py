@@ -146,8 +146,10 @@ class Proxy:
         return answer.split()[1:]
 
     def rule(self, source, target, fault, direction="both"):
-        """fault: 'delay 20 5', 'pass' and so on; '*' is everybody."""
-        self.ask("rule", source, target, direction, fault)
+        """fault: 'delay 20 5', 'pass' and so on; '*' is everybody.  How many
+        bytes, messages or connections the rules that this one was put in the
+        place of had hit."""
+        return int(self.ask("rule", source, target, direction, fault)[1])
 
     def counts(self):
         words = self.ask("count")

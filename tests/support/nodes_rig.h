@@ -11,7 +11,7 @@
 #include "coordinator/nodes.h"
 #include "tests/support/memory_rack.h"
 
-#define NODES_RIG_WAIT_MS 20000
+#define NODES_RIG_WAIT_MS 60000
 #define NODES_RIG_DATA "tcp://127.0.0.1:4711"
 #define NODES_RIG_BOOT 500
 #define NODES_RIG_PLACES 4

@@ -6,7 +6,11 @@ still runs and complains about what did not end well; close() kills.  A process
 dies with the test that started it, however that ends.
 
 Nothing here waits for a time to pass: wait_until() looks until a deadline, and
-deadlines are generous, more so under a sanitizer.
+deadlines are generous: what will come true may take its time on a busy computer,
+and more of it under a sanitizer.
+
+Daemons listen at a loopback address of this test's own, where no port is given
+to anybody else: a port stays free while its owner is down.
 """
 import contextlib
 import ctypes
@@ -41,7 +45,9 @@ QUICK = bool(os.environ.get("ROSTER_TEST_QUICK")) or SANITIZED
 SLOWER = 6 if SANITIZED else 1
 # Between looks by a command: each costs a process, which what is looked at lacks.
 LOOK_BY_COMMAND_S = 0.04 * SLOWER
-PATIENCE_S = 40 * SLOWER
+PATIENCE_S = 240 if SANITIZED else 120
+# Of a request that is to succeed: for its next token.
+PATIENT = ("--timeout", "%ds" % PATIENCE_S)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -239,12 +245,17 @@ def _listdir(path):
         return []
 
 
-def own_listen():
-    """Any free port of a loopback address of this process: nobody's outgoing
-    connection can take the port while its owner is down."""
+def own_address():
+    """A loopback address of this process alone: nobody's outgoing connection
+    and no other test can take a port of it while its owner is down."""
     pid = os.getpid()
-    return "tcp://127.%d.%d.%d:*" % (1 + pid % 200, pid // 200 % 250,
-                                     1 + pid // 50000 % 200)
+    return "127.%d.%d.%d" % (1 + pid % 200, pid // 200 % 250,
+                             1 + pid // 50000 % 200)
+
+
+def own_listen():
+    """Any free port there."""
+    return "tcp://%s:*" % own_address()
 
 
 class Rack:
@@ -265,13 +276,13 @@ class Rack:
         self.programs.append(started)
         return started
 
-    def start_node(self, *options, model=None, listen="tcp://127.0.0.1:*",
-                   threads=1, name=None, **how):
+    def start_node(self, *options, model=None, listen=None, threads=1,
+                   name=None, **how):
         """Without waiting for it."""
         name = name or "node-%d" % len(self.programs)
         return self.start("roster-expert-node", model or self.model,
-                          "--listen", listen, "--threads", threads, "--name",
-                          name, *options, name=name, **how)
+                          "--listen", listen or own_listen(), "--threads",
+                          threads, "--name", name, *options, name=name, **how)
 
     def node(self, *options, **how):
         started = self.start_node(*options, **how)
@@ -288,13 +299,13 @@ class Rack:
         return started
 
     def start_coordinator(self, nodes=(), *options, model=None, threads=1,
-                          listen="tcp://127.0.0.1:*", **how):
+                          listen=None, **how):
         lists = []
         for node in nodes:
             lists += ["--node", getattr(node, "endpoint", node)]
         return self.start("roster-coordinator", model or self.model, "--listen",
-                          listen, "--threads", threads, *lists, *options,
-                          name="coordinator", **how)
+                          listen or own_listen(), "--threads", threads, *lists,
+                          *options, name="coordinator", **how)
 
     def coordinator(self, nodes=(), *options, **how):
         started = self.start_coordinator(nodes, *options, **how)
@@ -314,6 +325,8 @@ class Rack:
 
     def generating(self, coordinator, prompt="Once upon a time", *options,
                    n=64, **how):
+        if "--timeout" not in options:
+            options += PATIENT
         return self.command("generate", prompt, "--endpoint",
                             coordinator.endpoint, "-n", n, "--temp", 0,
                             *options, **how)
@@ -327,22 +340,27 @@ class Rack:
         return result.text
 
     def status(self, coordinator):
-        result = self.run("status", "--json", "--endpoint",
-                          coordinator.endpoint)
-        if result.status != 0:
-            raise AssertionError("no status: " + result.err)
-        return json.loads(result.out)
+        return self.wait_status(coordinator, lambda s: True, "it says something")
 
     def node_status(self, coordinator, node):
         return next(n for n in self.status(coordinator)["nodes"]
                     if n["endpoint"] == node.endpoint)
 
     def wait_status(self, coordinator, condition, what):
-        """The first status that meets the condition."""
+        """The first status that meets the condition.  A coordinator that does
+        not say in time is asked again."""
         seen = [None]
 
         def meets():
-            seen[0] = self.status(coordinator)
+            if coordinator.ended():
+                raise AssertionError("%s ended with status %d" %
+                                     (coordinator.name, coordinator.status))
+            result = self.run("status", "--json", "--endpoint",
+                              coordinator.endpoint)
+            if result.status != 0:
+                seen[0] = result.err
+                return False
+            seen[0] = json.loads(result.out)
             return condition(seen[0])
 
         wait_until(meets, lambda: "%s; status: %s" % (what, seen[0]),
@@ -385,7 +403,7 @@ class Rack:
             p.signal(signal.SIGTERM)
         for p in self.programs:
             try:
-                p.wait(10 * SLOWER)
+                p.wait()
             except AssertionError as hang:
                 bad.append("%s after SIGTERM" % hang)
                 p.kill()
@@ -433,6 +451,14 @@ class RackTest(unittest.TestCase):
         if logs:
             print("\n".join(["==== logs of " + self.id()] + logs),
                   file=sys.stderr)
+
+    def soon(self, asked):
+        """Seconds that `at once` may take on this computer as busy as it is:
+        many times what a small question takes."""
+        began = time.monotonic()
+        for _ in range(3):
+            self.rack.status(asked)
+        return 2 * SLOWER + 10 * (time.monotonic() - began)
 
     def assert_fails(self, result, *words, status=1):
         """It failed, and its last line says what: all these words."""

@@ -8,7 +8,7 @@
 
 #include "discovery/registry.h"
 
-#define REGISTRY_RIG_PATIENCE_S 60
+#define REGISTRY_RIG_PATIENCE_S 180
 
 typedef struct {
     uv_loop_t loop;

@@ -421,7 +421,7 @@ static inline int run(rig *r, uint32_t layer) {
         .k = K,
         .rows = (const void *const *)r->rows,
         .experts = experts,
-        .deadline_us = now_us() + 10000000,
+        .deadline_us = now_us() + 60000000,
     };
     return exchange_run(r->x, &l, &r->outputs, r->lost);
 }

@@ -15,7 +15,7 @@
 #include "proto/link.h"
 #include "proto/message.h"
 
-#define PEER_WAIT_MS 10000
+#define PEER_WAIT_MS 60000
 #define PEER_VOCAB 8
 
 typedef struct peer peer;

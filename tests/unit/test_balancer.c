@@ -202,6 +202,10 @@ static void gives_up_cold_copies(void **state) {
     hold(&d, 30, 2);
     hold(&d, 1, 3);
     hold(&d, 1, 2);
+    d.in.noise = 0.1; /* who knows? */
+    run(&d);
+    assert_false(d.out.pays);
+    d.in.noise = 0.01;
     run(&d);
     assert_true(d.out.pays);
     assert_true(d.out.added == 0 && d.out.removed == 1);

@@ -180,6 +180,24 @@ static void a_node_slower_than_our_patience_is_heard(void **state) {
     fail_msg("it was never heard");
 }
 
+static void has_patience_anew_after_a_pause_of_its_own(void **state) {
+    rig r = rig_of(HELD("*:*"));
+    (void)state;
+
+    rig_begin_same(&r, 1, 1);
+    uint64_t id = rig_send(&r, 0, 1);
+    r.now += 2 * RIG_PATIENCE_US; /* nobody read what the node said */
+    dispatch_paused(r.d, r.now);
+    rig_next(&r);
+    assert_int_equal(rig_totals(&r).lost_pairs, 0);
+    r.now += RIG_PATIENCE_US - 1;
+    rig_next(&r);
+    assert_int_equal(rig_totals(&r).lost_pairs, 0);
+    assert_int_equal(rig_rows(&r, 0, id), 1);
+    rig_expect(&r, DISPATCH_DONE);
+    rig_close(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(waits_for_what_is_under_way),
@@ -189,6 +207,7 @@ int main(void) {
         cmocka_unit_test(asks_anew_when_the_node_lost_it),
         cmocka_unit_test(asks_a_replica_when_it_is_late_again),
         cmocka_unit_test(a_node_slower_than_our_patience_is_heard),
+        cmocka_unit_test(has_patience_anew_after_a_pause_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

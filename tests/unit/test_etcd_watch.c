@@ -266,7 +266,7 @@ static void waits_for_a_line_that_comes_slowly(void **state) {
 static void notices_a_member_that_stops_answering(void **state) {
     etcd_pair f;
     (void)state;
-    etcd_pair_open(&f, &(etcd_config){.n_endpoints = 1, .request_ms = 300});
+    etcd_pair_open(&f, &(etcd_config){.n_endpoints = 1, .request_ms = 1000});
     etcd_script_say(f.server[0], RANGE, 200, STORE_AT(5));
     etcd_script_stall(f.server[0], RANGE);
     etcd_script_stream(f.server[0], WATCH, CREATED(5));

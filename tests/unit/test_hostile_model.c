@@ -34,7 +34,7 @@
 #define GOLDEN(name) "tests/golden/data/logits/" name "/model.gguf"
 #define LIMIT_BYTES ((rlim_t)512 << 20)
 #define LIMIT_RSS_KB (700L << 10)
-#define LIMIT_SECONDS 20
+#define LIMIT_SECONDS 120
 #define CHUNK 25 /* variants of one child */
 
 /* ---- children ---- */

@@ -22,7 +22,7 @@
 
 #define QUEUE 8
 #define PART_MAX ((uint64_t)1 << 20)
-#define PATIENCE_MS 10000 /* reached only when a test fails */
+#define PATIENCE_MS 60000 /* reached only when a test fails */
 
 /* ---- both forms, one set of tests ---- */
 

@@ -20,7 +20,7 @@
 #include "tests/unit/link_forms.h"
 
 #define QUEUE 8
-#define PATIENCE_MS 10000 /* reached only when a test fails */
+#define PATIENCE_MS 60000 /* reached only when a test fails */
 
 static void *zmq;
 

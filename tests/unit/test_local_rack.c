@@ -63,7 +63,7 @@ static void rig_init(rig *r) {
     r->config.model = "model.gguf";
     r->config.nodes = 2;
     r->config.threads = 1;
-    r->config.start_timeout_ms = 30000;
+    r->config.start_timeout_ms = 180000;
     write_program(r, NODE, SERVE);
     write_program(r, COORDINATOR, SERVE);
 }

@@ -57,7 +57,7 @@ static void work_long(peer *p) {
     if (!peer_take(p, MESSAGE_GENERATE)) return;
     uint64_t request_id = p->m.request_id;
     peer_accept(p);
-    for (uint64_t steps = 1; steps <= 2; steps++) {
+    for (uint64_t steps = 1; steps <= 4; steps++) {
         if (!peer_take(p, MESSAGE_PING)) return;
         message m = peer_answer(p, MESSAGE_PONG);
         m.pong.progress = steps;
@@ -72,7 +72,7 @@ static void steps_that_go_on_are_no_silence(void **state) {
     (void)state;
 
     rig_start(&r, work_long);
-    set(r.config, "timeout_ms", "1400"); /* a ping comes every second */
+    set(r.config, "timeout_ms", "3000"); /* a ping comes every second */
     assert_int_equal(rig_connect(&r, NULL, 0), 0);
     assert_int_equal(generate(&r, NULL, NULL, NULL), 0);
     rig_close(&r);

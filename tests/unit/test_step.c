@@ -449,7 +449,7 @@ static void fails_with_the_expert_that_nobody_holds(void **state) {
     const holdings *nobody[1] = {NULL};
     memory_rack_post(r->rack, nobody);
     start(r);
-    generate(r, 1, 200);
+    generate(r, 1, 1000);
     expect_failure(r, 1, ERR_UNAVAILABLE, "layer 0 expert");
     wait_for(r, nothing_is_left);
     close_rig(r);
@@ -461,7 +461,7 @@ static void fails_in_time_although_the_step_waits(void **state) {
     rig *r = open_rig(1, 1, 0);
     start(r);
     uint64_t begun = now_ms();
-    generate(r, 1, 300);
+    generate(r, 1, 1000);
     expect_failure(r, 1, ERR_UNAVAILABLE, "layer 0 expert");
     assert_true(now_ms() - begun < WAIT_MS / 2);
     wait_for(r, nothing_is_left);

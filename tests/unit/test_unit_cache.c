@@ -26,7 +26,8 @@
 static unit_cache *open_cache(const char *name, uint64_t max_bytes) {
     char why[300] = "";
     unit_cache *c;
-    const unit_cache_config config = {fixture_path(name), max_bytes};
+    const unit_cache_config config = {.dir = fixture_path(name),
+                                      .max_bytes = max_bytes};
     if (unit_cache_open(&c, &config, why, sizeof(why)) != 0)
         fail_msg("%s", why);
     return c;
@@ -347,6 +348,48 @@ static void a_full_disk_is_said_and_everything_goes_on(void **state) {
     unit_cache_close(c);
 }
 
+/* What others wrote is gone again. */
+static void a_disk_that_has_room_again_is_used_again(void **state) {
+    (void)state;
+    const unit_cache_config config = {
+        .dir = fixture_path("room"), .max_bytes = 1 << 20, .rest_ms = 1};
+    char why[300] = "";
+    uint8_t bytes[UNIT];
+    unit_cache *c;
+    assert_int_equal(unit_cache_open(&c, &config, why, sizeof(why)), 0);
+    cache_part *p = open_part(c, 1);
+    arm("unit_cache.write=fail");
+    fill(1, bytes);
+    assert_int_equal(cache_part_put(p, 0, bytes, PIECE), -ENOSPC);
+    failpoints_armed = false;
+    cache_part_keep(p);
+    assert_int_equal(unit_cache_look(c).max_bytes, 0);
+    usleep(2000);
+    keep_unit(c, 1);
+    assert_int_equal(unit_cache_look(c).trouble, 0);
+    c = reopen(c, "room", 1 << 20);
+    assert_true(has(c, 1));
+    unit_cache_close(c);
+}
+
+static void a_folder_that_was_removed_is_made_again(void **state) {
+    (void)state;
+    const unit_cache_config config = {
+        .dir = fixture_path("removed"), .max_bytes = 1 << 20, .rest_ms = 1};
+    char why[300] = "";
+    const unit_key k = key_of(1);
+    unit_cache *c;
+    cache_part *p;
+    assert_int_equal(unit_cache_open(&c, &config, why, sizeof(why)), 0);
+    assert_int_equal(rmdir(config.dir), 0);
+    assert_int_equal(cache_part_open(&p, c, &k, UNIT, PIECE), -ENOENT);
+    usleep(2000);
+    keep_unit(c, 1);
+    c = reopen(c, "removed", 1 << 20);
+    assert_true(has(c, 1));
+    unit_cache_close(c);
+}
+
 static void says_that_it_may_not_write(void **state) {
     (void)state;
     cache_part *p;
@@ -365,7 +408,7 @@ static void names_a_folder_that_cannot_be_used(void **state) {
     unit_cache *c;
     fixture_write(fixture_path("a-file"), "x", 1);
     snprintf(path, sizeof(path), "%s/cache", fixture_path("a-file"));
-    const unit_cache_config config = {path, 1 << 20};
+    const unit_cache_config config = {.dir = path, .max_bytes = 1 << 20};
     assert_int_equal(unit_cache_open(&c, &config, why, sizeof(why)), -ENOTDIR);
     assert_null(c);
     assert_non_null(strstr(why, path));
@@ -383,6 +426,8 @@ int main(void) {
         cmocka_unit_test(nothing_pinned_goes_for_what_does_not_fit),
         cmocka_unit_test(pins_of_many_units_are_found_again),
         cmocka_unit_test(a_full_disk_is_said_and_everything_goes_on),
+        cmocka_unit_test(a_disk_that_has_room_again_is_used_again),
+        cmocka_unit_test(a_folder_that_was_removed_is_made_again),
         cmocka_unit_test(says_that_it_may_not_write),
         cmocka_unit_test(names_a_folder_that_cannot_be_used),
     };

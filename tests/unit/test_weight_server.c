@@ -19,7 +19,7 @@
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
 
-#define WAIT_MS 20000
+#define WAIT_MS 60000
 #define ENDPOINT "inproc://weights"
 
 typedef struct {

@@ -13,7 +13,7 @@
 #include "tests/unit/link_forms.h"
 
 #define QUEUE 200
-#define PATIENCE_MS 10000 /* reached only when a test fails */
+#define PATIENCE_MS 60000 /* reached only when a test fails */
 
 /* One for all tests: ending it waits for sockets, which a failed test leaves.
  */
