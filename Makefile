@@ -188,7 +188,7 @@ asan:
 tsan:
 	@$(MAKE) --no-print-directory deps-test
 	@$(MAKE) --no-print-directory VARIANT=tsan test-build
-	@ROSTER_TEST_QUICK=1 ROSTER_SHUFFLES=4 tests/run.py --build build/tsan --only unit,sim,memory
+	@ROSTER_TEST_QUICK=1 ROSTER_SHUFFLES=2 SIM_SEEDS=6 tests/run.py --build build/tsan --only unit,sim,memory
 
 # Every fuzz target for FUZZ_SECONDS, with what earlier runs found kept in
 # build/fuzz/corpus.  A finding stops it.

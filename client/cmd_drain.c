@@ -1,17 +1,12 @@
 /* cmd_drain.c - `roster drain`: empties a node or a coordinator. */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 #include "client/cli.h"
 #include "client/commands.h"
 #include "client/rack_command.h"
-#include "engine/err.h"
-#include "engine/util.h"
 
 #define NAME "roster drain"
-#define LOOK_MS 200
 
 typedef struct {
     session_config session;
@@ -23,8 +18,9 @@ typedef struct {
 /* ---- is it empty? ---- */
 
 /* What is left to leave, in words; "" once it is empty. */
-static void what_is_left(const json_t *status, const char *name, char *out,
+static void what_is_left(void *ctx, const json_t *status, char *out,
                          size_t size) {
+    const char *name = ctx;
     const json_t *node = rack_find(status, "nodes", name);
     const json_t *other = rack_find(status, "coordinators", name);
     out[0] = '\0';
@@ -44,38 +40,6 @@ static void what_is_left(const json_t *status, const char *name, char *out,
     }
 }
 
-static void show(const char *left, bool terminal) {
-    if (terminal) fprintf(stderr, "\r\033[K%s", left);
-}
-
-static int wait_until_empty(session *s, const drain_config *c, char *why,
-                            size_t why_size) {
-    bool terminal = isatty(STDERR_FILENO) != 0;
-    uint64_t until = now_ms() + c->wait_ms;
-    char left[256];
-
-    for (;;) {
-        json_t *status;
-        int rc = rack_status(s, &status, why, why_size);
-        if (rc < 0) return rc;
-        what_is_left(status, c->name, left, sizeof(left));
-        json_decref(status);
-        show(left, terminal);
-        if (left[0] == '\0') return 0;
-        if (now_ms() >= until) {
-            show("", terminal);
-            return err_why(why, why_size, ERR_DEADLINE,
-                           "not empty within %u s: %s", c->wait_ms / 1000,
-                           left);
-        }
-        rc = rack_wait(s, LOOK_MS);
-        if (rc < 0) {
-            show("", terminal);
-            return session_explain(s, rc, err_text(rc), why, why_size);
-        }
-    }
-}
-
 /* ---- the command ---- */
 
 static int run(const drain_config *c, char *why, size_t why_size) {
@@ -88,7 +52,10 @@ static int run(const drain_config *c, char *why, size_t why_size) {
                             why_size);
         }
     }
-    if (rc == 0 && c->wait) rc = wait_until_empty(&s, c, why, why_size);
+    if (rc == 0 && c->wait) {
+        rc = rack_wait_until_done(&s, c->wait_ms, "not empty", what_is_left,
+                                  (void *)c->name, why, why_size);
+    }
     session_close(&s);
     return rc;
 }

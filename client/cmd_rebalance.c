@@ -2,12 +2,10 @@
  * or shows what that would move.
  *
  * Only the leader can; it is looked for. */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "client/cli.h"
 #include "client/commands.h"
 #include "client/rack_command.h"
@@ -17,7 +15,6 @@
 #define NAME "roster rebalance"
 #define TRIES 10 /* while nobody leads, or somebody else does now */
 #define PAUSE_MS 500
-#define LOOK_MS 200
 
 typedef struct {
     session_config session;
@@ -126,16 +123,15 @@ static int print(const rebalance_config *c, const json_t *report, char *why,
     } else {
         print_text(report);
     }
-    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
-    int rc = errno != 0 ? -errno : -EIO;
-    return err_why(why, why_size, rc, "cannot write to stdout: %s",
-                   err_text(rc));
+    return rack_flush(why, why_size);
 }
 
 /* ---- waiting ---- */
 
 /* What is left to move, in words; "" once nothing is. */
-static void what_is_left(const json_t *status, char *out, size_t size) {
+static void what_is_left(void *ctx, const json_t *status, char *out,
+                         size_t size) {
+    (void)ctx;
     const json_t *balance = json_object_get(status, "balance");
     const json_t *moves = json_object_get(balance, "moves");
     char bytes[32];
@@ -147,37 +143,6 @@ static void what_is_left(const json_t *status, char *out, size_t size) {
         rack_number(moves, "to_load"), bytes, rack_number(moves, "to_drop"));
 }
 
-static void show(const char *left, bool terminal) {
-    if (terminal) fprintf(stderr, "\r\033[K%s", left);
-}
-
-static int wait_until_done(session *s, const rebalance_config *c, char *why,
-                           size_t why_size) {
-    bool terminal = isatty(STDERR_FILENO) != 0;
-    uint64_t until = now_ms() + c->wait_ms;
-    char left[256];
-
-    for (;;) {
-        json_t *status;
-        int rc = rack_status(s, &status, why, why_size);
-        if (rc < 0) return rc;
-        what_is_left(status, left, sizeof(left));
-        json_decref(status);
-        show(left, terminal);
-        if (left[0] == '\0') return 0;
-        if (now_ms() >= until) {
-            show("", terminal);
-            return err_why(why, why_size, ERR_DEADLINE,
-                           "not done within %u s: %s", c->wait_ms / 1000, left);
-        }
-        rc = rack_wait(s, LOOK_MS);
-        if (rc < 0) {
-            show("", terminal);
-            return session_explain(s, rc, err_text(rc), why, why_size);
-        }
-    }
-}
-
 /* ---- the command ---- */
 
 static int run(const rebalance_config *c, char *why, size_t why_size) {
@@ -187,8 +152,10 @@ static int run(const rebalance_config *c, char *why, size_t why_size) {
     if (rc == 0) rc = ask_leader(&s, c, &report, why, why_size);
     if (rc == 0) rc = print(c, report, why, why_size);
     bool started = json_is_true(json_object_get(report, "started"));
-    if (rc == 0 && c->wait && started)
-        rc = wait_until_done(&s, c, why, why_size);
+    if (rc == 0 && c->wait && started) {
+        rc = rack_wait_until_done(&s, c->wait_ms, "not done", what_is_left,
+                                  NULL, why, why_size);
+    }
     json_decref(report);
     session_close(&s);
     return rc;

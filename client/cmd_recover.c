@@ -3,7 +3,6 @@
  *
  * Only the leader can; it is looked for.  What would be done is shown first and
  * needs a yes. */
-#include <errno.h>
 #include <inttypes.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -92,10 +91,7 @@ static int print(const recover_config *c, const json_t *report, char *why,
     } else {
         show(stdout, report);
     }
-    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
-    int rc = errno != 0 ? -errno : -EIO;
-    return err_why(why, why_size, rc, "cannot write to stdout: %s",
-                   err_text(rc));
+    return rack_flush(why, why_size);
 }
 
 /* ERR_CANCELLED: no. */

@@ -1,12 +1,9 @@
 /* cmd_status.c - `roster status`: what a coordinator says of its rack. */
-#include <errno.h>
 #include <stdio.h>
 #include "client/cli.h"
 #include "client/commands.h"
 #include "client/rack_command.h"
 #include "client/status_table.h"
-#include "engine/err.h"
-#include "engine/util.h"
 
 #define NAME "roster status"
 
@@ -30,11 +27,7 @@ static int print(session *s, const status_config *c, char *why,
     } else {
         rc = status_table_print(stdout, json, c->layers, why, why_size);
     }
-    if (rc == 0 && (fflush(stdout) != 0 || ferror(stdout))) {
-        rc = errno != 0 ? -errno : -EIO;
-        err_why(why, why_size, rc, "cannot write to stdout: %s", err_text(rc));
-    }
-    return rc;
+    return rc == 0 ? rack_flush(why, why_size) : rc;
 }
 
 static int show(const status_config *c, char *why, size_t why_size) {

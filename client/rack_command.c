@@ -11,6 +11,8 @@
 #include "engine/err.h"
 #include "engine/util.h"
 
+#define LOOK_MS 200
+
 size_t rack_options(session_config *c, option *table) {
     const option rows[] = {
         {"endpoint", 0, OPTION_STRING, &c->endpoint, "tcp://HOST:PORT",
@@ -112,4 +114,43 @@ int rack_wait(session *s, uint32_t ms) {
     }
     close(timer);
     return rc < 0 ? rc : 0;
+}
+
+static void show(const char *left, bool terminal) {
+    if (terminal) fprintf(stderr, "\r\033[K%s", left);
+}
+
+int rack_wait_until_done(session *s, uint32_t wait_ms, const char *not_yet,
+                         rack_left left, void *ctx, char *why,
+                         size_t why_size) {
+    bool terminal = isatty(STDERR_FILENO) != 0;
+    uint64_t until = now_ms() + wait_ms;
+    char text[256];
+
+    for (;;) {
+        json_t *status;
+        int rc = rack_status(s, &status, why, why_size);
+        if (rc < 0) return rc;
+        left(ctx, status, text, sizeof(text));
+        json_decref(status);
+        show(text, terminal);
+        if (text[0] == '\0') return 0;
+        if (now_ms() >= until) {
+            show("", terminal);
+            return err_why(why, why_size, ERR_DEADLINE, "%s within %u s: %s",
+                           not_yet, wait_ms / 1000, text);
+        }
+        rc = rack_wait(s, LOOK_MS);
+        if (rc < 0) {
+            show("", terminal);
+            return session_explain(s, rc, err_text(rc), why, why_size);
+        }
+    }
+}
+
+int rack_flush(char *why, size_t why_size) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    int rc = errno != 0 ? -errno : -EIO;
+    return err_why(why, why_size, rc, "cannot write to stdout: %s",
+                   err_text(rc));
 }

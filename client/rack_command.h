@@ -37,4 +37,16 @@ const char *rack_text(const json_t *object, const char *key);
  * connection's code. */
 int rack_wait(session *s, uint32_t ms);
 
+/* What is left to be done, in words, by the rack's status; "" once nothing is.
+ */
+typedef void (*rack_left)(void *ctx, const json_t *status, char *out,
+                          size_t size);
+/* Look at the status until nothing is left, with that on stderr if it is a
+ * terminal.  ERR_DEADLINE with "<not_yet> within N s: <what is left>". */
+int rack_wait_until_done(session *s, uint32_t wait_ms, const char *not_yet,
+                         rack_left left, void *ctx, char *why, size_t why_size);
+
+/* What was printed has arrived, or a sentence. */
+int rack_flush(char *why, size_t why_size);
+
 #endif

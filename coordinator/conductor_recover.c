@@ -261,6 +261,15 @@ static void tell_plan(recover_job *j) {
                                               : "what the nodes hold",
                  p->units, p->layers, p->holders);
     }
+    if (p->unheld == 0) return;
+    add_step(j,
+             "%" PRIu64 " of these units are held by nobody who is there, and "
+             "are placed anew%s%s%s: nodes that start now, and still hold "
+             "them, would drop them; wait for such",
+             p->unheld, p->n_away > 0 ? "; '" : "", p->away,
+             p->n_away > 1   ? "' and others had some"
+             : p->n_away > 0 ? "' had some"
+                             : "");
 }
 
 static void plan_and_write(recover_job *j) {

@@ -70,10 +70,12 @@ static void next_holders(const plan *p, uint32_t unit, bool last_resort,
     assert(out->n <= LAYER_MAP_MAX_HOLDERS);
 }
 
-/* Is everybody ready who holds something and stays? */
+/* Is everybody ready who holds something and stays?  A node that was given more
+ * than it has room for, since it came back with less, never will be. */
 static bool nothing_under_way(const plan *p) {
     for (uint32_t i = 0; i < p->n_nodes; i++) {
         const plan_node *n = &p->nodes[i];
+        if (n->now_bytes > n->memory) continue;
         if (n->stays && n->now_units > 0 && !n->ready) return false;
     }
     return true;

@@ -100,6 +100,45 @@ static int map_layer(layer_map *m, const recovery_input *in, uint32_t layer) {
     return 0;
 }
 
+static bool has_said(const recovery_input *in, const char *name) {
+    for (uint32_t i = 0; i < in->n_nodes; i++) {
+        if (strcmp(in->nodes[i].name, name) == 0) return true;
+    }
+    return false;
+}
+
+/* A live node that reports units, and has not told us which: what it holds
+ * would be taken from it.  It is a matter of moments, or its lease ends. */
+static int check_silent(const recovery_input *in, char *why, size_t why_size) {
+    size_t n;
+    const node_record *records = rack_view_nodes(in->view, &n);
+    for (size_t i = 0; i < n; i++) {
+        const ready_record *ready = rack_view_ready(in->view, records[i].name);
+        if (ready == NULL || ready->boot != records[i].boot) continue;
+        if (ready->units == 0 || has_said(in, records[i].name)) continue;
+        return err_why(why, why_size, ERR_UNAVAILABLE,
+                       "node '%s' is registered and reports %u units, but has "
+                       "not told this coordinator which: try again when it is "
+                       "up",
+                       records[i].name, (unsigned)ready->units);
+    }
+    return 0;
+}
+
+/* Nodes that are not there (yet) can be known by an older placement alone. */
+static void find_away(recovery *r, const recovery_input *in) {
+    const rack_placement *known = rack_view_placement(in->view);
+    if (known == NULL) return;
+    const epoch_record *head = rack_placement_head(known);
+    for (uint32_t i = 0; i < head->n_nodes; i++) {
+        const char *name = head->nodes[i];
+        if (name[0] == '\0' || rack_placement_units(known, (int32_t)i) == 0)
+            continue;
+        if (has_said(in, name)) continue;
+        if (r->n_away++ == 0) snprintf(r->away, sizeof(r->away), "%s", name);
+    }
+}
+
 static int take_nodes(recovery *r, const recovery_input *in, char *why,
                       size_t why_size) {
     const planner_model *model = in->model;
@@ -116,6 +155,9 @@ static int take_nodes(recovery *r, const recovery_input *in, char *why,
                        (unsigned long long)(in->nodes_epoch &
                                             (((uint64_t)1 << EPOCH_BITS) - 1)));
     }
+    int silent = check_silent(in, why, why_size);
+    if (silent < 0) return silent;
+    find_away(r, in);
     r->source = RECOVERY_NODES;
     *head = (epoch_record){.n_layers = model->n_layers,
                            .n_experts = model->n_experts,
@@ -172,6 +214,8 @@ static void count(recovery *r) {
         if (m == NULL) continue;
         r->layers++;
         r->units += m->n_units;
+        for (uint32_t u = 0; u < m->n_units; u++)
+            r->unheld += m->first[u] == m->first[u + 1];
         r->holders += m->first[m->n_units];
     }
 }

@@ -53,13 +53,19 @@ typedef struct {
     layer_map *made;        /* [head.n_layers] */
     rack_placement *kept;
     uint64_t units, holders;
+    uint64_t unheld; /* units that nobody holds by it: to be placed anew */
+    /* By the placement that is known, who else holds something: the first of
+     * them, and how many there are. */
+    char away[RECORD_NAME];
+    uint32_t n_away;
     uint32_t layers; /* with experts */
     recovery_step *steps;
     uint32_t n_steps;
 } recovery;
 
 /* 0 also if there is nothing to do.  ERR_UNAVAILABLE with a sentence if nodes
- * know a placement that nobody here can tell, ERR_WRONG_MODEL if what is
+ * know a placement that nobody here can tell, or one that lives and holds
+ * something has not said what, ERR_WRONG_MODEL if what is
  * remembered is of another model, -ENOMEM.  To be ended in any case. */
 int recovery_plan(recovery *out, const recovery_input *in, char *why,
                   size_t why_size);

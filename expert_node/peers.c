@@ -25,6 +25,13 @@ static peer *find_address(peers *p, const frames *from) {
     return NULL;
 }
 
+static bool is_known(const peers *p, uint64_t boot_id) {
+    for (size_t i = 0; i < p->count; i++) {
+        if (p->table[i].boot_id == boot_id) return true;
+    }
+    return false;
+}
+
 /* A free place: an unused one, or that of the longest silent idle peer. */
 static peer *find_place(peers *p) {
     if (p->count < PEERS_MAX) return &p->table[p->count];
@@ -64,8 +71,10 @@ int peers_find(peers *p, const frames *from, uint64_t boot_id, uint64_t now_us,
     *earlier_boot = 0;
     *out = find_address(p, from);
     if (*out == NULL) {
+        bool again = is_known(p, boot_id);
         int rc = add(p, from, boot_id, out);
         if (rc < 0) return rc;
+        if (again) *earlier_boot = boot_id; /* its connection is another one */
     } else if ((*out)->boot_id != boot_id) {
         *earlier_boot = (*out)->boot_id;
         (*out)->boot_id = boot_id;

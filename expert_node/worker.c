@@ -249,7 +249,9 @@ static int check_header(const worker *w, const message *m, char *why) {
     return m->to_boot_id == c->boot_id ? 0 : ERR_WRONG_BOOT;
 }
 
-/* A process was replaced behind an address: drop what it had asked for. */
+/* A process was replaced behind an address, or has connected anew, which loses
+ * all answers on the way: drop what it had asked for, so that what it asks now
+ * does not wait behind it. */
 static void forget(worker *w, uint64_t boot_id, const frames *address) {
     job gone[MERGE_MOST];
     size_t n;

@@ -23,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GROUPS = ["unit", "sim", "memory", "golden", "cluster", "chaos"]
 # What measures slowness, or wants every CPU, has the computer to itself.
 ALONE = {"test_faults.py", "test_chaos.py"}
-SUITE_SECONDS = int(os.environ.get("ROSTER_SUITE_SECONDS", "600"))
+SUITE_SECONDS = int(os.environ.get("ROSTER_SUITE_SECONDS", "1800"))
 
 
 def suites(build, group):

@@ -196,6 +196,20 @@ static int check_equal(const roster_client *c, const coordinator_info *info,
     return 0;
 }
 
+/* Who has another address than was meant is told what is at this one. */
+static int refuse_other(const message *m, const char *at, char *why,
+                        size_t why_size) {
+    char name[65];
+    if (m->welcome.role != ROLE_NODE)
+        return err_why(why, why_size, ERR_USAGE, "%s is no coordinator", at);
+    snprintf(name, sizeof(name), "%s", m->welcome.name);
+    make_printable(name);
+    return err_why(why, why_size, ERR_USAGE,
+                   "%s is no coordinator but an expert node, '%s': ask a "
+                   "coordinator, which knows how its nodes are",
+                   at, name);
+}
+
 static int take_welcome(const roster_client *c, const message *m,
                         coordinator_info *info, char *why, size_t why_size) {
     const char *at = c->greeting.endpoint;
@@ -210,11 +224,8 @@ static int take_welcome(const roster_client *c, const message *m,
                        "%s answered a greeting with %s", at,
                        message_kind_name(m->kind));
     }
-    if (m->welcome.role != ROLE_COORDINATOR) {
-        return err_why(why, why_size, ERR_USAGE, "%s is no coordinator%s", at,
-                       m->welcome.role == ROLE_NODE ? " but an expert node"
-                                                    : "");
-    }
+    if (m->welcome.role != ROLE_COORDINATOR)
+        return refuse_other(m, at, why, why_size);
     /* The one named, or that of the coordinator before. */
     if (c->cluster[0] != '\0' && strcmp(c->cluster, m->cluster) != 0) {
         return err_why(why, why_size, ERR_WRONG_CLUSTER,

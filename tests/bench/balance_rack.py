@@ -25,8 +25,9 @@ UNDONE_S = 60
 
 
 class BalanceRack:
-    def __init__(self, options, skew, sets=1):
-        self.options = options
+    def __init__(self, options, skew, sets=1, share=None):
+        """share: how many nodes are to have memory for all experts."""
+        self.options, self.share = options, share or options.nodes
         self.rack = rack.Rack()
         self.model = rack.make_model(
             self.rack.folder, arch="qwen3moe", layers=options.layers,
@@ -51,7 +52,7 @@ class BalanceRack:
     def start_node(self):
         o = self.options
         memory = (o.layers * o.experts * self.unit_bytes() * 1.005 *
-                  (1 + SPARE) / o.nodes)
+                  (1 + SPARE) / self.share)
         node = self.rack.start(
             "roster-expert-node", self.model, "--etcd", self.etcd.urls,
             "--listen", "tcp://127.0.0.1:*", "--threads", 1, "--name",

@@ -19,8 +19,8 @@ alone would give, and the load average.
 """
 import argparse
 import datetime
-import json
 import os
+import re
 import statistics
 import time
 
@@ -264,38 +264,41 @@ def steps(options):
 
 # ---- a node that joins ----
 
+def arrived_at(node):
+    """When all that a placement gave the node was resident; None: not yet."""
+    found = re.search(r"^(\S+)Z .*all is resident, [1-9]", node.err(), re.M)
+    if found is None: return None
+    utc = datetime.timezone.utc
+    at = datetime.datetime.fromisoformat(found.group(1)).replace(tzinfo=utc)
+    return at.timestamp()
+
+
 def join_once(bench):
-    """(when the node's first expert had arrived, when it had computed), by the
-    node's own word."""
-    node = bench.start_node()
-    node.wait_ready()
-    arrived = used = None
-    until = time.monotonic() + 60
-    while used is None and time.monotonic() < until:
-        own = bench.rack.run("status", "--json", "--endpoint", node.endpoint)
-        now = time.monotonic()
-        if own.status != 0: continue
-        status = json.loads(own.out)
-        if arrived is None and status["experts"] > 0: arrived = now
-        if status["pairs"] > 0: used = now
-    if used is None:
-        raise RuntimeError("the node that joined computed nothing")
-    return arrived, used
+    """After how long the coordinator said that the node computes: by the node's
+    log, or since it was said to hold something."""
+    node, held = bench.start_node(), None
+    name, until = "node%d" % len(bench.nodes), time.time() + 60
+    while time.time() < until:
+        status, now = bench.status(), time.time()
+        own = [n for n in status["nodes"] if n["name"] == name]
+        if held is None and any(n["held"] > 0 for n in own): held = now
+        if any(n["pairs"] > 0 for n in own):
+            return max(now - min(held, arrived_at(node) or held), 0)
+    raise RuntimeError("the node that joined computed nothing")
 
 
 def join(options):
     took = []
     for _ in range(options.join):
-        bench = BalanceRack(options, skew=1.0)
+        bench = BalanceRack(options, skew=1.0, share=options.nodes - 1)
         try:
             bench.start_nodes(options.nodes - 1)
             bench.start_coordinator()
             process = bench.load("--time", "120s")
             time.sleep(5)
-            arrived, used = join_once(bench)
+            took.append(join_once(bench))
             process.terminate()
             process.communicate()
-            took.append(used - arrived)
         finally:
             bench.close()
     record("a node joined %d: its first experts in use %s s after they had "
@@ -318,14 +321,9 @@ def main():
         parser.add_argument("--" + name, type=int, default=0, metavar="TIMES")
     parser.add_argument("--throughput", action="store_true")
     options = parser.parse_args()
-    for mode in (moving, steps, join, throughput):
-        asked = {moving: options.move, steps: options.steps,
-                 join: options.join, throughput: options.throughput}[mode]
-        if asked:
-            mode(options)
-            break
-    else:
-        skewed(options)
+    modes = [(options.move, moving), (options.steps, steps),
+             (options.join, join), (options.throughput, throughput)]
+    next((run for asked, run in modes if asked), skewed)(options)
 
 
 if __name__ == "__main__":

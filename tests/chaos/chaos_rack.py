@@ -416,6 +416,17 @@ class ChaosRack:
 
         rack.wait_until(empty, node + " is empty", 90 * rack.SLOWER)
 
+    def wait_used(self):
+        """What etcd does not know is used as before.  One coordinator and one
+        node may suffer from something else."""
+        def used():
+            told = [self.status(name) for name in self.coordinators]
+            up = [sum(n["state"] == "up" for n in status["nodes"])
+                  for status in told if status is not None]
+            return max(up, default=0) >= len(self.nodes) - 1
+
+        rack.wait_until(used, "nodes that answer are used", 20 * rack.SLOWER)
+
     def insist(self, *words, asked):
         """A command, until it succeeds."""
         said = [None]

@@ -177,16 +177,15 @@ static void write_key(sim *s, sim_request *r) {
     publish(s);
 }
 
-/* Can the rack know what it knows?  Who stands still, or is not registered
- * because it is cut off from etcd, can be asked by nobody: a rack that is begun
- * anew without it is frozen when it comes back. */
+/* Can the rack know what it knows?  Who stands still or is not registered (it
+ * is cut off from etcd, or has not come back to a store that was wiped) can be
+ * asked by nobody: what is written without it is frozen when it comes back. */
 static bool can_be_heard(const sim *s, uint32_t member) {
     const sim_member *m = &s->members[member];
     char key[40];
     snprintf(key, sizeof(key), "%s/%s",
              member < SIM_COORDS ? "coordinators" : "nodes", m->name);
-    return m->alive && !m->frozen &&
-           (!m->cut || sim_etcd_find(&s->etcd, key) != NULL);
+    return m->alive && !m->frozen && sim_etcd_find(&s->etcd, key) != NULL;
 }
 
 /* Does a live process know a placement that is newer than this one, or another
@@ -217,7 +216,11 @@ static void check_step(sim *s, const sim_request *r) {
         sim_fail(s, "epoch %llu is written by a stale term",
                  (unsigned long long)head.epoch);
     }
-    if (is_outdone(s, epoch, recovers)) {
+    /* One that was planned from a store that is no more, by a process that was
+     * stopped since, fits the snapshot that the store was restored from as if
+     * nothing had happened; it is as old as that, and nobody takes it up. */
+    bool belated = r->cluster != s->etcd.cluster;
+    if (!belated && is_outdone(s, epoch, recovers)) {
         sim_fail(s, "epoch %llu.%llu is written after %llu.%llu",
                  (unsigned long long)head.incarnation,
                  (unsigned long long)head.epoch,

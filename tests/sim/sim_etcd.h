@@ -33,7 +33,7 @@ typedef enum {
     REQUEST_WRITE, /* puts[0], if its mod_revision is `expected` */
     REQUEST_LIST,
     REQUEST_WATCH, /* from the revision after `expected` on, of `cluster` */
-    REQUEST_STEP,  /* puts, if the leader's term and the epoch's revision fit */
+    REQUEST_STEP,  /* puts, if term and revision fit; planned from `cluster` */
     REQUEST_COMPACT
 } sim_request_kind;
 

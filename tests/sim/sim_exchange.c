@@ -20,8 +20,9 @@ static uint64_t owed_bytes(const sim_coord *c, uint32_t place) {
 }
 
 /* Of that, what the node really has: the rest was lost on the way, or is under
- * way. */
+ * way.  What it has for very long counts as lost. */
 static uint64_t kept_bytes(const sim *s, uint32_t coord, uint32_t place) {
+    uint64_t age_us = 2ull * SIM_PATIENCE_US, now_us = sim_mono_us(s, coord);
     const sim_coord *c = &s->coords[coord];
     const sim_link *link = &c->links[place];
     uint64_t pairs = 0;
@@ -29,6 +30,7 @@ static uint64_t kept_bytes(const sim *s, uint32_t coord, uint32_t place) {
     for (uint32_t i = 0; i < c->n_asked; i++) {
         const sim_asked *a = &c->asked[i];
         if (a->place != place || a->answered) continue;
+        if (a->sent_us + age_us <= now_us) continue;
         const sim_batch *b = s->nodes[link->node].batches;
         while (b != NULL && (b->asked.request_id != a->id ||
                              b->asked.from != coord ||

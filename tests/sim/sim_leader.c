@@ -57,6 +57,7 @@ static sim_request *step_new(const sim *s, uint32_t coord, int64_t term,
                        .life = s->members[coord].life,
                        .term = term,
                        .expected = expected,
+                       .cluster = s->members[coord].cluster,
                        .n_puts = n_layers + 1};
     r->puts = sim_memory(r->n_puts * sizeof(*r->puts));
     return r;
@@ -123,9 +124,11 @@ static int64_t read_term(sim *s, uint32_t coord) {
     return term;
 }
 
-/* As nodes_held.c says it. */
+/* As nodes_held.c says it.  PLANT_NO_REVISION: this is a net below that one,
+ * and would hide that it has a hole. */
 static uint64_t told_epoch(const sim *s, const sim_coord *c) {
     uint64_t newest = 0;
+    if (s->options.plant == PLANT_NO_REVISION) return 0;
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         const sim_seen *seen = &c->seen[i];
         bool up = seen->there && seen->registered &&

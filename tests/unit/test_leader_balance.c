@@ -5,7 +5,6 @@
 
 #include <errno.h>
 #include "coordinator/leader_job.h"
-#include "coordinator/leader_peers.h"
 
 /* ---- heat ---- */
 
@@ -260,85 +259,6 @@ static void knows_a_fast_node(void **state) {
     desk_fini(&d);
 }
 
-/* What it means is the balancer's to know. */
-static void tells_the_balancer_of_groups(void **state) {
-    desk d;
-    (void)state;
-    begin(&d, 1);
-    d.n_groups = 4;
-    show_heat(&d);
-    make_uneven(&d, "a");
-    d.now_ms += 2000;
-    assert_int_equal(leader_next(d.machine, d.now_ms, &d.action), 0);
-    assert_int_equal(d.action.kind, LEADER_THINK);
-    leader_job *job = d.action.job;
-    assert_int_equal(job->question.n_groups, 4);
-    leader_job_run(job);
-    assert_int_equal(leader_thought(d.machine, d.now_ms, job), 0);
-    desk_fini(&d);
-}
-
-/* ---- nothing is undone so soon ---- */
-
-#define WATCHED 2
-
-typedef struct {
-    bool held[WATCHED][LAYERS][EXPERTS];
-    uint64_t touched_ms[WATCHED][LAYERS][EXPERTS];
-} watch;
-
-static uint32_t compare(desk *d, watch *w, bool first) {
-    static const char *const nodes[WATCHED] = {"a", "b"};
-    uint32_t changes = 0;
-    for (uint32_t i = 0; i < WATCHED; i++) {
-        for (uint32_t l = 0; l < LAYERS; l++) {
-            for (uint32_t u = 0; u < EXPERTS; u++) {
-                bool held = holds(d, nodes[i], l, u);
-                uint64_t *at = &w->touched_ms[i][l][u];
-                if (held == w->held[i][l][u]) continue;
-                w->held[i][l][u] = held;
-                if (first) continue;
-                if (*at != 0) assert_true(d->now_ms >= *at + 60000);
-                *at = d->now_ms;
-                changes++;
-            }
-        }
-    }
-    return changes;
-}
-
-static void undoes_no_move_within_a_minute(void **state) {
-    desk d;
-    watch w = {0};
-    uint32_t changes = 0;
-    (void)state;
-    begin(&d, 1);
-    show_heat(&d);
-    compare(&d, &w, true);
-    seed = 4;
-    for (uint32_t t = 0; t < 600; t++) { /* a hot set that moves too fast */
-        static double popular[EXPERTS];
-        if (t % 15 == 0) {
-            for (uint32_t u = 0; u < EXPERTS; u++)
-                popular[u] = below(3) == 0 ? 400 : 40;
-        }
-        d.now_ms += 1000;
-        heat_decay(d.heat, d.now_ms);
-        for (uint32_t l = 0; l < LAYERS; l++) {
-            for (uint32_t u = 0; u < EXPERTS; u++)
-                warm(&d, l, u, popular[(u + 5 * l) % EXPERTS]);
-        }
-        while (next_write(&d) == LEADER_WRITE) {
-            write_now(&d);
-            report_all(&d);
-            look(&d);
-            changes += compare(&d, &w, false);
-        }
-    }
-    assert_true(changes > 20);
-    desk_fini(&d);
-}
-
 /* ---- racks that change ---- */
 
 /* Another coordinator takes over a rack with copies. */
@@ -503,6 +423,35 @@ static void replaces_a_node_that_is_gone(void **state) {
     assert_true(settle(&d) > 0);
     assert_int_equal(units_of(&d, "a"), LAYERS * EXPERTS);
     desk_fini(&d);
+}
+
+/* ---- nothing is undone so soon ---- */
+
+#define WATCHED 2
+
+typedef struct {
+    bool held[WATCHED][LAYERS][EXPERTS];
+    uint64_t touched_ms[WATCHED][LAYERS][EXPERTS];
+} watch;
+
+static uint32_t compare(desk *d, watch *w, bool first) {
+    static const char *const nodes[WATCHED] = {"a", "b"};
+    uint32_t changes = 0;
+    for (uint32_t i = 0; i < WATCHED; i++) {
+        for (uint32_t l = 0; l < LAYERS; l++) {
+            for (uint32_t u = 0; u < EXPERTS; u++) {
+                bool held = holds(d, nodes[i], l, u);
+                uint64_t *at = &w->touched_ms[i][l][u];
+                if (held == w->held[i][l][u]) continue;
+                w->held[i][l][u] = held;
+                if (first) continue;
+                if (*at != 0) assert_true(d->now_ms >= *at + 60000);
+                *at = d->now_ms;
+                changes++;
+            }
+        }
+    }
+    return changes;
 }
 
 /* ---- a node that is lost while memory is short ---- */
@@ -709,57 +658,6 @@ static void refuses_operators_where_it_does_not_lead(void **state) {
     desk_fini(&d);
 }
 
-/* ---- peers ---- */
-
-/* Every second one of two speeds, for so long. */
-static uint64_t hear(leader_peer *p, uint64_t now_ms, double even, double odd,
-                     uint32_t seconds) {
-    for (uint32_t i = 0; i < seconds; i++, now_ms += 1000)
-        leader_peer_set_speed(p, now_ms, i % 2 == 0 ? even : odd);
-    return now_ms;
-}
-
-static void counts_speeds_in_steps(void **state) {
-    leader_peers p = {0};
-    uint32_t one, two, again;
-    (void)state;
-    assert_int_equal(leader_peers_number(&p, "one", &one), 0);
-    assert_int_equal(leader_peers_number(&p, "two", &two), 0);
-    assert_int_equal(leader_peers_number(&p, "one", &again), 0);
-    assert_true(one == again && one != two);
-
-    leader_peer *peer = &p.items[one];
-    static const double heard[] = {0,    1.1, 1.18, 0.83, 1.3, 1.12,
-                                   1.05, 0,   0.6,  99,   0.01};
-    static const double counts[] = {1,   1,   1,   1,  1.25, 1.25,
-                                    1.0, 1.0, 0.5, 16, 0.25};
-    uint64_t now_ms = 1000;
-    for (uint32_t i = 0; i < sizeof(heard) / sizeof(heard[0]); i++) {
-        now_ms = hear(peer, now_ms, heard[i], heard[i], 61);
-        assert_true(peer->speed == counts[i]);
-    }
-    leader_peers_fini(&p);
-}
-
-/* Speeds as a busy computer shows them: never one side for a whole minute. */
-static void believes_only_a_speed_that_lasts(void **state) {
-    leader_peer p = {.speed = 1};
-    uint64_t now_ms = 1000;
-    (void)state;
-    for (uint32_t i = 0; i < 20; i++) {
-        now_ms = hear(&p, now_ms, 1.3, 2.5, 59);
-        assert_true(p.speed == 1);
-        now_ms = hear(&p, now_ms, i % 2 == 0 ? 0.6 : 0, 0.7, 5);
-    }
-    /* What was heard long ago says nothing of the time in between. */
-    now_ms = hear(&p, now_ms, 0.5, 0.5, 2);
-    now_ms = hear(&p, now_ms + 100000, 0.5, 0.5, 2);
-    assert_true(p.speed == 1);
-    /* It is as fast as it was at least. */
-    (void)hear(&p, now_ms, 1.4, 2.5, 61);
-    assert_true(p.speed == 1.5);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(evens_out_what_is_uneven),
@@ -769,8 +667,6 @@ int main(void) {
         cmocka_unit_test(asks_nothing_if_that_is_turned_off),
         cmocka_unit_test(asks_nothing_while_nodes_load),
         cmocka_unit_test(knows_a_fast_node),
-        cmocka_unit_test(tells_the_balancer_of_groups),
-        cmocka_unit_test(undoes_no_move_within_a_minute),
         cmocka_unit_test(asks_before_it_plans_when_it_is_new),
         cmocka_unit_test(waits_for_heat_when_it_is_new),
         cmocka_unit_test(keeps_copies_while_nothing_is_known),
@@ -787,8 +683,6 @@ int main(void) {
         cmocka_unit_test(says_what_it_would_do),
         cmocka_unit_test(does_what_an_operator_asks_for),
         cmocka_unit_test(refuses_operators_where_it_does_not_lead),
-        cmocka_unit_test(counts_speeds_in_steps),
-        cmocka_unit_test(believes_only_a_speed_that_lasts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

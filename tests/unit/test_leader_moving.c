@@ -12,11 +12,12 @@
 #include "tests/unit/leader_desk.h"
 
 #include <math.h>
+#include "coordinator/leader_job.h"
 
 #define NODES 4
 #define USED 8
 #define TICK_MS 100
-#define TURN_MS 60000
+#define MINUTE_MS 60000
 #define LOADING_MS 700 /* from a placement to the last node's report */
 #define SPARE 1.25
 #define ALIKE 3 /* the variance of a count by its mean */
@@ -102,7 +103,7 @@ static void note_holders(scene *s, bool first) {
                 if (is == *was) continue;
                 *was = is;
                 if (first) continue;
-                if (*touched != 0 && s->d.now_ms < *touched + 60000) {
+                if (*touched != 0 && s->d.now_ms < *touched + MINUTE_MS) {
                     s->undone++;
                 }
                 *touched = s->d.now_ms;
@@ -154,9 +155,9 @@ static void act(scene *s) {
 }
 
 /* One turn; after how long the rack was even for good. */
-static uint64_t run_turn(scene *s, uint32_t set) {
+static uint64_t run_turn(scene *s, uint32_t set, uint64_t length_ms) {
     uint64_t begun_ms = s->d.now_ms, even_ms = begun_ms;
-    while (s->d.now_ms < begun_ms + TURN_MS) {
+    while (s->d.now_ms < begun_ms + length_ms) {
         s->d.now_ms += TICK_MS;
         if (s->d.now_ms >= s->counted_ms + 1000) count(s, set);
         act(s);
@@ -198,7 +199,7 @@ static void follow(uint32_t n_experts, double tokens_per_s, uint64_t number) {
     uint64_t longest_ms = 0;
     scene_init(&s, n_experts, tokens_per_s, number);
     for (uint32_t turn = 0; turn < 6; turn++) {
-        uint64_t ms = run_turn(&s, turn % 2);
+        uint64_t ms = run_turn(&s, turn % 2, MINUTE_MS);
         if (ms > longest_ms) longest_ms = ms;
     }
     assert_int_equal(s.undone, 0);
@@ -218,6 +219,18 @@ static void follows_a_hot_set_of_many_experts(void **state) {
         follow(128, number % 2 == 0 ? 300 : 1200, number);
 }
 
+/* Nobody can follow that, and it is not tried by undoing what was done. */
+static void undoes_nothing_if_the_hot_set_moves_too_fast(void **state) {
+    scene s;
+    (void)state;
+    scene_init(&s, 32, 1000, 9);
+    for (uint32_t turn = 0; turn < 40; turn++)
+        (void)run_turn(&s, turn % 2, MINUTE_MS / 4);
+    assert_true(s.changes > 20);
+    assert_int_equal(s.undone, 0);
+    desk_fini(&s.d);
+}
+
 /* The hot set stays: once the rack is even, next to nothing moves any more,
  * however little is known at any time. */
 static void rests_under_steady_traffic(void **state) {
@@ -228,21 +241,47 @@ static void rests_under_steady_traffic(void **state) {
         double rate = rates[number / 2 % 4];
         scene_init(&s, number % 2 == 0 ? 32 : 128, rate, number);
         for (uint32_t turn = 0; turn < 3; turn++)
-            (void)run_turn(&s, 0);
+            (void)run_turn(&s, 0, MINUTE_MS);
         s.changes = 0;
         for (uint32_t turn = 0; turn < 5; turn++)
-            (void)run_turn(&s, 0);
+            (void)run_turn(&s, 0, MINUTE_MS);
         assert_in_range(s.changes, 0, 24);
         if (rate > 20) assert_true(imbalance(&s, 0) < 1.1);
         desk_fini(&s.d);
     }
 }
 
+/* What they mean is the balancer's to know. */
+static void tells_the_balancer_of_groups(void **state) {
+    scene s;
+    leader_job *job;
+    (void)state;
+    scene_init(&s, 32, 1000, 1);
+    s.d.n_groups = 8;
+    s.d.now_ms += 5000;
+    count(&s, 0);
+    report_all(&s.d);
+    look(&s.d);
+    for (;;) {
+        assert_int_equal(leader_next(s.d.machine, s.d.now_ms, &s.d.action), 0);
+        assert_int_equal(s.d.action.kind, LEADER_THINK);
+        job = s.d.action.job;
+        if (job->kind == LEADER_JOB_BALANCE) break;
+        leader_job_run(job);
+        assert_int_equal(leader_thought(s.d.machine, s.d.now_ms, job), 0);
+    }
+    assert_int_equal(job->question.n_groups, 8);
+    leader_job_free(job);
+    desk_fini(&s.d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(follows_a_hot_set_of_few_experts),
         cmocka_unit_test(follows_a_hot_set_of_many_experts),
+        cmocka_unit_test(undoes_nothing_if_the_hot_set_moves_too_fast),
         cmocka_unit_test(rests_under_steady_traffic),
+        cmocka_unit_test(tells_the_balancer_of_groups),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -399,6 +399,75 @@ static void sheds_what_a_smaller_offer_does_not_hold(void **state) {
     planner_rack_fini(&r);
 }
 
+/* All live nodes have loaded what they should, as far as it fits: who was given
+ * more never says that all of it is there. */
+static void load_what_fits(planner_rack *r) {
+    for (uint32_t i = 0; i < r->n_nodes; i++) {
+        planner_node *n = &r->nodes[i];
+        bool fits = planner_rack_units(r, n->name) * 100 <= n->memory_bytes;
+        n->ready_epoch = fits ? rack_placement_epoch(r->now) : 0;
+    }
+}
+
+static void settle_what_fits(planner_rack *r) {
+    load_what_fits(r);
+    for (int i = 0; planner_rack_step(r, NULL, NULL); i++) {
+        load_what_fits(r);
+        assert_true(i < 300);
+    }
+}
+
+/* Its memory is smaller after a restart, and smaller still after the next. */
+static void expect_shed(uint32_t replicas, uint32_t n_nodes, uint64_t rest) {
+    planner_rack r;
+    planner_rack_init(&r, 2, 12, 1, replicas);
+    planner_rack_join(&r, "a", 24);
+    planner_rack_join(&r, "b", 24);
+    if (n_nodes > 2) planner_rack_join(&r, "c", 24);
+    planner_rack_settle(&r);
+    planner_rack_node(&r, "a")->memory_bytes = 700;
+    planner_rack_node(&r, "a")->ready_epoch = 0;
+    settle_what_fits(&r);
+    assert_true(planner_rack_units(&r, "a") <= 7);
+    planner_rack_node(&r, "a")->memory_bytes = rest * 100;
+    planner_rack_node(&r, "a")->ready_epoch = 0;
+    settle_what_fits(&r);
+    assert_true(planner_rack_units(&r, "a") <= rest);
+    uint32_t least, most;
+    planner_rack_range(&r, &least, &most);
+    assert_true(least >= 1);
+    planner_rack_fini(&r);
+}
+
+static void sheds_a_node_that_comes_back_smaller_and_smaller(void **state) {
+    (void)state;
+    expect_shed(1, 2, 2);
+    expect_shed(2, 2, 2); /* b has all, and nobody else could */
+    expect_shed(1, 3, 2);
+    expect_shed(2, 3, 2);
+    expect_shed(3, 3, 2);
+    expect_shed(2, 3, 0);
+}
+
+/* Restarted a second time while the first change is still being made. */
+static void sheds_a_node_that_shrinks_while_it_is_shed(void **state) {
+    (void)state;
+    planner_rack r;
+    planner_rack_init(&r, 2, 12, 1, 2);
+    planner_rack_join(&r, "a", 24);
+    planner_rack_join(&r, "b", 24);
+    planner_rack_join(&r, "c", 24);
+    planner_rack_settle(&r);
+    for (uint64_t memory = 1500; memory >= 300; memory -= 300) {
+        planner_rack_node(&r, "a")->memory_bytes = memory;
+        (void)planner_rack_step(&r, NULL, NULL);
+        load_what_fits(&r);
+    }
+    settle_what_fits(&r);
+    assert_true(planner_rack_units(&r, "a") <= 3);
+    planner_rack_fini(&r);
+}
+
 static void gives_the_place_of_a_gone_node_to_another(void **state) {
     planner_rack r;
     (void)state;
@@ -541,6 +610,8 @@ int main(void) {
         cmocka_unit_test(does_not_drain_what_fits_nowhere_else),
         cmocka_unit_test(takes_second_copies_back_for_units_without_any),
         cmocka_unit_test(sheds_what_a_smaller_offer_does_not_hold),
+        cmocka_unit_test(sheds_a_node_that_comes_back_smaller_and_smaller),
+        cmocka_unit_test(sheds_a_node_that_shrinks_while_it_is_shed),
         cmocka_unit_test(gives_the_place_of_a_gone_node_to_another),
         cmocka_unit_test(raises_the_number_of_replicas),
         cmocka_unit_test(writes_large_models_in_several_steps),

@@ -275,8 +275,78 @@ static void cuts_many_layers_into_transactions(void **state) {
     rig_close(&g);
 }
 
+static void put_text(rig *g, const char *key, char *text) {
+    assert_non_null(text);
+    put(g, key, text, strlen(text));
+    free(text);
+}
+
+/* A registered node that reports so many units. */
+static void register_node(rig *g, const char *name, uint32_t units) {
+    char key[80];
+    const node_record n = {.boot = 5,
+                           .control = "tcp://127.0.0.1:7101",
+                           .weights = "tcp://127.0.0.1:7103",
+                           .protocol = 1,
+                           .memory_bytes = 1000,
+                           .profile = {.version = 1,
+                                       .activation = "a8",
+                                       .rows = "f32",
+                                       .kv = "f16",
+                                       .mla = "absorbed",
+                                       .blas = "Haswell"}};
+    const ready_record r = {
+        .boot = 5, .incarnation = 1, .epoch = 7, .units = units};
+    snprintf(key, sizeof(key), "nodes/%s", name);
+    put_text(g, key, node_record_pack(&n));
+    snprintf(key, sizeof(key), "ready/%s", name);
+    put_text(g, key, ready_record_pack(&r));
+    assert_int_equal(rack_view_settle(g->view, g->why, sizeof(g->why)), 0);
+    assert_non_null(rack_view_node(g->view, name));
+    assert_non_null(rack_view_ready(g->view, name));
+}
+
+/* A rack that starts as a whole: this one is greeted a moment later. */
+static void waits_for_a_live_node_that_has_not_said_what_it_holds(void **s) {
+    rig g;
+    (void)s;
+    rig_open(&g);
+    register_node(&g, "one", 1);
+    register_node(&g, "two", 3);
+    register_node(&g, "new", 0);
+    g.in.nodes_epoch = epoch_pack(1, 7);
+    holdings_add(&g.held[0], 1, 0);
+    g.in.n_nodes = 1;
+    assert_int_equal(plan(&g), ERR_UNAVAILABLE);
+    assert_non_null(strstr(g.why, "'two'"));
+    g.in.n_nodes = 2;
+    assert_int_equal(plan(&g), 0);
+    assert_int_equal(g.r.source, RECOVERY_NODES);
+    rig_close(&g);
+}
+
+/* Dead, or late: who is asked for a yes is told. */
+static void tells_of_units_of_nodes_that_are_not_there(void **s) {
+    rig g;
+    (void)s;
+    rig_open(&g);
+    put_placement(&g, 1, 5); /* all on "one", which is away */
+    g.in.nodes_epoch = epoch_pack(1, 7);
+    g.in.nodes = g.nodes + 1;
+    g.in.n_nodes = 1;
+    holdings_add(&g.held[1], 1, 0);
+    assert_int_equal(plan(&g), 0);
+    assert_int_equal(g.r.source, RECOVERY_NODES);
+    assert_int_equal(g.r.unheld, g.r.units - 1);
+    assert_int_equal(g.r.n_away, 1);
+    assert_string_equal(g.r.away, "one");
+    rig_close(&g);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(waits_for_a_live_node_that_has_not_said_what_it_holds),
+        cmocka_unit_test(tells_of_units_of_nodes_that_are_not_there),
         cmocka_unit_test(finds_nothing_to_do_in_a_rack_that_is_well),
         cmocka_unit_test(writes_what_it_remembers_after_a_wipe),
         cmocka_unit_test(goes_beyond_every_incarnation_that_is_known),

@@ -147,6 +147,30 @@ static void answers_no_restarted_coordinator_for_its_predecessor(void **state) {
     node_rig_fini(&r);
 }
 
+/* Both links are the same process's; the worker reads the second one first. */
+static void computes_nothing_for_a_connection_that_is_gone(void **state) {
+    (void)state;
+    node_rig r;
+    model_shape shape = model_shape_small();
+    node_rig_make(&r, &shape);
+    node_rig_connect(&r, 2, 8);
+    node_rig_request before = node_rig_make_request(&r, 1, 0, 2, 2);
+    node_rig_request after = node_rig_make_request(&r, 2, 0, 2, 2);
+    node_rig_send_request(r.clients[1], &before);
+    node_rig_send_request(r.clients[0], &after);
+    node_rig_start(&r);
+
+    node_rig_expect_rows(&r, r.clients[0], &after);
+    node_rig_stop(&r);
+    node_rig_assert_no_answer(r.clients[1]);
+    tally_totals t;
+    tally_read(r.tally, &t);
+    assert_int_equal(t.pairs, 4);
+    node_rig_request_fini(&before);
+    node_rig_request_fini(&after);
+    node_rig_fini(&r);
+}
+
 /* ---- stopping and failing ---- */
 
 static void stops_while_it_is_busy(void **state) {
@@ -220,6 +244,7 @@ int main(void) {
         cmocka_unit_test(keeps_replies_for_a_peer_that_reads_late),
         cmocka_unit_test(goes_on_when_a_peer_has_gone),
         cmocka_unit_test(answers_no_restarted_coordinator_for_its_predecessor),
+        cmocka_unit_test(computes_nothing_for_a_connection_that_is_gone),
         cmocka_unit_test(stops_while_it_is_busy),
         cmocka_unit_test(stops_when_it_has_nothing_to_do),
         cmocka_unit_test(says_so_when_computing_fails),

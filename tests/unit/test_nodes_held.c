@@ -1,0 +1,86 @@
+/* test_nodes_held.c - what live nodes say by themselves, whatever etcd has:
+ * which placement they know, what they hold. */
+#include <stdlib.h>
+#include "coordinator/nodes_held.h"
+#include "tests/unit/rack_rig.h"
+
+/* Pings are answered with this epoch until it is known. */
+static void tell_epoch(rack_rig *a, scripted_node *n, uint64_t boot,
+                       uint64_t epoch, uint64_t expected) {
+    for (int i = 0; nodes_told_epoch(a->r->nodes) != expected; i++) {
+        assert_true(i < 100);
+        nodes_rig_take(a->r, n, MESSAGE_PING);
+        message m = {.kind = MESSAGE_PONG,
+                     .cluster = "test",
+                     .boot_id = boot,
+                     .epoch = epoch};
+        nodes_rig_send(n, &m);
+    }
+}
+
+/* One of them knows what etcd does not have (any more). */
+static void begin(rack_rig *a) {
+    open_rack(a, 1);
+    feed_one(a, "one", &a->r->one);
+    feed_one(a, "two", &a->r->two);
+    feed_placement(a, 1, all_on_first);
+    take_up(a);
+    come_up(a, &a->r->one, "one", BOOT);
+    come_up(a, &a->r->two, "two", BOOT + 1);
+    assert_int_equal(nodes_told_epoch(a->r->nodes), 0);
+}
+
+static void knows_the_newest_placement_that_a_node_tells_of(void **state) {
+    rack_rig a;
+    uint64_t newer = epoch_pack(1, 3), older = epoch_pack(1, 1);
+    (void)state;
+    begin(&a);
+    tell_epoch(&a, &a.r->one, BOOT, older, older);
+    tell_epoch(&a, &a.r->two, BOOT + 1, newer, newer);
+    /* Its process began anew, and knows no more than etcd. */
+    tell_epoch(&a, &a.r->two, BOOT + 1, older, older);
+    close_rack(&a);
+}
+
+static void asks_nobody_who_is_not_registered(void **state) {
+    rack_rig a;
+    uint64_t newer = epoch_pack(1, 3);
+    (void)state;
+    begin(&a);
+    tell_epoch(&a, &a.r->one, BOOT, newer, newer);
+    rack_feed_node_gone(&a.feed, "one"); /* it stays: it has work */
+    take_up(&a);
+    assert_int_equal(nodes_told_epoch(a.r->nodes), 0);
+    close_rack(&a);
+}
+
+static void lists_what_live_nodes_hold(void **state) {
+    rack_rig a;
+    recovery_node *held;
+    uint32_t n;
+    (void)state;
+    begin(&a);
+    assert_int_equal(nodes_held(a.r->nodes, &held, &n), 0);
+    assert_int_equal(n, 2);
+    assert_string_equal(held[0].name, "one");
+    assert_string_equal(held[1].name, "two");
+    assert_true(holdings_count(held[0].held) > 0);
+    free(held);
+
+    rack_feed_node_gone(&a.feed, "one");
+    take_up(&a);
+    assert_int_equal(nodes_held(a.r->nodes, &held, &n), 0);
+    assert_int_equal(n, 1);
+    assert_string_equal(held[0].name, "two");
+    free(held);
+    close_rack(&a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(knows_the_newest_placement_that_a_node_tells_of),
+        cmocka_unit_test(asks_nobody_who_is_not_registered),
+        cmocka_unit_test(lists_what_live_nodes_hold),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
