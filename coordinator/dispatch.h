@@ -68,8 +68,8 @@ int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
                    const uint32_t *experts, uint32_t n_rows, uint32_t k,
                    const placement *where);
 
-/* Rows that are given up are asked for again, in the same layer, a little later.
- * What nodes still owe of them is waited for then, not asked once more.  Rows
+/* Rows that are given up are asked for again, in the same layer, a little
+ * later. What nodes still owe of them is waited for then, not asked once more.  Rows
  * are told apart by keys, which equal rows have in common.
  *
  * Before the next begin: does anybody still owe something of this layer?  Then
@@ -111,7 +111,8 @@ void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id);
 
 /* Rows came back.  The request's pairs in its order are in *pairs, *n of them;
  * take[i] (room for max_pairs) says whether row i is wanted: false if the pair
- * was answered before, or is DISPATCH_NO_PAIR: not asked for any more.  *pairs is valid until the next dispatch_next().
+ * was answered before, or is DISPATCH_NO_PAIR: not asked for any more.  *pairs
+ * is valid until the next dispatch_next().
  * ERR_NOT_HERE for a request that is not in flight to this node (doubled or
  * forged) or belongs to an earlier layer, whose credit is returned: nothing is
  * wanted. */

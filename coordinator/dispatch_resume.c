@@ -30,7 +30,8 @@ static void keep_request(dispatch *d, dispatch_request *r,
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         uint32_t pair = r->pairs[i];
         if (pair == DISPATCH_NONE) continue; /* as it was kept before */
-        works[i] = (dispatch_work){row_keys[pair / d->k], d->pairs[pair].expert};
+        works[i] = (dispatch_work){.row_key = row_keys[pair / d->k],
+                                   .expert = d->pairs[pair].expert};
     }
     r->kept = true;
 }

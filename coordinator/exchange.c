@@ -18,7 +18,8 @@
 #define ARENA_BYTES ((size_t)8 << 20)
 #define POLL_MAX_MS 10 /* look around at least that often */
 #define SPIN_US 30     /* before a wait sleeps */
-#define STOOD_US 200000 /* a wait of that length is a process that stood still */
+/* A wait of that length is a process that stood still. */
+#define STOOD_US 200000
 
 static size_t padded_embd(const exchange *x) {
     return round_up(x->config.model->n_embd, WEIGHT_GROUP);

@@ -32,8 +32,8 @@ void peers_fini(peers *p);
 
 /* The peer that sent `from`, new or known; stays valid until the next call.
  * *earlier_boot is the boot id of the process that had this address before, if
- * it was another one; or this one's, if it had another address: it has connected
- * anew.  Their work so far is of no use to anybody.  Else 0.
+ * it was another one; or this one's, if it had another address: it has
+ * connected anew.  Their work so far is of no use to anybody.  Else 0.
  * ERR_OVERLOADED: the table is full of busy peers.  -ENOMEM. */
 int peers_find(peers *p, const frames *from, uint64_t boot_id, uint64_t now_us,
                peer **out, uint64_t *earlier_boot);

@@ -91,6 +91,10 @@ void sim_leader_wrote(sim *s, uint32_t coord, const sim_request *r) {
     if (r->outcome == SESSION_DONE) o = LEADER_DONE;
     if (r->outcome == SESSION_MAYBE) o = LEADER_UNKNOWN;
     if (o == LEADER_UNKNOWN) sim_add(s, COUNT_UNKNOWN, 1);
+    /* And so is that a leader remembers what it was told that it wrote. */
+    if (s->options.plant == PLANT_NO_REVISION && o == LEADER_DONE) {
+        o = LEADER_UNKNOWN;
+    }
     if (r->recovers) return; /* not the leader machine's */
     leader_wrote(s->coords[coord].leader, sim_mono_ms(s, coord), o);
 }
@@ -124,8 +128,8 @@ static int64_t read_term(sim *s, uint32_t coord) {
     return term;
 }
 
-/* As nodes_held.c says it.  PLANT_NO_REVISION: this is a net below that one,
- * and would hide that it has a hole. */
+/* As nodes_held.c says it.  PLANT_NO_REVISION: what nodes tell is a net below
+ * that one, and would hide that it has a hole. */
 static uint64_t told_epoch(const sim *s, const sim_coord *c) {
     uint64_t newest = 0;
     if (s->options.plant == PLANT_NO_REVISION) return 0;
