@@ -124,6 +124,8 @@ static int write_trailer(cache_part *p) {
 static int open_file(cache_part *p, const char *name) {
     int rc = open_locked(p, name);
     if (rc == ERR_OVERLOADED) return rc;
+    if (unit_cache_is_alone(p->cache, rc, name))
+        return unit_cache_skip(p->cache, rc, name);
     if (rc == 0 && !read_trailer(p)) {
         rc = unit_cache_reserve(p->cache, p->bytes);
         if (rc < 0) {
@@ -183,15 +185,19 @@ bool cache_part_complete(const cache_part *p) {
     return p->n_pieces > 0 && p->n_have == p->n_pieces;
 }
 
-/* The file is removed: what could not be written whole would only be in the
- * way.  Those who read from it still can. */
-static int give_up(cache_part *p, int rc) {
-    char name[UNIT_CACHE_NAME];
-    unit_cache_name(&p->key, UNIT_CACHE_PART, name);
+/* Those who read from it still can. */
+static void remove_part(cache_part *p, const char *name) {
     (void)unlinkat(unit_cache_fd(p->cache), name, 0);
     unit_cache_release(p->cache, p->bytes);
     p->n_have = 0;
     p->n_pieces = 0;
+}
+
+/* What could not be written whole would only be in the way. */
+static int give_up(cache_part *p, int rc) {
+    char name[UNIT_CACHE_NAME];
+    unit_cache_name(&p->key, UNIT_CACHE_PART, name);
+    remove_part(p, name);
     return unit_cache_trouble(p->cache, rc, name);
 }
 
@@ -218,6 +224,17 @@ int cache_part_read(const cache_part *p, uint64_t offset, size_t bytes,
 
 /* ---- ending ---- */
 
+/* What has the name may not be ours to replace. */
+static void name_failed(cache_part *p, int rc, const char *part,
+                        const char *whole) {
+    if (rc != -EACCES && unit_cache_is_alone(p->cache, rc, whole)) {
+        remove_part(p, part);
+        (void)unit_cache_skip(p->cache, rc, whole);
+    } else {
+        (void)give_up(p, rc);
+    }
+}
+
 void cache_part_finish(cache_part *p, bool sync) {
     char part[UNIT_CACHE_NAME], whole[UNIT_CACHE_NAME];
     int dir = unit_cache_fd(p->cache), rc = 0;
@@ -225,8 +242,13 @@ void cache_part_finish(cache_part *p, bool sync) {
     unit_cache_name(&p->key, UNIT_CACHE_WHOLE, whole);
     if (ftruncate(p->fd, (off_t)p->bytes) < 0) rc = -errno;
     if (rc == 0 && sync && fdatasync(p->fd) < 0) rc = -errno;
-    if (rc == 0 && renameat(dir, part, dir, whole) < 0) rc = -errno;
-    if (rc < 0) (void)give_up(p, rc);
+    if (rc < 0) {
+        (void)give_up(p, rc);
+    } else if (renameat(dir, part, dir, whole) == 0) {
+        unit_cache_replaced(p->cache, &p->key);
+    } else {
+        name_failed(p, -errno, part, whole);
+    }
     cache_part_free(p);
 }
 
@@ -244,9 +266,8 @@ void cache_part_drop(cache_part *p) {
     char name[UNIT_CACHE_NAME];
     unit_cache_name(&p->key, UNIT_CACHE_PART, name);
     if (p->n_pieces > 0) {
-        unit_cache_count_damaged(p->cache, name);
-        (void)unlinkat(unit_cache_fd(p->cache), name, 0);
-        unit_cache_release(p->cache, p->bytes);
+        unit_cache_count_damaged(p->cache, name, 0);
+        remove_part(p, name);
     }
     cache_part_free(p);
 }

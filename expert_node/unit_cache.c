@@ -17,6 +17,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 #include "engine/err.h"
+#include "engine/failpoint.h"
 #include "engine/log.h"
 #include "engine/util.h"
 #include "expert_node/unit_cache_internal.h"
@@ -25,13 +26,13 @@
 #define SLACK_SHARE 20    /* once full, 1/20 more than needed is freed */
 #define REST_MS 60000     /* after trouble */
 #define FINISHING_MOST 64 /* parts that wait to be synced */
-#define PINS_LEAST 64
+#define KEYS_LEAST 64
 
 /* Keys in an open table, at most half full; all zero: none. */
 typedef struct {
     unit_key *keys;
     size_t size, count;
-} pin_set;
+} key_set;
 
 struct unit_cache {
     char dir[UNIT_CACHE_PATH];
@@ -43,7 +44,9 @@ struct unit_cache {
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
     unit_cache_stats stats;
-    pin_set pins;
+    key_set pins;
+    key_set ignored; /* damaged, and cannot be removed */
+    bool has_skipped;
     uint32_t rest_ms;
     uint64_t rest_until_ms;
     cache_part *first, **last; /* complete parts */
@@ -86,7 +89,7 @@ const char *unit_cache_dir(const unit_cache *c) {
     return c->dir;
 }
 
-/* ---- pins ---- */
+/* ---- sets of keys ---- */
 
 static bool is_no_key(const unit_key *k) {
     static const unit_key none;
@@ -94,7 +97,7 @@ static bool is_no_key(const unit_key *k) {
 }
 
 /* Where the key is or belongs. */
-static size_t pin_place(const pin_set *s, const unit_key *key) {
+static size_t key_place(const key_set *s, const unit_key *key) {
     size_t at;
     memcpy(&at, key->bytes, sizeof(at));
     for (at &= s->size - 1; !is_no_key(&s->keys[at]);
@@ -104,17 +107,17 @@ static size_t pin_place(const pin_set *s, const unit_key *key) {
     return at;
 }
 
-static bool is_pinned(const pin_set *s, const unit_key *key) {
-    return s->size > 0 && !is_no_key(&s->keys[pin_place(s, key)]);
+static bool has_key(const key_set *s, const unit_key *key) {
+    return s->size > 0 && !is_no_key(&s->keys[key_place(s, key)]);
 }
 
-static int grow_pins(pin_set *s) {
-    pin_set larger = {.size = s->size > 0 ? 2 * s->size : PINS_LEAST};
+static int grow_keys(key_set *s) {
+    key_set larger = {.size = s->size > 0 ? 2 * s->size : KEYS_LEAST};
     larger.keys = calloc(larger.size, sizeof(*larger.keys));
     if (larger.keys == NULL) return -ENOMEM;
     for (size_t i = 0; i < s->size; i++) {
         if (is_no_key(&s->keys[i])) continue;
-        larger.keys[pin_place(&larger, &s->keys[i])] = s->keys[i];
+        larger.keys[key_place(&larger, &s->keys[i])] = s->keys[i];
     }
     larger.count = s->count;
     free(s->keys);
@@ -122,32 +125,36 @@ static int grow_pins(pin_set *s) {
     return 0;
 }
 
+static int add_key(key_set *s, const unit_key *key) {
+    if (has_key(s, key)) return 0;
+    int rc = 2 * (s->count + 1) > s->size ? grow_keys(s) : 0;
+    if (rc < 0) return rc;
+    s->keys[key_place(s, key)] = *key;
+    s->count++;
+    return 0;
+}
+
 /* What follows in a row is put in anew, so that no search ends too early. */
-static void remove_pin(pin_set *s, const unit_key *key) {
-    size_t at = pin_place(s, key);
-    if (is_no_key(&s->keys[at])) return;
+static void remove_key(key_set *s, const unit_key *key) {
+    if (!has_key(s, key)) return;
+    size_t at = key_place(s, key);
     s->keys[at] = (unit_key){{0}};
     s->count--;
     for (at = (at + 1) & (s->size - 1); !is_no_key(&s->keys[at]);
          at = (at + 1) & (s->size - 1)) {
         unit_key moved = s->keys[at];
         s->keys[at] = (unit_key){{0}};
-        s->keys[pin_place(s, &moved)] = moved;
+        s->keys[key_place(s, &moved)] = moved;
     }
 }
 
 int unit_cache_pin(unit_cache *c, const unit_key *key, bool pinned) {
     int rc = 0;
-    pin_set *s = &c->pins;
     pthread_mutex_lock(&c->lock);
-    if (!pinned) {
-        if (s->size > 0) remove_pin(s, key);
-    } else if (!is_pinned(s, key)) {
-        if (2 * (s->count + 1) > s->size) rc = grow_pins(s);
-        if (rc == 0) {
-            s->keys[pin_place(s, key)] = *key;
-            s->count++;
-        }
+    if (pinned) {
+        rc = add_key(&c->pins, key);
+    } else {
+        remove_key(&c->pins, key);
     }
     pthread_mutex_unlock(&c->lock);
     return rc;
@@ -187,7 +194,7 @@ static int list_one(unit_cache *c, listing *l, const char *name) {
     entry *e = &l->items[l->count++];
     *e = (entry){.bytes = (uint64_t)st.st_size,
                  .used = st.st_mtim,
-                 .pinned = is_pinned(&c->pins, &key),
+                 .pinned = has_key(&c->pins, &key),
                  .whole = whole};
     strcpy(e->name, name);
     l->bytes += e->bytes;
@@ -317,10 +324,15 @@ static int bound(unit_cache *c) {
 /* ---- trouble ---- */
 
 int unit_cache_trouble(unit_cache *c, int rc, const char *name) {
+    uint64_t now = now_ms();
     pthread_mutex_lock(&c->lock);
     int before = c->stats.trouble;
+    if (rc == 0 && now < c->rest_until_ms) { /* it was begun before */
+        pthread_mutex_unlock(&c->lock);
+        return 0;
+    }
     c->stats.trouble = rc;
-    c->rest_until_ms = rc < 0 ? now_ms() + c->rest_ms : 0;
+    c->rest_until_ms = rc < 0 ? now + c->rest_ms : 0;
     /* Others fill this disk, too: no more than there is now. */
     if (rc == -ENOSPC)
         c->stats.max_bytes = size_min(c->stats.max_bytes, c->stats.bytes);
@@ -334,6 +346,26 @@ int unit_cache_trouble(unit_cache *c, int rc, const char *name) {
                                      : err_text(rc));
     } else if (rc == 0 && before < 0) {
         log_info("%s: weights are kept on disk again", c->dir);
+    }
+    return rc;
+}
+
+bool unit_cache_is_alone(const unit_cache *c, int rc, const char *name) {
+    struct stat st;
+    return (rc == -EACCES || rc == -EPERM || rc == -ELOOP || rc == -EISDIR) &&
+           fstatat(c->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int unit_cache_skip(unit_cache *c, int rc, const char *name) {
+    pthread_mutex_lock(&c->lock);
+    bool news = !c->has_skipped;
+    c->has_skipped = true;
+    c->stats.skipped++;
+    pthread_mutex_unlock(&c->lock);
+    if (news) {
+        log_warn("%s/%s is not ours to write: %s; it is left alone, as is all "
+                 "that is like it, and that unit not kept on disk",
+                 c->dir, name, err_text(rc));
     }
     return rc;
 }
@@ -359,21 +391,38 @@ int unit_cache_resting(unit_cache *c) {
     return rc;
 }
 
-void unit_cache_count_damaged(unit_cache *c, const char *name) {
+void unit_cache_count_damaged(unit_cache *c, const char *name, int rc) {
     pthread_mutex_lock(&c->lock);
     c->stats.damaged++;
     pthread_mutex_unlock(&c->lock);
-    log_warn("%s/%s is damaged: removed, and fetched anew", c->dir, name);
+    if (rc == 0) {
+        log_warn("%s/%s is damaged: removed, and fetched anew", c->dir, name);
+    } else {
+        log_warn("%s/%s is damaged, and cannot be removed: %s; it is not read "
+                 "any more, and fetched anew",
+                 c->dir, name, err_text(rc));
+    }
 }
 
 /* ---- whole units ---- */
 
+/* -1: there is none, or it is known to be damaged.  What waits for a writer,
+ * and is no file, is not waited for. */
+static int open_whole(unit_cache *c, const unit_key *key) {
+    char name[UNIT_CACHE_NAME];
+    pthread_mutex_lock(&c->lock);
+    bool ignored = has_key(&c->ignored, key);
+    pthread_mutex_unlock(&c->lock);
+    if (ignored) return -1;
+    unit_cache_name(key, UNIT_CACHE_WHOLE, name);
+    return openat(c->dir_fd, name,
+                  O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+}
+
 int unit_cache_find(unit_cache *c, const unit_key *key, uint64_t bytes,
                     int *fd) {
-    char name[UNIT_CACHE_NAME];
     struct stat st;
-    unit_cache_name(key, UNIT_CACHE_WHOLE, name);
-    *fd = openat(c->dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    *fd = open_whole(c, key);
     if (*fd < 0) return ERR_NOT_HERE;
     if (fstat(*fd, &st) < 0 || (uint64_t)st.st_size != bytes) {
         close(*fd);
@@ -392,10 +441,8 @@ int unit_cache_find(unit_cache *c, const unit_key *key, uint64_t bytes,
 
 int unit_cache_read(unit_cache *c, const unit_key *key, uint64_t unit_bytes,
                     uint64_t offset, size_t bytes, void *out) {
-    char name[UNIT_CACHE_NAME];
     struct stat st;
-    unit_cache_name(key, UNIT_CACHE_WHOLE, name);
-    int fd = openat(c->dir_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = open_whole(c, key);
     if (fd < 0) return ERR_NOT_HERE;
     int rc = fstat(fd, &st) == 0 && (uint64_t)st.st_size == unit_bytes
                  ? 0
@@ -416,17 +463,32 @@ int unit_cache_read(unit_cache *c, const unit_key *key, uint64_t unit_bytes,
     return rc;
 }
 
+static int remove_file(unit_cache *c, const char *name) {
+    if (failpoint("unit_cache.remove")) return -EPERM;
+    return unlinkat(c->dir_fd, name, 0) < 0 ? -errno : 0;
+}
+
 void unit_cache_drop(unit_cache *c, const unit_key *key) {
     char name[UNIT_CACHE_NAME];
     struct stat st;
     unit_cache_name(key, UNIT_CACHE_WHOLE, name);
     if (fstatat(c->dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0) return;
-    unit_cache_count_damaged(c, name);
-    if (unlinkat(c->dir_fd, name, 0) < 0) {
-        (void)unit_cache_trouble(c, -errno, name);
-        return;
+    int rc = remove_file(c, name);
+    if (rc == -ENOENT) return; /* another process was quicker */
+    if (rc == 0) {
+        unit_cache_release(c, (uint64_t)st.st_size);
+    } else {
+        pthread_mutex_lock(&c->lock);
+        (void)add_key(&c->ignored, key); /* or it is found damaged once more */
+        pthread_mutex_unlock(&c->lock);
     }
-    unit_cache_release(c, (uint64_t)st.st_size);
+    unit_cache_count_damaged(c, name, rc);
+}
+
+void unit_cache_replaced(unit_cache *c, const unit_key *key) {
+    pthread_mutex_lock(&c->lock);
+    remove_key(&c->ignored, key);
+    pthread_mutex_unlock(&c->lock);
 }
 
 /* ---- writing out ---- */
@@ -514,6 +576,7 @@ void unit_cache_close(unit_cache *c) {
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->lock);
     free(c->pins.keys);
+    free(c->ignored.keys);
     free(c);
 }
 

@@ -32,9 +32,16 @@ void unit_cache_release(unit_cache *c, uint64_t bytes);
 
 /* Writing does not work, or (0) does: what is news is logged.  Returns rc. */
 int unit_cache_trouble(unit_cache *c, int rc, const char *name);
+/* Is it this file alone that cannot be written: another user's, or no file? */
+bool unit_cache_is_alone(const unit_cache *c, int rc, const char *name);
+/* Then that unit is not kept, and all others are; logged once.  Returns rc. */
+int unit_cache_skip(unit_cache *c, int rc, const char *name);
 /* Not 0 for a while after trouble: do not try. */
 int unit_cache_resting(unit_cache *c);
-void unit_cache_count_damaged(unit_cache *c, const char *name);
+/* And logged; `rc`: 0, or why it cannot be removed. */
+void unit_cache_count_damaged(unit_cache *c, const char *name, int rc);
+/* A whole unit that can be read again: it is new. */
+void unit_cache_replaced(unit_cache *c, const unit_key *key);
 
 /* Hand over a complete part to be synced and renamed. */
 void unit_cache_finish(unit_cache *c, cache_part *p);

@@ -143,13 +143,13 @@ class Balance(EtcdTest):
 
     def check_counts(self, asked):
         """The nodes computed what the coordinator asked of them, and a little
-        more, to be compared with each other's or because one was late; nothing
-        was lost."""
+        more, to be compared with each other's or because one was late; no
+        request failed, though it may have waited for a slow node."""
         def equal(status):
             return all(0 <= n["pairs"] - n["pairs_used"] < n["pairs"] / 10
                        for n in status["nodes"])
         status = self.rack.wait_status(asked, equal, "counters agree")
-        self.assertEqual(0, status["dispatch"]["lost_pairs"])
+        self.assertEqual(0, status["requests"]["failed"])
 
     def wait_replicas_in_use(self, asked):
         """In a layer with an expert of more than a third of the pairs, the

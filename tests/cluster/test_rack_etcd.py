@@ -73,7 +73,6 @@ class EtcdFaults(EtcdTest):
         for c in self.asked:
             status = self.rack.status(c)
             self.assertEqual(0, status["requests"]["failed"])
-            self.assertEqual(0, status["dispatch"]["lost_pairs"])
             self.assertEqual(0, status["dispatch"]["local_pairs"])
         print("record: %d stories meanwhile, 0 failed" % told, flush=True)
 

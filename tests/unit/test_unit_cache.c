@@ -402,6 +402,124 @@ static void says_that_it_may_not_write(void **state) {
     unit_cache_close(c);
 }
 
+/* A part that is another user's cannot be opened, as a link is not. */
+static void a_part_that_is_not_ours_leaves_the_others_alone(void **state) {
+    (void)state;
+    char path[600];
+    cache_part *p;
+    const unit_key first = key_of(1);
+    unit_cache *c = open_cache("foreign", 1 << 20);
+    path_of("foreign", 1, ".part", path);
+    assert_int_equal(symlink("/dev/null", path), 0);
+    assert_int_equal(cache_part_open(&p, c, &first, UNIT, PIECE), -ELOOP);
+    assert_null(p);
+    assert_int_equal(unit_cache_look(c).trouble, 0);
+    assert_int_equal(unit_cache_look(c).skipped, 1);
+    keep_unit(c, 2);
+    c = reopen(c, "foreign", 1 << 20);
+    assert_true(has(c, 2));
+    assert_int_equal(unlink(path), 0); /* it is there still */
+    keep_unit(c, 1);
+    c = reopen(c, "foreign", 1 << 20);
+    assert_true(has(c, 1));
+    unit_cache_close(c);
+}
+
+/* As is another user's unit where only its owner may replace it. */
+static void a_name_that_is_taken_leaves_the_others_alone(void **state) {
+    (void)state;
+    char path[600];
+    unit_cache *c = open_cache("taken", 1 << 20);
+    path_of("taken", 1, ".unit", path);
+    assert_int_equal(mkdir(path, 0700), 0);
+    keep_unit(c, 1);
+    keep_unit(c, 2);
+    while (unit_cache_look(c).skipped == 0)
+        usleep(1000);
+    assert_int_equal(unit_cache_look(c).trouble, 0);
+    keep_unit(c, 3);
+    c = reopen(c, "taken", 1 << 20);
+    assert_int_equal(unit_cache_look(c).bytes, 2 * UNIT);
+    assert_false(has(c, 1));
+    assert_true(has(c, 2) && has(c, 3));
+    unit_cache_close(c);
+}
+
+/* Or its unit would be damaged at each attempt. */
+static void what_is_damaged_and_stays_is_not_read_again(void **state) {
+    (void)state;
+    int fd;
+    uint8_t bytes[UNIT];
+    const unit_key k = key_of(1);
+    unit_cache *c = open_cache("stays", 1 << 20);
+    keep_unit(c, 1);
+    c = reopen(c, "stays", 1 << 20);
+    arm("unit_cache.remove=fail");
+    unit_cache_drop(c, &k);
+    failpoints_armed = false;
+    assert_int_equal(unit_cache_look(c).damaged, 1);
+    assert_int_equal(unit_cache_look(c).trouble, 0);
+    assert_int_equal(unit_cache_find(c, &k, UNIT, &fd), ERR_NOT_HERE);
+    assert_int_equal(unit_cache_read(c, &k, UNIT, 0, UNIT, bytes),
+                     ERR_NOT_HERE);
+    keep_unit(c, 1); /* anew */
+    while (!has(c, 1))
+        usleep(1000);
+    unit_cache_close(c);
+}
+
+/* Two processes may find the same one. */
+static void what_another_process_removed_is_no_trouble(void **state) {
+    (void)state;
+    char path[600];
+    const unit_key k = key_of(1);
+    unit_cache *c = open_cache("quicker", 1 << 20);
+    keep_unit(c, 1);
+    c = reopen(c, "quicker", 1 << 20);
+    path_of("quicker", 1, ".unit", path);
+    assert_int_equal(unlink(path), 0);
+    unit_cache_drop(c, &k);
+    assert_int_equal(unit_cache_look(c).trouble, 0);
+    unit_cache_close(c);
+}
+
+static void a_name_that_waits_for_a_writer_is_not_waited_for(void **state) {
+    (void)state;
+    int fd;
+    char path[600];
+    const unit_key k = key_of(1);
+    unit_cache *c = open_cache("pipe", 1 << 20);
+    path_of("pipe", 1, ".unit", path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(unit_cache_find(c, &k, UNIT, &fd), ERR_NOT_HERE);
+    keep_unit(c, 1);
+    c = reopen(c, "pipe", 1 << 20);
+    assert_true(has(c, 1));
+    unit_cache_close(c);
+}
+
+/* What was begun before the trouble says nothing of what begins now. */
+static void an_older_part_does_not_end_the_rest(void **state) {
+    (void)state;
+    cache_part *p;
+    const unit_key third = key_of(3);
+    unit_cache *c = open_cache("rest", 2 * UNIT);
+    cache_part *first = open_part(c, 1), *second = open_part(c, 2);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(cache_part_open(&p, c, &third, UNIT, PIECE),
+                         ERR_TOO_LARGE);
+        put_piece(first, 1, i);
+        put_piece(second, 2, i);
+        assert_int_equal(unit_cache_look(c).trouble, ERR_TOO_LARGE);
+    }
+    assert_int_equal(unit_cache_look(c).skipped, 1);
+    cache_part_keep(first);
+    cache_part_keep(second);
+    c = reopen(c, "rest", 2 * UNIT);
+    assert_true(has(c, 1) && has(c, 2));
+    unit_cache_close(c);
+}
+
 static void names_a_folder_that_cannot_be_used(void **state) {
     (void)state;
     char why[300] = "", path[600];
@@ -429,6 +547,12 @@ int main(void) {
         cmocka_unit_test(a_disk_that_has_room_again_is_used_again),
         cmocka_unit_test(a_folder_that_was_removed_is_made_again),
         cmocka_unit_test(says_that_it_may_not_write),
+        cmocka_unit_test(a_part_that_is_not_ours_leaves_the_others_alone),
+        cmocka_unit_test(a_name_that_is_taken_leaves_the_others_alone),
+        cmocka_unit_test(what_is_damaged_and_stays_is_not_read_again),
+        cmocka_unit_test(what_another_process_removed_is_no_trouble),
+        cmocka_unit_test(a_name_that_waits_for_a_writer_is_not_waited_for),
+        cmocka_unit_test(an_older_part_does_not_end_the_rest),
         cmocka_unit_test(names_a_folder_that_cannot_be_used),
     };
     log_setup("test", (log_level)(LOG_ERROR + 1));
