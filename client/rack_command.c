@@ -130,7 +130,10 @@ int rack_wait_until_done(session *s, uint32_t wait_ms, const char *not_yet,
     for (;;) {
         json_t *status;
         int rc = rack_status(s, &status, why, why_size);
-        if (rc < 0) return rc;
+        if (rc < 0) {
+            show("", terminal);
+            return rc;
+        }
         left(ctx, status, text, sizeof(text));
         json_decref(status);
         show(text, terminal);

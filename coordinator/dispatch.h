@@ -69,8 +69,9 @@ int dispatch_begin(dispatch *d, uint64_t now_us, uint32_t layer,
                    const placement *where);
 
 /* Rows that are given up are asked for again, in the same layer, a little
- * later. What nodes still owe of them is waited for then, not asked once more.  Rows
- * are told apart by keys, which equal rows have in common.
+ * later.  What nodes still owe of them is waited for then, not asked once more.
+ * Rows are told apart by keys, which equal rows have in common and no others;
+ * 0: a row that is not kept, or was not.
  *
  * Before the next begin: does anybody still owe something of this layer?  Then
  * keep what it is for. */
@@ -79,8 +80,12 @@ void dispatch_keep(dispatch *d, const uint64_t *row_keys); /* [n_rows] */
 /* Right after begin: if there is something of this layer, take it up. */
 bool dispatch_has_kept(const dispatch *d, uint32_t layer);
 void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys);
-/* Is this answer of no use now, and may be when its rows come back?  Handed to
- * dispatch_rows() after dispatch_resume(), it is used. */
+/* An answer is there.  Is it of no use now, and may be when its rows come back?
+ * Then keep it: handed to dispatch_rows() after dispatch_resume(), it is used.
+ * Its node owes it no more. */
+bool dispatch_hold(dispatch *d, uint64_t now_us, uint32_t node,
+                   uint64_t request_id);
+/* Is that still so? */
 bool dispatch_is_kept(const dispatch *d, uint64_t request_id);
 
 #define DISPATCH_NO_PAIR UINT32_MAX
@@ -189,8 +194,8 @@ typedef struct {
     uint64_t retries;    /* for what was lost, or is late for much too long */
     uint64_t trials;     /* copies for nodes that were late or slow */
     uint64_t resumed_pairs; /* given up, asked for again, and under way still */
-    uint64_t splits;     /* runs of one expert that were cut for two nodes */
-    uint64_t broken;     /* connections that broke */
+    uint64_t splits;        /* runs of one expert that were cut for two nodes */
+    uint64_t broken;        /* connections that broke */
 } dispatch_stats;
 void dispatch_totals(const dispatch *d, dispatch_stats *out);
 

@@ -39,6 +39,7 @@ static void ask_pair(dispatch *d, uint64_t now_us, dispatch_request *r,
         p->first_id = r->id;
         p->first_us = now_us;
     }
+    p->asked_us = now_us;
     if (p->first != r->node) was->takeover = true;
     if (asked && in_flight && !p->second) was->hedge = true;
     if (asked && (!in_flight || p->second)) was->retry = true;
@@ -47,7 +48,8 @@ static void ask_pair(dispatch *d, uint64_t now_us, dispatch_request *r,
     if (p->tries < DISPATCH_TRIES_MOST) p->tries++;
 }
 
-void dispatch_set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r) {
+void dispatch_set_deadlines(dispatch *d, uint64_t now_us, uint64_t asked_us,
+                            dispatch_request *r) {
     const dispatch_peer *peer = &d->peers[r->node];
     uint64_t late_us = dispatch_late_us(d, peer, r->expected_us);
     uint64_t second_us =
@@ -57,7 +59,7 @@ void dispatch_set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r) {
     r->second_us = dispatch_later(now_us, dispatch_max(second_us, late_us));
     uint64_t again_us = dispatch_max(late_us * DISPATCH_RESENDS,
                                      d->config.patience_us / DISPATCH_RESENDS);
-    r->again_us = dispatch_later(now_us, again_us << r->tries);
+    r->again_us = dispatch_later(asked_us, again_us << r->tries);
     d->late_wake_us = dispatch_min(d->late_wake_us, r->late_us);
     d->give_up_us = dispatch_min(d->give_up_us,
                                  dispatch_later(now_us, d->config.patience_us));
@@ -95,7 +97,7 @@ static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
     r->ahead = peer->outstanding_pairs;
     r->sent_us = now_us;
     r->expected_us = dispatch_expect_us(peer, r->ahead);
-    dispatch_set_deadlines(d, now_us, r);
+    dispatch_set_deadlines(d, now_us, now_us, r);
     dispatch_count_call(d, r, was.retry, was.trial);
     plan_next_trial(peer, now_us);
 }

@@ -56,10 +56,29 @@ static void answer_pair(dispatch *d, uint64_t now_us, dispatch_pair *p,
 int dispatch_expected(const dispatch *d, uint32_t node, uint64_t request_id,
                       uint32_t *layer, uint32_t *n_pairs) {
     const dispatch_request *r = dispatch_table_find(d, node, request_id);
-    if (r == NULL) return ERR_NOT_HERE;
+    if (r == NULL || r->arrived) return ERR_NOT_HERE;
     *layer = r->layer;
     *n_pairs = r->n_pairs;
     return 0;
+}
+
+/* What the answer says of its node, whatever becomes of its rows. */
+static void note_answer(dispatch *d, uint64_t now_us, dispatch_request *r) {
+    if (r->arrived) return;
+    dispatch_peer *peer = &d->peers[r->node];
+    dispatch_learn(d, peer, now_us, r);
+    believe(d, peer);
+    peer->rest_us = 0;
+    dispatch_table_answered(d, r);
+}
+
+bool dispatch_hold(dispatch *d, uint64_t now_us, uint32_t node,
+                   uint64_t request_id) {
+    if (!dispatch_is_kept(d, request_id)) return false;
+    dispatch_request *r = dispatch_table_find(d, node, request_id);
+    if (r == NULL || r->arrived) return false;
+    note_answer(d, now_us, r);
+    return true;
 }
 
 int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
@@ -70,14 +89,10 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     dispatch_request *r = dispatch_table_find(d, node, request_id);
     if (r == NULL) return ERR_NOT_HERE;
 
-    dispatch_peer *peer = &d->peers[node];
-    dispatch_learn(d, peer, now_us, r);
-    believe(d, peer);
-    peer->rest_us = 0;
-
+    note_answer(d, now_us, r);
     if (!dispatch_table_current(d, r)) {
         d->stats.late_rows += r->n_pairs;
-        dispatch_table_answered(d, r);
+        dispatch_table_remove(d, r);
         return ERR_NOT_HERE;
     }
     bool won = false;
@@ -91,14 +106,14 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
             continue;
         }
         won = true;
-        peer->answered_pairs++;
+        d->peers[node].answered_pairs++;
         bool by_another = p->first != DISPATCH_NONE && p->first != node;
         answer_pair(d, now_us, p, by_another);
     }
     if (won && r->hedge) d->stats.hedge_wins++;
     *pairs = r->pairs;
     *n = r->n_pairs;
-    dispatch_table_answered(d, r);
+    dispatch_table_remove(d, r);
     return 0;
 }
 

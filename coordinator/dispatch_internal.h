@@ -76,6 +76,9 @@
  * shows no sign of work may only be slow: it is not to be buried. */
 #define DISPATCH_RESENDS 4
 #define DISPATCH_TRIES_MOST 8 /* that double */
+/* What was given up is no longer taken to be under way when it was sent so many
+ * times the patience ago, and its node showed no sign of work since. */
+#define DISPATCH_UNDER_WAY 8
 /* So does one that is at work, counted from the last sign of it: well above the
  * time between pings, which are what brings such signs.  What is asked twice is
  * computed twice, by a node that has too much to do already. */
@@ -114,6 +117,7 @@ typedef struct {
     uint32_t first;    /* node it was first asked of */
     uint64_t first_id; /* by this request ... */
     uint64_t first_us; /* ... then */
+    uint64_t asked_us; /* it was asked last; 0: never */
     uint64_t asked;    /* holders whose answer may still come */
     uint64_t refused;  /* holders that will not compute it in this layer */
     dispatch_pair_state state;
@@ -132,8 +136,8 @@ typedef struct {
     uint64_t sent_us, late_us, second_us, again_us; /* points in time */
     uint64_t expected_us;                           /* it would take */
     uint32_t node, layer, n_pairs;
-    uint32_t ahead;  /* pairs the node had to do, with these */
-    uint64_t round;  /* its node's, when it was sent */
+    uint32_t ahead; /* pairs the node had to do, with these */
+    uint64_t round; /* its node's, when it was sent */
     /* [piece_pairs]; meaningless once the layer is over.  DISPATCH_NONE: of
      * one that was taken up, what nobody asked for again. */
     uint32_t *pairs;
@@ -144,11 +148,12 @@ typedef struct {
     bool hedge;
     uint8_t tries; /* before it, of the pair that was asked most often */
     bool kept;     /* what it is for is remembered: it may be taken up */
+    bool arrived;  /* its answer is here, and waits for its rows */
 } dispatch_request;
 
 /* What a pair of a request is for, whatever layer runs. */
 typedef struct {
-    uint64_t row_key;
+    uint64_t row_key; /* 0: nothing that will be asked for again */
     uint32_t expert;
 } dispatch_work;
 
@@ -255,9 +260,8 @@ static inline uint64_t dispatch_later(uint64_t us, uint64_t by_us) {
 }
 
 /* NULL: nobody asks for that any more. */
-static inline dispatch_pair *dispatch_pair_of(const dispatch *d,
-                                              const dispatch_request *r,
-                                              uint32_t i) {
+static inline dispatch_pair *
+dispatch_pair_of(const dispatch *d, const dispatch_request *r, uint32_t i) {
     uint32_t pair = r->pairs[i];
     return pair != DISPATCH_NONE ? &d->pairs[pair] : NULL;
 }
@@ -290,8 +294,10 @@ void dispatch_split(dispatch *d, uint64_t now_us);
 /* Take the next piece that fits its node's credit from the queues, and put it
  * in flight; false: none. */
 bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out);
-/* When it is late, and what follows, counted from now on. */
-void dispatch_set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r);
+/* When it is late, counted from now on; and when its pairs may be asked once
+ * more, counted from when they were asked last. */
+void dispatch_set_deadlines(dispatch *d, uint64_t now_us, uint64_t asked_us,
+                            dispatch_request *r);
 /* May a piece of this many pairs be sent now? */
 bool dispatch_has_credit(const dispatch *d, const dispatch_peer *peer,
                          uint32_t count);
@@ -333,10 +339,11 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
 /* One in flight to `node`; DISPATCH_NONE: to any. */
 dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
                                       uint64_t request_id);
-/* Its credit is returned.  The slot's pair list stays readable until the next
- * dispatch_table_add(). */
+/* Its credit is returned, if it was not before.  The slot's pair list stays
+ * readable until the next dispatch_table_add(). */
 void dispatch_table_remove(dispatch *d, dispatch_request *r);
-/* It was answered: forget what that shows to be lost. */
+/* Its answer is here: the credit is returned, and what this shows to be lost is
+ * forgotten. */
 void dispatch_table_answered(dispatch *d, dispatch_request *r);
 /* Forget what is too old; when that can happen next. */
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us);

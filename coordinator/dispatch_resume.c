@@ -27,13 +27,16 @@ bool dispatch_owes(const dispatch *d) {
 static void keep_request(dispatch *d, dispatch_request *r,
                          const uint64_t *row_keys) {
     dispatch_work *works = works_of(d, r);
+    bool any = false;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         uint32_t pair = r->pairs[i];
-        if (pair == DISPATCH_NONE) continue; /* as it was kept before */
-        works[i] = (dispatch_work){.row_key = row_keys[pair / d->k],
-                                   .expert = d->pairs[pair].expert};
+        if (pair != DISPATCH_NONE) { /* else: as it was kept before */
+            works[i] = (dispatch_work){.row_key = row_keys[pair / d->k],
+                                       .expert = d->pairs[pair].expert};
+        }
+        any = any || works[i].row_key != 0;
     }
-    r->kept = true;
+    r->kept = any;
 }
 
 void dispatch_keep(dispatch *d, const uint64_t *row_keys) {
@@ -94,7 +97,9 @@ static void await_pair(dispatch *d, uint64_t now_us, dispatch_pair *p,
                        const dispatch_request *r) {
     dispatch_unwait_pair(d, p);
     p->asked |= dispatch_holder(d, p->expert, r->node);
-    if (p->tries <= r->tries) p->tries = r->tries + 1;
+    if (p->tries <= r->tries)
+        p->tries = (uint8_t)dispatch_min(r->tries + 1, DISPATCH_TRIES_MOST);
+    p->asked_us = dispatch_max(p->asked_us, r->sent_us);
     if (p->first != DISPATCH_NONE) return;
     p->first = r->node;
     p->first_id = r->id;
@@ -107,8 +112,13 @@ static void take_up(dispatch *d, uint64_t now_us, dispatch_request *r,
     bool any = false;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         uint32_t pair = DISPATCH_NONE;
-        if (dispatch_holder(d, works[i].expert, r->node) != 0)
-            pair = find_pair(d, &works[i], row_keys);
+        if (works[i].row_key != 0) pair = find_pair(d, &works[i], row_keys);
+        /* Only now: the placement may have fewer units than when it was kept.
+         */
+        if (pair != DISPATCH_NONE &&
+            dispatch_holder(d, works[i].expert, r->node) == 0) {
+            pair = DISPATCH_NONE;
+        }
         r->pairs[i] = pair;
         if (pair == DISPATCH_NONE) continue;
         await_pair(d, now_us, &d->pairs[pair], r);
@@ -119,13 +129,24 @@ static void take_up(dispatch *d, uint64_t now_us, dispatch_request *r,
 }
 
 /* Several may be under way for one pair: none of them is older than the others
- * when it comes to asking once more. */
+ * when it comes to asking once more.  That is when it would have been if the
+ * layer had gone on: what was lost on the way must not wait for ever. */
 static void set_deadlines(dispatch *d, uint64_t now_us, dispatch_request *r) {
+    uint64_t asked_us = r->sent_us;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         const dispatch_pair *p = dispatch_pair_of(d, r, i);
-        if (p != NULL && p->tries > r->tries + 1) r->tries = p->tries - 1;
+        if (p == NULL) continue;
+        if (p->tries > r->tries + 1) r->tries = p->tries - 1;
+        asked_us = dispatch_max(asked_us, p->asked_us);
     }
-    dispatch_set_deadlines(d, now_us, r);
+    dispatch_set_deadlines(d, now_us, asked_us, r);
+}
+
+static bool is_under_way(const dispatch *d, uint64_t now_us,
+                         const dispatch_request *r) {
+    uint64_t sign_us = dispatch_max(r->sent_us, d->peers[r->node].works_us);
+    uint64_t us = (uint64_t)d->config.patience_us * DISPATCH_UNDER_WAY;
+    return r->arrived || now_us < dispatch_later(sign_us, us);
 }
 
 void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys) {
@@ -135,7 +156,12 @@ void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys) {
         dispatch_request *r = &d->requests[i];
         if (dispatch_table_current(d, r)) break; /* taken up just now */
         i = r->newer;
-        if (r->kept && r->layer == d->layer) take_up(d, now_us, r, row_keys);
+        if (!r->kept || r->layer != d->layer) continue;
+        if (is_under_way(d, now_us, r)) {
+            take_up(d, now_us, r, row_keys);
+        } else {
+            dispatch_table_remove(d, r);
+        }
     }
     for (i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
         if (!dispatch_table_current(d, &d->requests[i])) break;

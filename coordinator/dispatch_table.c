@@ -86,12 +86,12 @@ void dispatch_table_late(dispatch *d, dispatch_request *r) {
 }
 
 /* Full: the oldest request of a layer that is over goes, if its node does not
- * answer anyway. */
+ * answer anyway, or did. */
 static void make_room(dispatch *d) {
     for (uint32_t i = d->oldest; i != DISPATCH_NONE; i = d->requests[i].newer) {
         dispatch_request *r = &d->requests[i];
         if (dispatch_table_current(d, r)) return;
-        if (!d->peers[r->node].suspect) continue;
+        if (!d->peers[r->node].suspect && !r->arrived) continue;
         dispatch_table_remove(d, r);
         return;
     }
@@ -165,44 +165,48 @@ dispatch_request *dispatch_table_find(const dispatch *d, uint32_t node,
     return r->node == node || node == DISPATCH_NONE ? r : NULL;
 }
 
-void dispatch_table_remove(dispatch *d, dispatch_request *r) {
-    assert(r->id != 0);
-    unlink_request(d, r);
-
+/* Its node owes nothing of it any more. */
+static void return_credit(dispatch *d, const dispatch_request *r) {
     dispatch_peer *peer = &d->peers[r->node];
     uint64_t bytes = r->n_pairs * d->config.reply_row_bytes;
     assert(peer->outstanding_bytes >= bytes);
     assert(peer->outstanding_pairs >= r->n_pairs);
     peer->outstanding_bytes -= bytes;
     peer->outstanding_pairs -= r->n_pairs;
-    unfresh(d, r);
     if (d->blocked) d->replan = true;
+}
+
+void dispatch_table_remove(dispatch *d, dispatch_request *r) {
+    assert(r->id != 0);
+    unlink_request(d, r);
+    if (!r->arrived) return_credit(d, r);
+    unfresh(d, r);
 
     r->id = 0;
     r->newer = d->free_slot;
     d->free_slot = (uint32_t)(r - d->requests);
 }
 
-/* Of layers that are over: those of this one have deadlines of their own. */
+/* Of layers that are over: those of this one have deadlines of their own.  An
+ * answer that is here was not lost. */
 static void forget_passed(dispatch *d, uint32_t node) {
     uint64_t rounds = d->peers[node].rounds;
     for (uint32_t i = d->oldest; i != DISPATCH_NONE;) {
         dispatch_request *r = &d->requests[i];
         if (dispatch_table_current(d, r)) return;
         i = r->newer;
-        if (r->node == node && r->round + DISPATCH_ROUNDS <= rounds) {
-            dispatch_table_remove(d, r);
-        }
+        if (r->node != node || r->arrived) continue;
+        if (r->round + DISPATCH_ROUNDS <= rounds) dispatch_table_remove(d, r);
     }
 }
 
 void dispatch_table_answered(dispatch *d, dispatch_request *r) {
-    uint32_t node = r->node;
-    bool round = r->round == d->peers[node].rounds;
-    dispatch_table_remove(d, r);
-    if (!round) return;
-    d->peers[node].rounds++;
-    forget_passed(d, node);
+    assert(!r->arrived);
+    return_credit(d, r);
+    r->arrived = true;
+    if (r->round != d->peers[r->node].rounds) return;
+    d->peers[r->node].rounds++;
+    forget_passed(d, r->node);
 }
 
 /* Requests of layers that are over, unless their node is still at work. */

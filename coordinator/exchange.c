@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+#include "engine/act.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -87,6 +88,9 @@ int exchange_new(exchange **out, const exchange_config *c) {
     x->up = calloc(nodes + 1, sizeof(*x->up));
     x->row_slot = calloc(c->max_rows, sizeof(*x->row_slot));
     x->row_keys = calloc(c->max_rows, sizeof(*x->row_keys));
+    rc = kept_rows_new(&x->kept_rows, c->max_rows,
+                       act_row_bytes(ACT_F32, c->model->n_embd));
+    if (rc < 0) goto fail;
     x->slices = 1;
     rc = buffers_init(&x->of, c->dispatch.max_pairs);
     if (rc < 0) goto fail;
@@ -140,6 +144,7 @@ void exchange_free(exchange *x) {
     free(x->up);
     free(x->row_slot);
     free(x->row_keys);
+    kept_rows_free(x->kept_rows);
     buffers_fini(&x->of);
     for (size_t i = 0; i < x->n_boxes; i++) {
         free(x->replies[i]);

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include "coordinator/exchange.h"
+#include "coordinator/kept_rows.h"
 
 typedef struct {
     struct link *data; /* NULL: not connected */
@@ -28,7 +29,7 @@ typedef struct {
     frames reply;
 } exchange_held;
 
-#define EXCHANGE_HELD 32
+#define EXCHANGE_HELD 32 /* none is larger than a piece */
 
 /* Sized for the slices in force. */
 typedef struct {
@@ -79,6 +80,7 @@ struct exchange {
     size_t n_replies, n_boxes, replies_capacity;
 
     /* of layers that will be computed again */
+    kept_rows *kept_rows;
     uint64_t *row_keys; /* [max_rows] scratch */
     exchange_held held[EXCHANGE_HELD];
     size_t n_held;

@@ -3,37 +3,54 @@
  *
  * A sequence whose experts were given up is fed again a little later, with the
  * same rows.  What nodes owe of it is remembered by the machine
- * (dispatch_resume.c); here are the keys by which it tells rows apart, and the
- * answers that come while the sequence is parked.  They wait, few and not for
- * long, until their layer runs again. */
+ * (dispatch_resume.c), which tells rows apart by their numbers among those that
+ * are kept (kept_rows.h).  Here are the answers that come while the sequence is
+ * parked: they wait, few and not for long, until their layer runs again. */
 #include "coordinator/exchange_internal.h"
 
-#include <xxhash.h>
 #include "engine/act.h"
 #include "engine/util.h"
 
 #define KEPT_US 2000000 /* longer than a sequence is parked */
 
-/* Equal rows of a layer that is cut in the same way have equal keys. */
-static void make_keys(exchange *x) {
-    const exchange_layer *l = x->layer;
-    act_form form = local_experts_form(x->config.local, l->layer);
-    size_t bytes = act_row_bytes(form, x->config.model->n_embd);
-    for (uint32_t i = 0; i < l->n_rows; i++) {
-        x->row_keys[i] =
-            XXH3_64bits_withSeed(l->rows[i], bytes, x->layer_slices);
+static size_t row_bytes(const exchange *x) {
+    act_form form = local_experts_form(x->config.local, x->layer->layer);
+    return act_row_bytes(form, x->config.model->n_embd);
+}
+
+static bool lacks_output(const exchange *x, uint32_t row) {
+    for (uint32_t i = 0; i < x->k; i++) {
+        if (x->of.outputs[row * x->k + i] == NULL) return true;
     }
+    return false;
 }
 
 void exchange_keep(exchange *x) {
     if (!dispatch_owes(x->machine)) return;
-    make_keys(x);
+    const exchange_layer *l = x->layer;
+    size_t bytes = row_bytes(x);
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        x->row_keys[i] = lacks_output(x, i)
+                             ? kept_rows_add(x->kept_rows, l->rows[i], bytes,
+                                             x->layer_slices)
+                             : 0;
+    }
     dispatch_keep(x->machine, x->row_keys);
+}
+
+static void take_up(exchange *x) {
+    const exchange_layer *l = x->layer;
+    size_t bytes = row_bytes(x);
+    for (uint32_t i = 0; i < l->n_rows; i++) {
+        x->row_keys[i] =
+            kept_rows_find(x->kept_rows, l->rows[i], bytes, x->layer_slices);
+    }
+    dispatch_resume(x->machine, now_us(), x->row_keys);
 }
 
 bool exchange_hold(exchange *x, uint32_t node, uint64_t request_id, frames *f) {
     if (x->n_held == EXCHANGE_HELD) return false;
-    if (!dispatch_is_kept(x->machine, request_id)) return false;
+    if (!dispatch_hold(x->machine, now_us(), node, request_id)) return false;
     exchange_held *h = &x->held[x->n_held++];
     *h = (exchange_held){.node = node, .request_id = request_id};
     h->until_us = now_us() + KEPT_US;
@@ -43,10 +60,7 @@ bool exchange_hold(exchange *x, uint32_t node, uint64_t request_id, frames *f) {
 }
 
 void exchange_resume(exchange *x) {
-    if (dispatch_has_kept(x->machine, x->layer->layer)) {
-        make_keys(x);
-        dispatch_resume(x->machine, now_us(), x->row_keys);
-    }
+    if (dispatch_has_kept(x->machine, x->layer->layer)) take_up(x);
     exchange_release(x);
 }
 

@@ -41,21 +41,6 @@ static bool is_usable(const node_record *r, const planner_model *model,
            strcmp(r->profile.rows, profile->rows) == 0;
 }
 
-/* Up to which epoch all is resident, as far as the report can be believed: it
- * has to be of this process, and of what the placement says. */
-static uint64_t believed_epoch(const rack_view *view, const node_record *r) {
-    const rack_placement *p = rack_view_placement(view);
-    const ready_record *ready = rack_view_ready(view, r->name);
-    if (p == NULL || ready == NULL || ready->boot != r->boot) return 0;
-
-    uint64_t epoch = epoch_pack(ready->incarnation, ready->epoch);
-    if (epoch < rack_placement_epoch(p)) return epoch;
-    if (epoch > rack_placement_epoch(p)) return 0;
-    int32_t place = rack_placement_node(p, r->name);
-    if (place < 0) return epoch; /* nothing is assigned to it */
-    return ready->digest == rack_placement_digest(p, place) ? epoch : 0;
-}
-
 static void add_registered(leader_nodes *l, const rack_view *view,
                            const planner_model *model,
                            const record_profile *profile) {
@@ -66,7 +51,7 @@ static void add_registered(leader_nodes *l, const rack_view *view,
         leader_node *node = &l->items[l->n++];
         *node =
             (leader_node){.memory_bytes = r->memory_bytes,
-                          .ready_epoch = believed_epoch(view, r),
+                          .ready_epoch = rack_view_ready_epoch(view, r->name),
                           .registered = true,
                           .usable = is_usable(r, model, profile),
                           .draining = rack_view_drain(view, r->name) != NULL};

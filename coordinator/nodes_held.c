@@ -6,9 +6,13 @@
 #include <string.h>
 #include "coordinator/nodes_internal.h"
 
+static bool holds_nothing(const node *p) {
+    return holdings_count(&p->held) == 0;
+}
+
 static bool counts(const nodes *n, const node *p) {
     return p != NULL && p->registered && p->welcomed && node_is_up(n, p) &&
-           p->held.slices == nodes_slices(n) && holdings_count(&p->held) > 0;
+           (holds_nothing(p) || p->held.slices == nodes_slices(n));
 }
 
 static int compare_names(const void *a, const void *b) {
@@ -27,7 +31,7 @@ int nodes_held(const nodes *n, recovery_node **out, uint32_t *count) {
         const node *p = n->all[i];
         if (!counts(n, p)) continue;
         memcpy(list[found].name, p->listed, RECORD_NAME);
-        list[found++].held = &p->held;
+        list[found++].held = holds_nothing(p) ? NULL : &p->held;
     }
     qsort(list, found, sizeof(*list), compare_names);
     *count = found;

@@ -71,11 +71,15 @@ static int take_memory(recovery *r, const recovery_input *in, char *why,
 
 /* ---- from what the nodes hold ---- */
 
+static bool has(const recovery_node *n, uint32_t layer, uint32_t unit) {
+    return n->held != NULL && holdings_has(n->held, layer, unit);
+}
+
 static uint32_t count_holders(const recovery_input *in, uint32_t layer,
                               uint32_t unit) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < in->n_nodes; i++)
-        n += holdings_has(in->nodes[i].held, layer, unit);
+        n += has(&in->nodes[i], layer, unit);
     return n < LAYER_MAP_MAX_HOLDERS ? n : LAYER_MAP_MAX_HOLDERS;
 }
 
@@ -91,7 +95,7 @@ static int map_layer(layer_map *m, const recovery_input *in, uint32_t layer) {
         uint32_t left = count_holders(in, layer, u);
         m->first[u] = at;
         for (uint32_t i = 0; i < in->n_nodes && left > 0; i++) {
-            if (!holdings_has(in->nodes[i].held, layer, u)) continue;
+            if (!has(&in->nodes[i], layer, u)) continue;
             m->holders[at++] = (uint16_t)i;
             left--;
         }
@@ -108,7 +112,8 @@ static bool has_said(const recovery_input *in, const char *name) {
 }
 
 /* A live node that reports units, and has not told us which: what it holds
- * would be taken from it.  It is a matter of moments, or its lease ends. */
+ * would be taken from it.  It is a matter of moments, or its lease ends.  (The
+ * report itself may be old: a node that is in no placement makes none.) */
 static int check_silent(const recovery_input *in, char *why, size_t why_size) {
     size_t n;
     const node_record *records = rack_view_nodes(in->view, &n);
@@ -144,8 +149,10 @@ static int take_nodes(recovery *r, const recovery_input *in, char *why,
     const planner_model *model = in->model;
     epoch_record *head = &r->head;
     uint64_t held = 0;
-    for (uint32_t i = 0; i < in->n_nodes; i++)
-        held += holdings_count(in->nodes[i].held);
+    for (uint32_t i = 0; i < in->n_nodes; i++) {
+        if (in->nodes[i].held != NULL)
+            held += holdings_count(in->nodes[i].held);
+    }
     if (held == 0) {
         return err_why(why, why_size, ERR_UNAVAILABLE,
                        "nodes know placement %llu.%llu, but none of them has "

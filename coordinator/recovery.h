@@ -18,7 +18,7 @@
 /* A live node that has said what it holds. */
 typedef struct {
     char name[RECORD_NAME];
-    const holdings *held; /* cut as the model is */
+    const holdings *held; /* cut as the model is; NULL: nothing */
 } recovery_node;
 
 typedef struct {

@@ -23,7 +23,8 @@ static json_t *requests_json(const step_stats *t) {
 
 static json_t *dispatch_json(const dispatch_stats *d) {
     return json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+        "s:I}",
         "local_pairs", (json_int_t)d->local_pairs, "takeover_pairs",
         (json_int_t)d->takeover_pairs, "takeover_local",
         (json_int_t)d->takeover_local, "late_rows", (json_int_t)d->late_rows,
@@ -31,7 +32,8 @@ static json_t *dispatch_json(const dispatch_stats *d) {
         (json_int_t)d->lost_pairs, "calls", (json_int_t)d->calls, "hedges",
         (json_int_t)d->hedges, "hedge_wins", (json_int_t)d->hedge_wins,
         "retries", (json_int_t)d->retries, "trials", (json_int_t)d->trials,
-        "splits", (json_int_t)d->splits, "broken", (json_int_t)d->broken);
+        "resumed_pairs", (json_int_t)d->resumed_pairs, "splits",
+        (json_int_t)d->splits, "broken", (json_int_t)d->broken);
 }
 
 /* Are we in use? */

@@ -441,6 +441,21 @@ const ready_record *rack_view_ready(const rack_view *v, const char *name) {
     return table_find(&v->readies, name);
 }
 
+uint64_t rack_view_ready_epoch(const rack_view *v, const char *name) {
+    const rack_placement *p = v->accepted;
+    const node_record *node = rack_view_node(v, name);
+    const ready_record *ready = rack_view_ready(v, name);
+    if (p == NULL || node == NULL || ready == NULL || ready->boot != node->boot)
+        return 0;
+
+    uint64_t epoch = epoch_pack(ready->incarnation, ready->epoch);
+    if (epoch < rack_placement_epoch(p)) return epoch;
+    if (epoch > rack_placement_epoch(p)) return 0;
+    int32_t place = rack_placement_node(p, name);
+    if (place < 0) return epoch; /* nothing is assigned to it */
+    return ready->digest == rack_placement_digest(p, place) ? epoch : 0;
+}
+
 const drain_record *rack_view_drain(const rack_view *v, const char *name) {
     return table_find(&v->drains, name);
 }

@@ -44,6 +44,10 @@ const node_record *rack_view_node(const rack_view *v, const char *name);
 const coordinator_record *rack_view_coordinators(const rack_view *v, size_t *n);
 const leader_record *rack_view_leader(const rack_view *v); /* NULL: none */
 const ready_record *rack_view_ready(const rack_view *v, const char *name);
+/* Up to which epoch (packed) all that is assigned to a node is resident, as far
+ * as its report can be believed: it has to be of the process that is
+ * registered, and of what the placement says; 0: not at all. */
+uint64_t rack_view_ready_epoch(const rack_view *v, const char *name);
 const drain_record *rack_view_drain(const rack_view *v, const char *name);
 const drain_record *rack_view_drains(const rack_view *v, size_t *n);
 

@@ -7,6 +7,8 @@
  * that later events can need is reserved then, so that only a placement can
  * fail for lack of memory.
  *
+ * What is resident and not wanted is leaving, or kept: see keeper_kept.c.
+ *
  * What leaves waits for the smallest epoch among the peers that count, and the
  * list is ascending: what may go is always a prefix of it. */
 #include "expert_node/keeper_internal.h"
@@ -133,12 +135,13 @@ static int reserve(const keeper *k, work_lists *l, size_t n_wanted) {
     return -ENOMEM;
 }
 
-/* Those that were leaving before, and still are, stay in front. */
+/* Those that were leaving before, and still are, stay in front.  What another
+ * incarnation gave up is looked at anew. */
 static void keep_departures(keeper *k, work_lists *l) {
     const work_lists *old = &k->lists;
     for (size_t i = old->leaving_at; i < old->n_leaving; i++) {
         unit *u = keeper_at(k, old->leaving[i].at);
-        if (u->wanted || u->state != RESIDENT) {
+        if (u->wanted || u->state != RESIDENT || (k->fits && !u->ours)) {
             u->leaving = false;
         } else {
             l->leaving[l->n_leaving++] = old->leaving[i];
@@ -146,7 +149,7 @@ static void keep_departures(keeper *k, work_lists *l) {
     }
 }
 
-static void add_departure(keeper *k, work_lists *l, place at, uint64_t now_ms) {
+void keeper_depart(keeper *k, work_lists *l, place at, uint64_t now_ms) {
     keeper_at(k, at)->leaving = true;
     l->leaving[l->n_leaving++] = (departure){at, k->epoch, now_ms};
 }
@@ -164,7 +167,7 @@ static void list_unit(keeper *k, work_lists *l, place at, bool first,
         }
     }
     if (first && u->state == RESIDENT && !u->wanted && !u->leaving) {
-        add_departure(k, l, at, now_ms);
+        keeper_unwanted(k, l, at, now_ms);
     }
 }
 
@@ -176,6 +179,7 @@ static size_t mark_wanted(keeper *k, const rack_placement *p) {
             bool alone;
             unit *u = &k->layers[i].units[j];
             u->wanted = assigned(p, k->self, (place){i, j}, &alone);
+            u->ours |= u->wanted;
             n += u->wanted;
             k->n_wanted_resident += u->wanted && u->state == RESIDENT;
         }
@@ -225,10 +229,13 @@ static int apply(keeper *k, const rack_placement *p, uint64_t now_ms) {
     if (rc == 0) rc = reserve(k, &made, fits ? count_wanted(p, self) : 0);
     if (rc < 0) return rc;
 
+    if (rack_placement_epoch(p) >> EPOCH_BITS != k->epoch >> EPOCH_BITS)
+        keeper_begin_incarnation(k);
     k->fits = fits;
     k->self = self;
     k->epoch = rack_placement_epoch(p);
-    k->no_room = false;
+    k->no_room = k->keeps = false;
+    memset(k->ready, 0, sizeof(k->ready)); /* for it */
     size_t n = mark_wanted(k, fits ? p : NULL);
     fill_lists(k, &made, fits ? p : NULL, now_ms);
     k->n_assigned = fits ? (uint32_t)n : (uint32_t)count_wanted(p, self);
@@ -389,6 +396,7 @@ static bool next_load(keeper *k, uint64_t now_ms, keeper_action *out) {
         if (has_room(k, at.layer)) {
             remove_load(k, at);
             u->state = LOADING;
+            k->cramped = false;
             k->n_loading++;
             k->bytes += bytes_of(k, at.layer);
             out->kind = KEEPER_LOAD;
@@ -401,6 +409,10 @@ static bool next_load(keeper *k, uint64_t now_ms, keeper_action *out) {
         k->no_room = true;
         if (k->n_unloading > 0 || k->n_loading > 0 ||
             k->lists.leaving_at < k->lists.n_leaving) {
+            return false;
+        }
+        if (k->keeps) {
+            keeper_is_cramped(k, now_ms, out);
             return false;
         }
         remove_load(k, at);
@@ -430,7 +442,7 @@ void keeper_loaded(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t number,
     k->n_wanted_resident += u->wanted;
     k->changed = true;
     k->no_room = false;
-    if (!u->wanted) add_departure(k, &k->lists, at, now_ms);
+    if (!u->wanted) keeper_unwanted(k, &k->lists, at, now_ms);
 }
 
 /* ---- unloading ---- */
@@ -536,6 +548,7 @@ int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch) {
 void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms) {
     keeper_peers_paused(&k->peers, now_ms, ms);
     if (k->behind) k->behind_ms += size_min(ms, now_ms - k->behind_ms);
+    if (k->cramped) k->cramped_ms += size_min(ms, now_ms - k->cramped_ms);
     k->told_ms += size_min(ms, now_ms - k->told_ms);
 }
 
@@ -586,6 +599,7 @@ void keeper_next(keeper *k, uint64_t now_ms, keeper_action *out) {
     *out = (keeper_action){.kind = KEEPER_WAIT, .wake_ms = UINT64_MAX};
     keeper_raise_version(k, now_ms, out);
     look_ahead(k, now_ms);
+    keeper_let_go(k, now_ms);
     if (next_peer(k, now_ms, out)) return;
     if (next_unload(k, now_ms, out)) return;
     if (next_cut(k, now_ms, out)) return;

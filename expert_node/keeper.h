@@ -16,6 +16,10 @@
  *     has fallen silent does not count; one that lags for longer than the grace
  *     time is stale: refused, and not waited for, until it has caught up; time
  *     in which etcd could not have told it what is known here does not count;
+ *   - what no placement of an incarnation has assigned to it since that began
+ *     is kept until another node is ready that has it: a recovery, which begins
+ *     one, may know nothing of what is here, and give it to nobody or to nodes
+ *     that have yet to load it;
  *   - nor is anything unloaded while a coordinator uses an epoch that is not
  *     known here yet, which may assign it again; but for no longer than the
  *     grace time, since that epoch may never come;
@@ -105,6 +109,9 @@ void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms);
  * True at first. */
 void keeper_can_learn(keeper *k, uint64_t now_ms, bool can);
 
+/* What etcd says of the other nodes: which of them are ready. */
+void keeper_others(keeper *k, const rack_view *view);
+
 /* A coordinator is to be welcomed, or pings with the epoch it has switched to.
  * Either makes it a connected one, until it falls silent.  ERR_OVERLOADED: too
  * many are connected.  ERR_STALE (pings only): it is to be answered so. */
@@ -117,7 +124,7 @@ typedef struct {
     uint64_t epoch; /* of the placement known, packed; 0: none */
     uint32_t slices;
     uint32_t assigned, resident, loading, unloading;
-    uint32_t leaving; /* resident, no longer assigned, not yet unloading */
+    uint32_t leaving; /* resident, not assigned, not yet unloading */
     uint32_t waiting; /* assigned, not resident */
     uint32_t failed;  /* of those: tried in vain */
     uint32_t peers, stale;

@@ -1,5 +1,5 @@
-/* keeper_internal.h - what keeper.c (what to load and unload) and
- * keeper_report.c (what to tell) share. */
+/* keeper_internal.h - what keeper.c (what to load and unload), keeper_kept.c
+ * (what not to unload yet) and keeper_report.c (what to tell) share. */
 #ifndef EXPERT_NODE_KEEPER_INTERNAL_H
 #define EXPERT_NODE_KEEPER_INTERNAL_H
 
@@ -13,6 +13,7 @@ typedef struct {
     uint8_t state;
     uint8_t tries; /* in vain */
     bool wanted, leaving;
+    bool ours; /* this incarnation has assigned it to us, now or before */
     uint64_t retry_ms; /* when wanted, absent and tried */
 } unit;
 
@@ -63,6 +64,11 @@ struct keeper {
     place last_failed;
     uint64_t rest_until_ms;
 
+    bool keeps;                   /* see keeper_kept.c */
+    bool ready[RECORD_NODES_MAX]; /* of the placement's nodes: who is */
+    bool cramped;                 /* what is kept leaves a load no room ... */
+    uint64_t cramped_ms;          /* ... since then */
+
     keeper_peers peers;
     bool untold;         /* etcd does not have what is known here ... */
     uint64_t told_ms;    /* ... or has it again since */
@@ -95,6 +101,23 @@ static inline void keeper_wake_by(keeper_action *out, uint64_t ms) {
 static inline uint32_t keeper_waiting(const keeper *k) {
     return k->n_assigned - k->n_wanted_resident;
 }
+
+/* ---- keeper.c ---- */
+
+/* It is no longer wanted, by the placement that is known. */
+void keeper_depart(keeper *k, work_lists *l, place at, uint64_t now_ms);
+
+/* ---- keeper_kept.c ---- */
+
+/* A placement of another incarnation: what was ours by the one before it does
+ * not count any more. */
+void keeper_begin_incarnation(keeper *k);
+/* A resident unit is not wanted: it leaves, or is kept. */
+void keeper_unwanted(keeper *k, work_lists *l, place at, uint64_t now_ms);
+/* What need not be kept any longer leaves. */
+void keeper_let_go(keeper *k, uint64_t now_ms);
+/* What is kept leaves no room for a load. */
+void keeper_is_cramped(keeper *k, uint64_t now_ms, keeper_action *out);
 
 /* ---- keeper_report.c ---- */
 

@@ -47,7 +47,7 @@ void keeper_look(const keeper *k, keeper_figures *out) {
         .resident = k->n_resident,
         .loading = k->n_loading,
         .unloading = k->n_unloading,
-        .leaving = (uint32_t)(l->n_leaving - l->leaving_at),
+        .leaving = k->n_resident - k->n_wanted_resident,
         .waiting = keeper_waiting(k),
         .peers = (uint32_t)k->peers.count,
         .stale = keeper_peers_stale(&k->peers),

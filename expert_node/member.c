@@ -282,6 +282,7 @@ static bool has_what_we_know(const member *m) {
 /* Carry out what the keeper says; when it wants to be asked again. */
 static uint64_t follow_keeper(member *m, uint64_t now_ms) {
     keeper_can_learn(m->keeper, now_ms, has_what_we_know(m));
+    if (member_view(m) != NULL) keeper_others(m->keeper, member_view(m));
     for (;;) {
         keeper_action a;
         keeper_next(m->keeper, now_ms, &a);

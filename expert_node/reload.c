@@ -4,8 +4,8 @@
  * attempt, without holding up the others.  The file is opened by the first job,
  * since reading it can take long, and stays open until all were tried: it may
  * be another file by the next attempt.  A unit is read and packed into an empty
- * store of the same cut and handed over whole, so the store that is served
- * needs no file. */
+ * store of the same cut, compared with what was lost, and handed over whole, so
+ * the store that is served needs no file. */
 #include "expert_node/reload.h"
 
 #include <assert.h>
@@ -51,12 +51,31 @@ static int open_source(reload *r, char *why, size_t why_size) {
     return 0;
 }
 
+/* A file whose time has changed, or that nothing may be stored beside, has its
+ * checksums taken anew, of what it is now: what it was is known here. */
+static int compare(const reload *r, uint32_t layer, uint32_t unit, char *why,
+                   size_t why_size) {
+    const expert_store *was = r->config.held->store, *is = r->source->store;
+    if (expert_store_sum(was, layer, unit) ==
+        expert_store_sum(is, layer, unit)) {
+        return 0;
+    }
+    return err_why(why, why_size, ERR_CHECKSUM,
+                   "%s has other weights there than when this node started",
+                   r->config.path);
+}
+
 static int load(void *ctx, uint32_t layer, uint32_t unit, char *why,
                 size_t why_size) {
     reload *r = ctx;
     int rc = r->source == NULL ? open_source(r, why, why_size) : 0;
     if (rc == 0) rc = shard_load(r->source, layer, unit, why, why_size);
     if (rc < 0) return rc;
+    rc = compare(r, layer, unit, why, why_size);
+    if (rc < 0) {
+        expert_store_drop(r->source->store, layer, unit);
+        return rc;
+    }
     expert_store_take(r->config.held->store, r->source->store, layer, unit);
     return 0;
 }
@@ -89,10 +108,11 @@ static void close_source(reload *r) {
 
 static void on_retry(uv_timer_t *timer);
 
-/* The next attempt for all that is lost. */
+/* The next attempt for all that is lost; what is lost until then has its first
+ * one at once. */
 static void come_back(reload *r) {
     close_source(r);
-    if (reload_waiting(r) > 0)
+    if (reload_waiting(r) > 0 && !uv_is_active((uv_handle_t *)&r->retry))
         uv_timer_start(&r->retry, on_retry, r->config.retry_ms, 0);
 }
 
@@ -115,6 +135,23 @@ static void on_retry(uv_timer_t *timer) {
     load_next(r);
 }
 
+/* It may have been lost once more before we were told that it is there. */
+static void take_back(reload *r, uint32_t layer, uint32_t unit) {
+    shard *held = r->config.held;
+    if (expert_store_get(held->store, layer, unit) == NULL) return;
+    log_info("layer %u, unit %u is loaded again", layer, unit);
+    holdings_remove(&r->lost, layer, unit);
+    holdings_add(&held->held, layer, unit);
+    r->config.on_back(r->config.ctx);
+}
+
+/* Without the file that is true of all that is lost. */
+static void set_aside(reload *r, uint32_t layer, uint32_t unit) {
+    holdings_add(&r->failed, layer, unit);
+    if (r->source != NULL) return;
+    memcpy(r->failed.bits, r->lost.bits, holdings_bytes(&r->lost));
+}
+
 static void on_news(uv_async_t *handle) {
     reload *r = handle->data;
     loader_result done;
@@ -123,21 +160,14 @@ static void on_news(uv_async_t *handle) {
     const loader_job *j = &done.job;
     r->loading = false;
     if (done.rc == 0) {
-        log_info("layer %u, unit %u is loaded again", j->layer, j->unit);
-        holdings_remove(&r->lost, j->layer, j->unit);
-        holdings_add(&r->config.held->held, j->layer, j->unit);
-        r->config.on_back(r->config.ctx);
-        load_next(r);
-        return;
+        take_back(r, j->layer, j->unit);
+    } else {
+        log_error("layer %u, unit %u cannot be loaded again, and stays "
+                  "refused: %s",
+                  j->layer, j->unit,
+                  done.why[0] != '\0' ? done.why : err_text(done.rc));
+        set_aside(r, j->layer, j->unit);
     }
-    log_error("layer %u, unit %u cannot be loaded again, and stays refused: %s",
-              j->layer, j->unit,
-              done.why[0] != '\0' ? done.why : err_text(done.rc));
-    if (r->source == NULL) {
-        come_back(r); /* as is all else that the file has */
-        return;
-    }
-    holdings_add(&r->failed, j->layer, j->unit);
     load_next(r);
 }
 
@@ -146,7 +176,7 @@ int reload_add(reload *r, uint32_t layer, uint32_t unit) {
     int rc = r->loader == NULL ? loader_start(&r->loader, on_done, r) : 0;
     if (rc < 0) return rc;
     holdings_add(&r->lost, layer, unit);
-    if (!uv_is_active((uv_handle_t *)&r->retry)) load_next(r);
+    load_next(r);
     return 0;
 }
 

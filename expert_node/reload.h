@@ -3,7 +3,7 @@
  * A shard that is filled from a file closes it; this opens the file once more
  * when a unit is lost, as long as something is, on a thread of its own.  The
  * file must still be the model that is served.  A unit that cannot be loaded is
- * tried again every minute and not held meanwhile.  Loop thread only. */
+ * tried again within a minute and not held meanwhile.  Loop thread only. */
 #ifndef EXPERT_NODE_RELOAD_H
 #define EXPERT_NODE_RELOAD_H
 

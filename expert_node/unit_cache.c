@@ -327,6 +327,10 @@ int unit_cache_trouble(unit_cache *c, int rc, const char *name) {
     uint64_t now = now_ms();
     pthread_mutex_lock(&c->lock);
     int before = c->stats.trouble;
+    const char *full = c->stats.max_bytes < c->most_bytes
+                           ? "what is assigned here fills the disk"
+                           : "what is assigned here fills the cache, see "
+                             "--cache-bytes";
     if (rc == 0 && now < c->rest_until_ms) { /* it was begun before */
         pthread_mutex_unlock(&c->lock);
         return 0;
@@ -340,10 +344,7 @@ int unit_cache_trouble(unit_cache *c, int rc, const char *name) {
     if (rc < 0 && rc != before) {
         log_warn("%s/%s cannot be written: %s; weights are not kept on disk "
                  "until that works again",
-                 c->dir, name,
-                 rc == ERR_TOO_LARGE ? "what is assigned here fills the cache, "
-                                       "see --cache-bytes"
-                                     : err_text(rc));
+                 c->dir, name, rc == ERR_TOO_LARGE ? full : err_text(rc));
     } else if (rc == 0 && before < 0) {
         log_info("%s: weights are kept on disk again", c->dir);
     }

@@ -242,12 +242,12 @@ def outside(options):
     folder = tempfile.mkdtemp(prefix="roster-chaos-")
     process = fault_net.enter([sys.executable] + sys.argv +
                               ["--folder", folder])
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    # Also where a shell has left SIGINT ignored, as it does in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     status = 1
     try:
         status = process.wait()
-    except KeyboardInterrupt:
-        pass
     finally:
         fault_net.leave(process)
         if status == 0 and not options.keep:

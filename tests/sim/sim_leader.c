@@ -223,9 +223,9 @@ static uint32_t list_held(const sim *s, uint32_t coord,
         const sim_seen *seen = &c->seen[i];
         bool up = seen->there && seen->registered &&
                   membership_state(c->members, seen->place) == NODE_UP;
-        if (!up || unit_set_empty(&seen->held)) continue;
+        if (!up) continue;
         sim_rack_fill(s, &seen->held, &held[n]);
-        out[n].held = &held[n];
+        out[n].held = unit_set_empty(&seen->held) ? NULL : &held[n];
         snprintf(out[n].name, sizeof(out[n].name), "%s",
                  s->members[sim_node_member(i)].name);
         n++;

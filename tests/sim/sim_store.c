@@ -358,6 +358,7 @@ uint64_t sim_store_act(sim *s, uint32_t node) {
     const sim_member *m = &s->members[member];
     keeper_can_learn(s->nodes[node].keeper, now_ms,
                      m->live_ms != 0 && !rack_view_rolled_back(m->view));
+    keeper_others(s->nodes[node].keeper, m->view);
     do {
         keeper_next(s->nodes[node].keeper, now_ms, &a);
         carry_out(s, node, &a);

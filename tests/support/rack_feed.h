@@ -18,6 +18,8 @@ void rack_feed_close(rack_feed *f);
 void rack_feed_node(rack_feed *f, const char *name, uint64_t boot,
                     const char *control);
 void rack_feed_node_gone(rack_feed *f, const char *name);
+/* All that the view's placement assigns to the node is there, it says. */
+void rack_feed_ready(rack_feed *f, const char *name, uint64_t boot);
 void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot);
 void rack_feed_drain(rack_feed *f, const char *name);
 void rack_feed_drain_gone(rack_feed *f, const char *name);

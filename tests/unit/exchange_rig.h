@@ -31,6 +31,7 @@
 #define ROWS 5
 #define PAIRS (ROWS * K)
 #define FLOOD 3000
+#define WITHHELD 128
 
 typedef enum {
     GOOD,
@@ -38,6 +39,7 @@ typedef enum {
     DOUBLED,     /* every answer twice */
     LATE,        /* the answer to a batch when the next one comes, or when the
                     node is to be something else */
+    WITHHOLDING, /* all answers when the node is to be something else */
     FORGED,      /* rows of requests that nobody made, then the answer */
     FOREIGN,     /* as another process would sign it */
     DAMAGED,     /* a payload byte flipped */
@@ -61,6 +63,8 @@ typedef struct {
     message_arena *arena;
     uint64_t boot_id;
     frames kept; /* LATE: the answer that was held back */
+    frames withheld[WITHHELD];
+    size_t n_withheld;
     bool refused_once;
     bool joined; /* the test ended its thread */
 } node;
@@ -180,6 +184,23 @@ static inline void send_kept(node *n) {
     send_to(n, &to, &n->kept);
 }
 
+/* Beyond those there is room for, it is silent. */
+static inline void withhold(node *n, frames *in, const message *batch) {
+    if (n->n_withheld == WITHHELD) return;
+    frames *f = &n->withheld[n->n_withheld++];
+    make_rows(n, in, batch, answer_to(n, batch, MESSAGE_ROWS), f);
+    memcpy(f->address, in->address, in->address_bytes);
+    f->address_bytes = in->address_bytes;
+}
+
+static inline void send_withheld(node *n) {
+    for (size_t i = 0; i < n->n_withheld; i++) {
+        frames to = n->withheld[i]; /* for its address */
+        send_to(n, &to, &n->withheld[i]);
+    }
+    n->n_withheld = 0;
+}
+
 static inline void answer(node *n, frames *in, const message *batch) {
     message m = answer_to(n, batch, MESSAGE_ROWS);
     frames f;
@@ -188,6 +209,9 @@ static inline void answer(node *n, frames *in, const message *batch) {
         return;
     case LATE:
         keep_for_later(n, in, batch);
+        return;
+    case WITHHOLDING:
+        withhold(n, in, batch);
         return;
     case REFUSING:
         send_error(n, in, batch, ERR_NOT_HERE);
@@ -223,8 +247,9 @@ static inline void answer(node *n, frames *in, const message *batch) {
 static inline void *node_main(void *arg) {
     node *n = arg;
     while (!atomic_load(&n->stop)) {
-        bool late = atomic_load(&n->manner) == LATE;
-        if (!late && n->kept.count > 0) send_kept(n);
+        int how = atomic_load(&n->manner);
+        if (how != LATE && n->kept.count > 0) send_kept(n);
+        if (how != WITHHOLDING) send_withheld(n);
         frames in;
         frames_init(&in);
         message m;
@@ -402,6 +427,8 @@ static inline void close_rig(rig *r) {
     exchange_free(r->x);
     for (uint32_t i = 0; i < NODES; i++) {
         frames_fini(&r->nodes[i].kept);
+        for (size_t w = 0; w < r->nodes[i].n_withheld; w++)
+            frames_fini(&r->nodes[i].withheld[w]);
         message_arena_free(r->nodes[i].arena);
         link_close(r->nodes[i].server);
     }

@@ -1,6 +1,7 @@
 /* test_nodes_held.c - what live nodes say by themselves, whatever etcd has:
  * which placement they know, what they hold. */
 #include <stdlib.h>
+#include <string.h>
 #include "coordinator/nodes_held.h"
 #include "tests/unit/rack_rig.h"
 
@@ -76,11 +77,36 @@ static void lists_what_live_nodes_hold(void **state) {
     close_rack(&a);
 }
 
+/* Nothing is an answer as well: a recovery need not wait for another one. */
+static void lists_who_holds_nothing(void **state) {
+    rack_rig a;
+    recovery_node *held;
+    uint32_t n;
+    (void)state;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    assert_int_equal(nodes_held(a.r->nodes, &held, &n), 0);
+    assert_int_equal(n, 0); /* it has not said anything yet */
+    free(held);
+
+    memset(a.r->held.bits, 0, holdings_bytes(&a.r->held));
+    come_up(&a, &a.r->one, "one", BOOT);
+    assert_int_equal(nodes_held(a.r->nodes, &held, &n), 0);
+    assert_int_equal(n, 1);
+    assert_string_equal(held[0].name, "one");
+    assert_null(held[0].held);
+    free(held);
+    close_rack(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(knows_the_newest_placement_that_a_node_tells_of),
         cmocka_unit_test(asks_nobody_who_is_not_registered),
         cmocka_unit_test(lists_what_live_nodes_hold),
+        cmocka_unit_test(lists_who_holds_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

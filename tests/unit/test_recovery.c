@@ -230,6 +230,47 @@ static void does_not_guess_what_silent_nodes_hold(void **state) {
     rig_close(&g);
 }
 
+/* Registered, and by an old report of its own it has nine units. */
+static void put_node(rig *g, const char *name) {
+    char key[2 * RECORD_NAME];
+    node_record n = {.boot = 5,
+                     .memory_bytes = 1000,
+                     .control = "tcp://10.0.0.2:1",
+                     .protocol = 1,
+                     .profile = {1, "a8", "f32", "", "", ""}};
+    ready_record r = {.boot = 5, .incarnation = 1, .epoch = 3, .units = 9};
+    char *text = node_record_pack(&n);
+    assert_non_null(text);
+    snprintf(key, sizeof(key), "nodes/%s", name);
+    put(g, key, text, strlen(text));
+    free(text);
+    text = ready_record_pack(&r);
+    assert_non_null(text);
+    snprintf(key, sizeof(key), "ready/%s", name);
+    put(g, key, text, strlen(text));
+    free(text);
+}
+
+static void waits_for_a_nodes_word_even_that_it_holds_nothing(void **state) {
+    rig g;
+    (void)state;
+    rig_open(&g);
+    put_node(&g, "two");
+    assert_non_null(rack_view_node(g.view, "two"));
+    g.in.nodes_epoch = epoch_pack(1, 9);
+    g.in.n_nodes = 1;
+    holdings_add(&g.held[0], 1, 0);
+    assert_int_equal(plan(&g), ERR_UNAVAILABLE);
+    assert_non_null(strstr(g.why, "'two'"));
+    g.in.n_nodes = 2;
+    g.nodes[1].held = NULL; /* nothing: it has given all of it up since */
+    assert_int_equal(plan(&g), 0);
+    assert_int_equal(g.r.source, RECOVERY_NODES);
+    assert_int_equal(g.r.holders, 1);
+    assert_int_equal(g.r.n_away, 0);
+    rig_close(&g);
+}
+
 static void does_not_write_another_models_placement(void **state) {
     rig g;
     (void)state;
@@ -354,6 +395,7 @@ int main(void) {
         cmocka_unit_test(begins_anew_where_nobody_knows_a_placement),
         cmocka_unit_test(takes_what_the_nodes_hold_if_they_know_more),
         cmocka_unit_test(does_not_guess_what_silent_nodes_hold),
+        cmocka_unit_test(waits_for_a_nodes_word_even_that_it_holds_nothing),
         cmocka_unit_test(does_not_write_another_models_placement),
         cmocka_unit_test(cuts_many_layers_into_transactions),
     };

@@ -31,19 +31,22 @@ static void on_back(void *ctx) {
     r->back++;
 }
 
+/* In one go, since an attempt may be under way. */
 static void write_model(const char *path, uint64_t seed) {
-    char why[256] = "", sums[512];
+    char why[256] = "", made[512];
     model_shape shape = model_shape_small();
     shape.seed = seed;
-    snprintf(sums, sizeof(sums), "%s.roster", path);
-    unlink(sums); /* or a second model within a second would have these */
-    if (model_gen(&shape, path, why, sizeof(why)) != 0) fail_msg("%s", why);
-    /* Sums of a file that is a moment old are not believed later on. */
-    const struct timespec times[] = {{.tv_sec = 1000000}, {.tv_sec = 1000000}};
-    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    snprintf(made, sizeof(made), "%s.new", path);
+    if (model_gen(&shape, made, why, sizeof(why)) != 0) fail_msg("%s", why);
+    /* Sums of a file that is a moment old are not believed later on, nor are
+     * those of one of another time. */
+    const struct timespec then = {.tv_sec = 1000000 + (time_t)seed};
+    const struct timespec times[] = {then, then};
+    assert_int_equal(utimensat(AT_FDCWD, made, times, 0), 0);
+    assert_int_equal(rename(made, path), 0);
 }
 
-static void rig_open(rig *r) {
+static void rig_open_retry(rig *r, uint32_t retry_ms) {
     *r = (rig){.path = fixture_path("reload.gguf")};
     char why[256] = "";
     const shard_plan all = {0};
@@ -58,10 +61,14 @@ static void rig_open(rig *r) {
     const reload_config c = {.loop = &r->loop,
                              .held = r->held,
                              .path = r->path,
-                             .retry_ms = 20,
+                             .retry_ms = retry_ms,
                              .on_back = on_back,
                              .ctx = r};
     assert_int_equal(reload_new(&r->reload, &c), 0);
+}
+
+static void rig_open(rig *r) {
+    rig_open_retry(r, 20);
 }
 
 static void rig_close(rig *r) {
@@ -165,6 +172,61 @@ static void one_that_fails_does_not_hold_up_the_others(void **state) {
     rig_close(&r);
 }
 
+/* The file's time has changed as well, so that its sums are taken anew, of what
+ * it is now. */
+static void does_not_load_other_weights_than_before(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r);
+    rot(r.path);
+    const struct timespec times[] = {{.tv_sec = 2000000}, {.tv_sec = 2000000}};
+    assert_int_equal(utimensat(AT_FDCWD, r.path, times, 0), 0);
+    lose(&r, 0, 0);
+    lose(&r, 0, 1);
+    run_until(&r, 1);
+    assert_false(holdings_has(&r.held->held, 0, 0));
+    assert_true(holdings_has(&r.held->held, 0, 1));
+    write_model(r.path, 1);
+    run_until(&r, 2);
+    assert_true(holdings_has(&r.held->held, 0, 0));
+    rig_close(&r);
+}
+
+/* Nor those that are lost while it waits for its next attempt. */
+static void what_is_lost_later_does_not_wait_for_it(void **state) {
+    (void)state;
+    rig r;
+    rig_open_retry(&r, 2 * WAIT_MS);
+    rot(r.path);
+    lose(&r, 0, 0);
+    uv_run(&r.loop, UV_RUN_ONCE); /* the answer */
+    assert_int_equal(r.back, 0);
+    for (uint32_t unit = 1; unit <= 2; unit++) {
+        lose(&r, 0, unit);
+        run_until(&r, unit);
+    }
+    assert_false(holdings_has(&r.held->held, 0, 0));
+    assert_int_equal(reload_waiting(r.reload), 1);
+    rig_close(&r);
+}
+
+/* Between being loaded and being told so. */
+static void what_is_lost_again_at_once_is_not_held(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r);
+    lose(&r, 0, 1);
+    const uint64_t until = now_ms() + WAIT_MS;
+    while (expert_store_get(r.held->store, 0, 1) == NULL)
+        assert_true(now_ms() < until);
+    lose(&r, 0, 1);
+    run_until(&r, 1);
+    assert_non_null(expert_store_get(r.held->store, 0, 1));
+    assert_true(holdings_has(&r.held->held, 0, 1));
+    assert_int_equal(reload_waiting(r.reload), 0);
+    rig_close(&r);
+}
+
 static void ends_while_something_is_lost(void **state) {
     (void)state;
     rig r;
@@ -179,6 +241,9 @@ int main(void) {
         cmocka_unit_test(loads_what_was_lost_from_the_file),
         cmocka_unit_test(does_not_load_from_another_model),
         cmocka_unit_test(one_that_fails_does_not_hold_up_the_others),
+        cmocka_unit_test(does_not_load_other_weights_than_before),
+        cmocka_unit_test(what_is_lost_later_does_not_wait_for_it),
+        cmocka_unit_test(what_is_lost_again_at_once_is_not_held),
         cmocka_unit_test(ends_while_something_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,6 +22,7 @@
 
 #define PIECE 1000u
 #define UNIT 2500u /* three pieces */
+#define WAIT_MS 60000
 
 static unit_cache *open_cache(const char *name, uint64_t max_bytes) {
     char why[300] = "";
@@ -434,8 +435,10 @@ static void a_name_that_is_taken_leaves_the_others_alone(void **state) {
     assert_int_equal(mkdir(path, 0700), 0);
     keep_unit(c, 1);
     keep_unit(c, 2);
-    while (unit_cache_look(c).skipped == 0)
+    const uint64_t until = now_ms() + WAIT_MS;
+    while (unit_cache_look(c).skipped == 0 && now_ms() < until)
         usleep(1000);
+    assert_int_equal(unit_cache_look(c).skipped, 1);
     assert_int_equal(unit_cache_look(c).trouble, 0);
     keep_unit(c, 3);
     c = reopen(c, "taken", 1 << 20);
@@ -463,8 +466,10 @@ static void what_is_damaged_and_stays_is_not_read_again(void **state) {
     assert_int_equal(unit_cache_read(c, &k, UNIT, 0, UNIT, bytes),
                      ERR_NOT_HERE);
     keep_unit(c, 1); /* anew */
-    while (!has(c, 1))
+    const uint64_t until = now_ms() + WAIT_MS;
+    while (!has(c, 1) && now_ms() < until)
         usleep(1000);
+    assert_true(has(c, 1));
     unit_cache_close(c);
 }
 
