@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/conductor_homeless.h"
+#include "coordinator/conductor_stranded.h"
 #include "coordinator/conductor_internal.h"
 #include "coordinator/conductor_recover.h"
 #include "coordinator/nodes_held.h"
@@ -104,8 +105,7 @@ const rack_placement *conductor_placement(conductor *c, const rack_view *view) {
     return NULL;
 }
 
-/* Tell the owner whether requests are welcome, when that has changed. */
-static void tell_refusal(conductor *c) {
+void conductor_tell_refusal(conductor *c) {
     int code = 0;
     const char *text = "";
     if (c->conflict[0] != '\0') {
@@ -114,6 +114,9 @@ static void tell_refusal(conductor *c) {
     } else if (!c->listed) {
         code = ERR_CLOSED;
         text = "this coordinator has not heard from etcd yet: it knows no nodes";
+    } else if (c->stranded) {
+        code = ERR_CLOSED;
+        text = CONDUCTOR_STRANDED;
     } else if (c->drained) {
         code = ERR_CLOSED;
         text = "this coordinator is drained: it takes no new requests";
@@ -325,7 +328,7 @@ static void take_up(conductor *c) {
         c->listed = true;
         p = conductor_placement(c, view);
         see_own_drain(c, view);
-        tell_refusal(c);
+        conductor_tell_refusal(c);
         rc = nodes_set(c->config.nodes, view, p);
     }
     if (rc == 0) rc = conductor_show(c, view, p);
@@ -431,7 +434,9 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     uv_timer_init(config->loop, &c->idle_timer);
     uv_timer_init(config->loop, &c->recover_timer);
     uv_timer_init(config->loop, &c->homeless_timer);
+    uv_timer_init(config->loop, &c->stranded_timer);
     c->recover_timer.data = c->homeless_timer.data = c;
+    c->stranded_timer.data = c;
     c->timer.data = c->idle_timer.data = c;
     *out = c; /* also on failure: handles of the loop need closing */
 
@@ -448,7 +453,10 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     if (rc == 0) rc = open_registry(c, why, why_size);
     fill_record(c);
     if (rc == 0) rc = registry_set_coordinator(c->registry, &c->own);
-    if (rc == 0) tell_refusal(c);
+    if (rc == 0) {
+        conductor_tell_refusal(c);
+        conductor_stranded_begin(c);
+    }
     return rc;
 }
 
@@ -463,6 +471,7 @@ void conductor_close(conductor *c) {
     uv_close((uv_handle_t *)&c->idle_timer, NULL);
     uv_close((uv_handle_t *)&c->recover_timer, NULL);
     uv_close((uv_handle_t *)&c->homeless_timer, NULL);
+    uv_close((uv_handle_t *)&c->stranded_timer, NULL);
     conductor_recover_end(c);
     conductor_balance_end(c);
     /* It frees itself; callbacks that are still due find us closing. */

@@ -25,11 +25,16 @@ typedef struct {
     uint32_t min_replicas, replace_after_ms;
     bool no_balance; /* experts move by themselves only if they must */
     uint32_t balance_every_ms; /* 0: the leader's default */
+    uint32_t stranded_ms;      /* refused for so long; 0: a default */
     nodes *nodes;
     /* No request is alive: asked while this coordinator is drained. */
     bool (*is_idle)(void *ctx);
     /* New requests are to be refused with this, or (code 0) taken again. */
     void (*on_refuse)(void *ctx, int code, const char *text);
+    /* Every node refuses what we ask for, and etcd does not tell us why: what
+     * runs is to end with ERR_CLOSED, so that others go on with it.  NULL: we
+     * can do without nodes. */
+    void (*on_stranded)(void *ctx, const char *why);
     /* What etcd says was taken up. */
     void (*on_view)(void *ctx);
     void *ctx;

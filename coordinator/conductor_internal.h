@@ -40,7 +40,16 @@ struct conductor {
     homeless *homeless; /* units that nobody can be asked for */
     uv_timer_t homeless_timer;
     bool saw_homeless, said_homeless;
+    uint64_t stale_since_ms; /* every node refuses us; 0: not so */
+    bool stranded;           /* ... for too long */
+    uv_timer_t stranded_timer;
 };
+
+#define CONDUCTOR_STRANDED                                                     \
+    "every node has a newer placement than etcd has told this coordinator"
+
+/* Tell the owner whether requests are welcome, when that has changed. */
+void conductor_tell_refusal(conductor *c);
 
 /* The placement that is ours to use.  NULL: there is none, or it was made for
  * another model; then c->conflict says so. */

@@ -74,7 +74,7 @@ static void on_drain(uv_timer_t *timer) {
         return;
     }
     log_warn("requests are cut off by the end of the process");
-    server_cut_off(c->server);
+    server_cut_off(c->server, "the coordinator is ending");
     c->cut_off = true;
     c->drain_until_ms = now_ms() + CUT_OFF_MS;
 }
@@ -150,6 +150,11 @@ static void on_refuse(void *ctx, int code, const char *text) {
     coordinator *c = ctx;
     c->declined = code == ERR_WRONG_MODEL;
     server_decline(c->server, code, text);
+}
+
+static void on_stranded(void *ctx, const char *why) {
+    coordinator *c = ctx;
+    server_cut_off(c->server, why);
 }
 
 /* ---- opening ---- */
@@ -295,6 +300,7 @@ static int open_conductor(coordinator *c, char *why, size_t why_size) {
         .nodes = c->nodes,
         .is_idle = is_idle,
         .on_refuse = on_refuse,
+        .on_stranded = c->config.no_local_experts ? on_stranded : NULL,
         .on_view = look_if_ready,
         .ctx = c,
     };

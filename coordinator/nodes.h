@@ -66,6 +66,9 @@ const char *nodes_name(const nodes *n, uint32_t node);
 uint64_t nodes_pairs(const nodes *n, uint32_t node, uint64_t *serial);
 
 uint64_t nodes_resident_bytes(const nodes *n); /* over the nodes that are up */
+/* Every node that is up, of which there are some, refuses what we ask for: it
+ * goes by a newer placement. */
+bool nodes_all_stale(const nodes *n);
 /* Every expert is held by a live node. */
 bool nodes_all_covered(const nodes *n);
 

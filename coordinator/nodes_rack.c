@@ -173,6 +173,17 @@ uint64_t nodes_resident_bytes(const nodes *n) {
     return bytes;
 }
 
+bool nodes_all_stale(const nodes *n) {
+    bool any = false;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        const node *p = n->all[i];
+        if (p == NULL || !node_is_up(n, p)) continue;
+        if (!p->stale) return false;
+        any = true;
+    }
+    return any;
+}
+
 bool nodes_all_covered(const nodes *n) {
     nodes_health h;
     nodes_look(n, &h);

@@ -527,9 +527,9 @@ void server_give_up(server *s, request *r, int code, const char *why) {
     if (r != NULL) clients_drop_request(s->clients, r);
 }
 
-void server_cut_off(server *s) {
+void server_cut_off(server *s, const char *why) {
     request *r;
     while ((r = clients_any_request(s->clients)) != NULL) {
-        server_give_up(s, r, ERR_CLOSED, "the coordinator is ending");
+        server_give_up(s, r, ERR_CLOSED, why);
     }
 }

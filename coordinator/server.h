@@ -61,7 +61,8 @@ bool server_idle(const server *s);
 void server_refuse(server *s);
 /* Refuse new requests with this (copied) until it is lifted by code 0. */
 void server_decline(server *s, int code, const char *text);
-/* Tell those whose requests are still alive that they will not be answered. */
-void server_cut_off(server *s);
+/* Tell those whose requests are still alive that they will not be answered, and
+ * why. */
+void server_cut_off(server *s, const char *why);
 
 #endif

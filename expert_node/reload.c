@@ -4,8 +4,8 @@
  * attempt, without holding up the others.  The file is opened by the first job,
  * since reading it can take long, and stays open until all were tried: it may
  * be another file by the next attempt.  A unit is read and packed into an empty
- * store of the same cut, compared with what was lost, and handed over whole, so
- * the store that is served needs no file. */
+ * store of the same cut and handed over whole, so the store that is served
+ * needs no file. */
 #include "expert_node/reload.h"
 
 #include <assert.h>
@@ -51,31 +51,12 @@ static int open_source(reload *r, char *why, size_t why_size) {
     return 0;
 }
 
-/* A file whose time has changed, or that nothing may be stored beside, has its
- * checksums taken anew, of what it is now: what it was is known here. */
-static int compare(const reload *r, uint32_t layer, uint32_t unit, char *why,
-                   size_t why_size) {
-    const expert_store *was = r->config.held->store, *is = r->source->store;
-    if (expert_store_sum(was, layer, unit) ==
-        expert_store_sum(is, layer, unit)) {
-        return 0;
-    }
-    return err_why(why, why_size, ERR_CHECKSUM,
-                   "%s has other weights there than when this node started",
-                   r->config.path);
-}
-
 static int load(void *ctx, uint32_t layer, uint32_t unit, char *why,
                 size_t why_size) {
     reload *r = ctx;
     int rc = r->source == NULL ? open_source(r, why, why_size) : 0;
     if (rc == 0) rc = shard_load(r->source, layer, unit, why, why_size);
     if (rc < 0) return rc;
-    rc = compare(r, layer, unit, why, why_size);
-    if (rc < 0) {
-        expert_store_drop(r->source->store, layer, unit);
-        return rc;
-    }
     expert_store_take(r->config.held->store, r->source->store, layer, unit);
     return 0;
 }

@@ -177,24 +177,27 @@ static void write_key(sim *s, sim_request *r) {
     publish(s);
 }
 
-/* Can the rack know what it knows?  Who stands still or is not registered (it
- * is cut off from etcd, or has not come back to a store that was wiped) can be
- * asked by nobody: what is written without it is frozen when it comes back. */
-static bool can_be_heard(const sim *s, uint32_t member) {
+/* Could the writer know what it knows?  Who stands still or is not registered,
+ * as far as the writer has seen (it is cut off from etcd, or has not come back
+ * to a store that was wiped; or the writer is behind), can be asked by nobody:
+ * what is written without it is frozen when it comes back. */
+static bool can_be_heard(const sim *s, const sim_request *r, uint32_t member) {
     const sim_member *m = &s->members[member];
     char key[40];
     snprintf(key, sizeof(key), "%s/%s",
              member < SIM_COORDS ? "coordinators" : "nodes", m->name);
-    return m->alive && !m->frozen && sim_etcd_find(&s->etcd, key) != NULL;
+    return m->alive && !m->frozen && (r->saw >> member & 1) != 0 &&
+           sim_etcd_find(&s->etcd, key) != NULL;
 }
 
 /* Does a live process know a placement that is newer than this one, or another
  * one of its number?  (A recovery that was wiped away before anybody saw it is
  * made again.) */
-static bool is_outdone(const sim *s, uint64_t epoch, bool recovers) {
+static bool is_outdone(const sim *s, const sim_request *r, uint64_t epoch,
+                       bool recovers) {
     for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
         const sim_member *m = &s->members[i];
-        if (!can_be_heard(s, i) || m->epoch < epoch) continue;
+        if (!can_be_heard(s, r, i) || m->epoch < epoch) continue;
         if (m->epoch > epoch || !recovers) return true;
     }
     return false;
@@ -220,7 +223,7 @@ static void check_step(sim *s, const sim_request *r) {
      * stopped since, fits the snapshot that the store was restored from as if
      * nothing had happened; it is as old as that, and nobody takes it up. */
     bool belated = r->cluster != s->etcd.cluster;
-    if (!belated && is_outdone(s, epoch, recovers)) {
+    if (!belated && is_outdone(s, r, epoch, recovers)) {
         sim_fail(s, "epoch %llu.%llu is written after %llu.%llu",
                  (unsigned long long)head.incarnation,
                  (unsigned long long)head.epoch,

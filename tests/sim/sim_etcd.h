@@ -43,6 +43,8 @@ typedef struct {
     session_slot slot;
     int64_t lease, expected, term;
     uint64_t cluster;
+    uint32_t saw; /* STEP: bits of the processes that the writer saw registered
+                   */
     sim_kv *puts; /* WRITE, STEP; READ: the key */
     uint32_t n_puts;
     bool releases; /* WRITE: a deletion */

@@ -49,6 +49,22 @@ static void add_head(sim_kv *kv, const epoch_record *head) {
     free(text);
 }
 
+/* Which processes its view has, as bits. */
+static uint32_t registered(const sim *s, uint32_t coord) {
+    const rack_view *view = s->members[coord].view;
+    uint32_t bits = 0;
+    size_t n;
+    const coordinator_record *c = rack_view_coordinators(view, &n);
+    for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
+        const char *name = s->members[i].name;
+        bool found = i >= SIM_COORDS && rack_view_node(view, name) != NULL;
+        for (size_t j = 0; i < SIM_COORDS && j < n; j++)
+            found |= strcmp(c[j].name, name) == 0;
+        bits |= (uint32_t)found << i;
+    }
+    return bits;
+}
+
 static sim_request *step_new(const sim *s, uint32_t coord, int64_t term,
                              int64_t expected, uint32_t n_layers) {
     sim_request *r = sim_memory(sizeof(*r));
@@ -58,6 +74,7 @@ static sim_request *step_new(const sim *s, uint32_t coord, int64_t term,
                        .term = term,
                        .expected = expected,
                        .cluster = s->members[coord].cluster,
+                       .saw = registered(s, coord),
                        .n_puts = n_layers + 1};
     r->puts = sim_memory(r->n_puts * sizeof(*r->puts));
     return r;

@@ -59,6 +59,7 @@ typedef struct {
     atomic_bool stop;
     atomic_int manner;
     atomic_uint batches; /* received */
+    atomic_uint done;    /* of these, answered as the manner wants it */
     struct link *server;
     message_arena *arena;
     uint64_t boot_id;
@@ -267,6 +268,7 @@ static inline void *node_main(void *arg) {
                 return NULL;
             }
             answer(n, &in, &m);
+            atomic_fetch_add(&n->done, 1);
         } else {
             struct pollfd fd = {.fd = link_fd(n->server), .events = POLLIN};
             poll(&fd, 1, 5);

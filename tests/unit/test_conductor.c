@@ -145,6 +145,7 @@ typedef struct {
     bool busy;
     int refused; /* the last on_refuse */
     char text[400];
+    char stranded[200]; /* the last on_stranded */
     uint32_t views;
 } rig;
 
@@ -157,6 +158,11 @@ static void on_refuse(void *ctx, int code, const char *text) {
     rig *a = ctx;
     a->refused = code;
     snprintf(a->text, sizeof(a->text), "%s", text);
+}
+
+static void on_stranded(void *ctx, const char *why) {
+    rig *a = ctx;
+    snprintf(a->stranded, sizeof(a->stranded), "%s", why);
 }
 
 static void on_view(void *ctx) {
@@ -188,7 +194,9 @@ static rig *open_rig(void) {
         .replace_after_ms = 15000,
         .nodes = a->r->nodes,
         .is_idle = is_idle,
+        .stranded_ms = 100,
         .on_refuse = on_refuse,
+        .on_stranded = on_stranded,
         .on_view = on_view,
         .ctx = a,
     };
@@ -526,6 +534,40 @@ static void reports_the_rack(void **state) {
     close_rig(a);
 }
 
+/* It cannot reach etcd, and the rack goes on without it. */
+static void sends_requests_to_others_while_every_node_refuses_it(void **state) {
+    (void)state;
+    rig *a = open_rig();
+    scripted_node *n = &a->r->one;
+    rack_feed_node(&a->feed, "one", NODES_RIG_BOOT, link_endpoint(n->link));
+    tell(a);
+    nodes_rig_take(a->r, n, MESSAGE_HELLO);
+    message m = nodes_rig_welcome(a->r);
+    m.welcome.name = "one";
+    nodes_rig_send(n, &m);
+    nodes_rig_pong(a->r, n, NODES_RIG_BOOT, 0);
+    assert_int_equal(a->refused, 0);
+
+    uint64_t until = now_ms() + NODES_RIG_WAIT_MS;
+    m = (message){
+        .kind = MESSAGE_ERROR, .cluster = "test", .boot_id = NODES_RIG_BOOT};
+    m.error.code = ERR_STALE;
+    m.error.text = "";
+    while (a->refused == 0) {
+        assert_true(now_ms() < until);
+        assert_string_equal(a->stranded, "");
+        nodes_rig_take(a->r, n, MESSAGE_PING);
+        nodes_rig_send(n, &m);
+    }
+    assert_int_equal(a->refused, ERR_CLOSED);
+    assert_non_null(strstr(a->stranded, "newer placement"));
+    while (a->refused != 0) { /* it has caught up */
+        assert_true(now_ms() < until);
+        nodes_rig_pong(a->r, n, NODES_RIG_BOOT, 0);
+    }
+    close_rig(a);
+}
+
 extern void __tsan_init(void) __attribute__((weak));
 
 int main(void) {
@@ -542,6 +584,7 @@ int main(void) {
         cmocka_unit_test(says_what_became_of_a_drain),
         cmocka_unit_test(drains_nobody_while_etcd_is_away),
         cmocka_unit_test(reports_the_rack),
+        cmocka_unit_test(sends_requests_to_others_while_every_node_refuses_it),
     };
     if (__tsan_init != NULL) {
         puts("skipped: ThreadSanitizer cannot see into ZeroMQ's threads");

@@ -172,26 +172,6 @@ static void one_that_fails_does_not_hold_up_the_others(void **state) {
     rig_close(&r);
 }
 
-/* The file's time has changed as well, so that its sums are taken anew, of what
- * it is now. */
-static void does_not_load_other_weights_than_before(void **state) {
-    (void)state;
-    rig r;
-    rig_open(&r);
-    rot(r.path);
-    const struct timespec times[] = {{.tv_sec = 2000000}, {.tv_sec = 2000000}};
-    assert_int_equal(utimensat(AT_FDCWD, r.path, times, 0), 0);
-    lose(&r, 0, 0);
-    lose(&r, 0, 1);
-    run_until(&r, 1);
-    assert_false(holdings_has(&r.held->held, 0, 0));
-    assert_true(holdings_has(&r.held->held, 0, 1));
-    write_model(r.path, 1);
-    run_until(&r, 2);
-    assert_true(holdings_has(&r.held->held, 0, 0));
-    rig_close(&r);
-}
-
 /* Nor those that are lost while it waits for its next attempt. */
 static void what_is_lost_later_does_not_wait_for_it(void **state) {
     (void)state;
@@ -241,7 +221,6 @@ int main(void) {
         cmocka_unit_test(loads_what_was_lost_from_the_file),
         cmocka_unit_test(does_not_load_from_another_model),
         cmocka_unit_test(one_that_fails_does_not_hold_up_the_others),
-        cmocka_unit_test(does_not_load_other_weights_than_before),
         cmocka_unit_test(what_is_lost_later_does_not_wait_for_it),
         cmocka_unit_test(what_is_lost_again_at_once_is_not_held),
         cmocka_unit_test(ends_while_something_is_lost),

@@ -205,10 +205,11 @@ static void tells_those_who_are_cut_off(void **state) {
         if (hear(r) == MESSAGE_ACCEPTED) accepted++;
     }
     assert_false(server_idle(r->server));
-    server_cut_off(r->server);
+    server_cut_off(r->server, "no more");
     while (told < 3) {
         if (hear(r) != MESSAGE_ERROR) continue;
         assert_int_equal(r->m.error.code, ERR_CLOSED);
+        assert_string_equal(r->m.error.text, "no more");
         told++;
     }
     assert_true(server_idle(r->server));
