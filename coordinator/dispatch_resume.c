@@ -157,6 +157,7 @@ void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys) {
         if (dispatch_table_current(d, r)) break; /* taken up just now */
         i = r->newer;
         if (!r->kept || r->layer != d->layer) continue;
+        if (d->peers[r->node].trust == NODE_WRONG) continue;
         if (is_under_way(d, now_us, r)) {
             take_up(d, now_us, r, row_keys);
         } else {

@@ -100,19 +100,22 @@ static bool next_event(link_monitor *m, uint16_t *event) {
     return any;
 }
 
-bool link_monitor_look(link_monitor *m) {
-    uint64_t now = now_us();
-    if (now - m->looked_us < LOOK_US) return m->broken;
-    m->looked_us = now;
+void link_monitor_look(link_monitor *m, bool now) {
+    uint64_t at_us = now_us();
+    if (!now && at_us - m->looked_us < LOOK_US) return;
+    m->looked_us = at_us;
     uint16_t event;
     while (next_event(m, &event)) {
         bool connected = event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
         if (m->connected && !connected) {
             m->broken = true;
-            m->down_us = now;
+            m->down_us = at_us;
         }
         m->connected = connected;
     }
+}
+
+bool link_monitor_broken(const link_monitor *m) {
     return m->broken;
 }
 
@@ -120,11 +123,10 @@ void link_monitor_told(link_monitor *m) {
     m->broken = false;
 }
 
-bool link_monitor_connected(link_monitor *m) {
-    if (!m->connected) link_monitor_look(m);
+bool link_monitor_connected(const link_monitor *m) {
     return m->connected;
 }
 
-uint64_t link_monitor_down_ms(link_monitor *m) {
-    return link_monitor_connected(m) ? 0 : (now_us() - m->down_us) / 1000;
+uint64_t link_monitor_down_ms(const link_monitor *m) {
+    return m->connected ? 0 : (now_us() - m->down_us) / 1000;
 }

@@ -21,16 +21,20 @@ void link_monitor_close(link_monitor *m); /* NULL is fine */
  * link_monitor_close(). */
 int link_monitor_fd(const link_monitor *m);
 
-/* Did a connection that had been made break, since link_monitor_told()?  Looks
- * again only a moment after the last look: it is asked in busy loops. */
-bool link_monitor_look(link_monitor *m);
+/* Take in what happened; not more often than every moment, or, with `now`, in
+ * any case.  It uses up the descriptor's readability, so whoever looked has to
+ * ask link_monitor_broken() before it waits. */
+void link_monitor_look(link_monitor *m, bool now);
+
+/* Did a connection that had been made break, since link_monitor_told()? */
+bool link_monitor_broken(const link_monitor *m);
 void link_monitor_told(link_monitor *m);
 
-/* Is there a connection now, as far as events tell? */
-bool link_monitor_connected(link_monitor *m);
+/* Is there a connection, as far as was looked? */
+bool link_monitor_connected(const link_monitor *m);
 
 /* For how long there has been none: since the break was seen, or since
  * link_monitor_open().  0: there is one. */
-uint64_t link_monitor_down_ms(link_monitor *m);
+uint64_t link_monitor_down_ms(const link_monitor *m);
 
 #endif

@@ -91,14 +91,20 @@ static int send_address(zmq_link *z, const frames *f) {
     return rc < 0 ? system_error(errno) : 0;
 }
 
+/* The break shows before ZeroMQ has given up the connection: what is sent in
+ * between would be lost. */
+static bool can_send(zmq_link *z) {
+    link_monitor *m = z->now.monitor;
+    if (m == NULL || link_monitor_connected(m)) return true;
+    link_monitor_look(m, false);
+    if (link_monitor_connected(m)) return true;
+    renew_if_stuck(z);
+    return false;
+}
+
 static int zmq_link_send(struct link *l, frames *f) {
     zmq_link *z = (zmq_link *)l;
-    /* The break shows before ZeroMQ has given up the connection: what is sent
-     * in between would be lost. */
-    if (z->now.monitor != NULL && !link_monitor_connected(z->now.monitor)) {
-        renew_if_stuck(z);
-        return -EAGAIN;
-    }
+    if (!can_send(z)) return -EAGAIN;
     if (z->router) {
         int rc = send_address(z, f);
         if (rc < 0) return rc;
@@ -187,10 +193,9 @@ static int zmq_link_recv(struct link *l, frames *f) {
     zmq_link *z = (zmq_link *)l;
     int rc = recv_message(z, f);
     if (rc != -EAGAIN || z->now.monitor == NULL) return rc;
-    if (!link_monitor_look(z->now.monitor)) {
-        renew_if_stuck(z);
-        return rc;
-    }
+    link_monitor_look(z->now.monitor, false);
+    renew_if_stuck(z);
+    if (!link_monitor_broken(z->now.monitor)) return rc;
     rc = recv_message(z, f);
     if (rc != -EAGAIN) return rc;
     link_monitor_told(z->now.monitor);
@@ -318,10 +323,12 @@ static int open_channel(const zmq_link *z, channel *c) {
 /* Nothing is lost with the old socket: what had come was read before the break
  * was told, and without a connection nothing was sent. */
 static void renew_if_stuck(zmq_link *z) {
-    if (link_monitor_look(z->now.monitor)) return; /* not told yet */
-    uint64_t down_ms = link_monitor_down_ms(z->now.monitor);
+    link_monitor *m = z->now.monitor;
+    uint64_t down_ms = link_monitor_down_ms(m);
     if (down_ms == 0) z->renew_ms = RENEW_MS;
     if (down_ms < z->renew_ms) return;
+    link_monitor_look(m, true); /* it may have come up this very moment */
+    if (link_monitor_connected(m) || link_monitor_broken(m)) return;
     z->renew_ms = (uint32_t)size_min(2 * z->renew_ms, RENEW_MAX_MS);
 
     channel next;

@@ -288,6 +288,21 @@ static void other_layers_do_not_make_a_kept_answer_forgotten(void **state) {
     rig_close(&r);
 }
 
+static void a_node_whose_answers_are_wrong_is_not_waited_for(void **state) {
+    const uint64_t keys[] = {7};
+    rig r = rig_of(HELD("*:*", "*:*"));
+    (void)state;
+
+    uint64_t old = kept_answer(&r, keys, 1);
+    dispatch_node_trust(r.d, 0, NODE_WRONG);
+    begin_rows(&r, keys, 1);
+    uint64_t new = rig_send(&r, 1, 1);
+    assert_int_equal(rig_rows(&r, 0, old), 0);
+    assert_int_equal(rig_rows(&r, 1, new), 1);
+    rig_expect(&r, DISPATCH_DONE);
+    rig_close(&r);
+}
+
 static void a_row_without_a_key_takes_nothing_up(void **state) {
     const uint64_t none[] = {0}, keys[] = {7, 0}, later[] = {0, 7};
     rig r = rig_of(HELD("*:*"));
@@ -367,6 +382,7 @@ int main(void) {
         cmocka_unit_test(an_answer_that_is_kept_is_used_once),
         cmocka_unit_test(a_kept_answer_speaks_of_its_node_at_once),
         cmocka_unit_test(other_layers_do_not_make_a_kept_answer_forgotten),
+        cmocka_unit_test(a_node_whose_answers_are_wrong_is_not_waited_for),
         cmocka_unit_test(a_row_without_a_key_takes_nothing_up),
         cmocka_unit_test(what_the_placement_has_no_more_is_not_taken_up),
         cmocka_unit_test(has_patience_anew_after_a_pause_of_its_own),
