@@ -113,7 +113,8 @@ void conductor_tell_refusal(conductor *c) {
         text = c->conflict;
     } else if (!c->listed) {
         code = ERR_CLOSED;
-        text = "this coordinator has not heard from etcd yet: it knows no nodes";
+        text =
+            "this coordinator has not heard from etcd yet: it knows no nodes";
     } else if (c->stranded) {
         code = ERR_CLOSED;
         text = CONDUCTOR_STRANDED;

@@ -172,8 +172,7 @@ static int accept_welcome(nodes *n, node *p, const message *m) {
         return rc;
     }
     /* A word that may be older than what was taken since says nothing of it. */
-    if (m->request_id > p->doubted_by ||
-        p->doubted.slices != held.slices) {
+    if (m->request_id > p->doubted_by || p->doubted.slices != held.slices) {
         holdings none;
         rc = holdings_init_slices(&none, held.n_layers, held.n_experts,
                                   held.slices);

@@ -1,6 +1,7 @@
 /* nodes_internal.h - what nodes.c (links and messages), nodes_set.c (who is
  * there), nodes_switch.c (by which placement), nodes_rack.c (what the step
- * thread is told), nodes_load.c (what was computed) and nodes_status.c share. */
+ * thread is told), nodes_load.c (what was computed) and nodes_status.c share.
+ */
 #ifndef COORDINATOR_NODES_INTERNAL_H
 #define COORDINATOR_NODES_INTERNAL_H
 
@@ -39,9 +40,10 @@ typedef struct {
      * what a switch has taken from it since: it may drop them at any time, so a
      * later placement that gives them back waits for its next word. */
     holdings doubted;
-    uint64_t doubted_by; /* the welcome to no greeting up to this is that word */
+    uint64_t
+        doubted_by; /* the welcome to no greeting up to this is that word */
 
-    char why[200];                     /* of the last refusal */
+    char why[200];       /* of the last refusal */
     uint64_t told_epoch; /* the placement that it knows, by its last answer */
     uint64_t batches, pairs, progress; /* of the last pong */
     uint32_t queued;

@@ -143,9 +143,9 @@ static int check_static(node_config *c, char *why, size_t why_size) {
     if (c->memory_bytes != 0 || c->zone[0] != '\0' ||
         c->weights_listen != NULL) {
         return err_why(why, why_size, ERR_USAGE, "--%s needs --etcd",
-                       c->memory_bytes != 0  ? "memory"
+                       c->memory_bytes != 0 ? "memory"
                        : c->zone[0] != '\0' ? "zone"
-                                             : "weights-listen");
+                                            : "weights-listen");
     }
     if (c->weights_from == NULL) return 0;
 
@@ -258,8 +258,7 @@ static int check_values(node_config *c, const raw_texts *raw, char *why,
     }
     if (!(c->scrub_hours >= 0.0f && c->scrub_hours <= SCRUB_HOURS_MOST)) {
         return err_why(why, why_size, ERR_USAGE,
-                       "--scrub: 0 to %d hours are possible",
-                       SCRUB_HOURS_MOST);
+                       "--scrub: 0 to %d hours are possible", SCRUB_HOURS_MOST);
     }
     if (c->max_queue < QUEUE_LEAST) {
         return err_why(why, why_size, ERR_USAGE,
@@ -276,11 +275,10 @@ static int check_values(node_config *c, const raw_texts *raw, char *why,
 
 int node_config_parse(node_config *c, int argc, char **argv, char *why,
                       size_t why_size) {
-    *c = (node_config){
-        .cluster = "roster",
-        .max_queue = QUEUE_DEFAULT,
-        .zone = "",
-        .scrub_hours = SCRUB_HOURS_DEFAULT};
+    *c = (node_config){.cluster = "roster",
+                       .max_queue = QUEUE_DEFAULT,
+                       .zone = "",
+                       .scrub_hours = SCRUB_HOURS_DEFAULT};
     etcd_options_init(&c->etcd);
     if (gethostname(c->host_name, sizeof(c->host_name) - 1) != 0 ||
         !message_is_name(c->host_name)) {

@@ -20,15 +20,15 @@ typedef struct {
     uint32_t slices;          /* of a static list */
     const char *weights_from; /* likewise; NULL: not given */
     etcd_options etcd;
-    uint64_t memory_bytes; /* offered for experts; 0: to be looked up */
-    const char *zone;      /* "": none */
-    const char *cache;     /* a folder, or "none"; NULL: not given */
-    uint64_t cache_bytes;  /* 0: what is offered for experts */
+    uint64_t memory_bytes;      /* offered for experts; 0: to be looked up */
+    const char *zone;           /* "": none */
+    const char *cache;          /* a folder, or "none"; NULL: not given */
+    uint64_t cache_bytes;       /* 0: what is offered for experts */
     const char *weights_listen; /* NULL: any port beside the control port */
     const char *name, *cluster;
     uint32_t threads;
     uint64_t max_queue; /* bytes of reply */
-    float scrub_hours; /* resident weights are re-read in that; 0: never */
+    float scrub_hours;  /* resident weights are re-read in that; 0: never */
     bool exact, insecure;
     log_level least;
     char host_name[MESSAGE_NAME_MAX + 1]; /* the default of name */

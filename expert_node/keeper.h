@@ -104,9 +104,9 @@ void keeper_lost(keeper *k, uint64_t now_ms, uint32_t layer, uint32_t unit);
  * Nobody fell silent or lagged meanwhile. */
 void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms);
 
-/* Can a coordinator learn from etcd what is known here?  Not while etcd is away,
- * or was restored to an older placement: nobody lags by its own fault then.
- * True at first. */
+/* Can a coordinator learn from etcd what is known here?  Not while etcd is
+ * away, or was restored to an older placement: nobody lags by its own fault
+ * then. True at first. */
 void keeper_can_learn(keeper *k, uint64_t now_ms, bool can);
 
 /* What etcd says of the other nodes: which of them are ready. */

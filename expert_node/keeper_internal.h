@@ -70,8 +70,8 @@ struct keeper {
     uint64_t cramped_ms;          /* ... since then */
 
     keeper_peers peers;
-    bool untold;         /* etcd does not have what is known here ... */
-    uint64_t told_ms;    /* ... or has it again since */
+    bool untold;        /* etcd does not have what is known here ... */
+    uint64_t told_ms;   /* ... or has it again since */
     bool behind;        /* a peer uses an epoch that is not known here */
     uint64_t behind_ms; /* since when */
 

@@ -227,7 +227,7 @@ typedef struct {
             const uint8_t *holdings; /* as in a welcome */
             size_t holdings_bytes;
             uint32_t slices; /* 1 or more when opened */
-        } load; /* its payload is a u32 for each bit that is set */
+        } load;              /* its payload is a u32 for each bit that is set */
         struct {
             const message_member *items;
             size_t count;

@@ -386,8 +386,8 @@ static void fill_load(draft *d, const message *m) {
     b->runs = m->load.runs;
     b->weight_bytes = m->load.weight_bytes;
     b->busy_us = m->load.busy_us;
-    b->holdings = bytes(d, m->load.holdings, m->load.holdings_bytes,
-                        MESSAGE_HEADER_MAX);
+    b->holdings =
+        bytes(d, m->load.holdings, m->load.holdings_bytes, MESSAGE_HEADER_MAX);
     b->slices = m->load.slices;
 }
 

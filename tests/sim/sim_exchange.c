@@ -32,9 +32,9 @@ static uint64_t kept_bytes(const sim *s, uint32_t coord, uint32_t place) {
         if (a->place != place || a->answered) continue;
         if (a->sent_us + age_us <= now_us) continue;
         const sim_batch *b = s->nodes[link->node].batches;
-        while (b != NULL && (b->asked.request_id != a->id ||
-                             b->asked.from != coord ||
-                             b->asked.connection != link->connection))
+        while (b != NULL &&
+               (b->asked.request_id != a->id || b->asked.from != coord ||
+                b->asked.connection != link->connection))
             b = b->next;
         if (b != NULL) pairs += a->n_pairs;
     }

@@ -264,8 +264,7 @@ static skewed_source *new_skewed(generator *g, const char *name,
 }
 
 /* Log-popularities of mean 0, shuffled, over the constant that is read. */
-static void rank_experts(const model_shape *s, skewed_source *r,
-                         uint32_t set) {
+static void rank_experts(const model_shape *s, skewed_source *r, uint32_t set) {
     double mean = 0;
     uint32_t n = s->n_experts;
     float *first = r->first + set;

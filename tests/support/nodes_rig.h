@@ -2,8 +2,8 @@
  * test that say what it wants.
  *
  * A scripted node is a ROUTER; it answers nothing by itself.  With a list there
- * is one, "inproc://node"; else three may register, on loopback ports of their own.
- * Whatever goes wrong fails the cmocka test. */
+ * is one, "inproc://node"; else three may register, on loopback ports of their
+ * own. Whatever goes wrong fails the cmocka test. */
 #ifndef TESTS_SUPPORT_NODES_RIG_H
 #define TESTS_SUPPORT_NODES_RIG_H
 

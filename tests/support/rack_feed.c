@@ -70,11 +70,11 @@ void rack_feed_ready(rack_feed *f, const char *name, uint64_t boot) {
     const rack_placement *p = rack_view_placement(f->view);
     const epoch_record *head = rack_placement_head(p);
     int32_t place = rack_placement_node(p, name);
-    ready_record r = {
-        .boot = boot,
-        .incarnation = head->incarnation,
-        .epoch = head->epoch,
-        .digest = place >= 0 ? rack_placement_digest(p, place) : 0};
+    ready_record r = {.boot = boot,
+                      .incarnation = head->incarnation,
+                      .epoch = head->epoch,
+                      .digest =
+                          place >= 0 ? rack_placement_digest(p, place) : 0};
     put_text(f, "ready", name, ready_record_pack(&r));
 }
 

@@ -31,7 +31,7 @@ void rack_feed_leader(rack_feed *f, const char *name, uint64_t boot);
  * layer l is cut into slices[l]. */
 typedef struct {
     uint64_t epoch;
-    uint64_t incarnation; /* 0: 1 */
+    uint64_t incarnation;  /* 0: 1 */
     uint32_t min_replicas; /* 0: 1 */
     uint8_t model[RECORD_MODEL];
     uint32_t n_layers, n_experts, max_slices;

@@ -78,8 +78,8 @@ static inline void feed_placement(rack_rig *a, uint64_t epoch,
 
 /* ---- a node's part ---- */
 
-static inline void answer_hello(rack_rig *a, scripted_node *n,
-                                const char *name, uint64_t boot) {
+static inline void answer_hello(rack_rig *a, scripted_node *n, const char *name,
+                                uint64_t boot) {
     nodes_rig_take(a->r, n, MESSAGE_HELLO);
     message m = nodes_rig_welcome(a->r);
     m.welcome.name = name;
