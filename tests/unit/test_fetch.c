@@ -161,9 +161,11 @@ static void goes_on_where_a_source_stopped(void **state) {
         reads++;
     }
     assert_true(reads < 100);
-    /* What had come was not asked for again. */
+    /* What had come was not asked for again; on a slow computer a piece may be
+     * asked for twice before it comes. */
     assert_int_equal(atomic_load(&r.sources[0].pieces), 3);
-    assert_int_equal(atomic_load(&r.sources[1].pieces), reads * each - 3);
+    assert_in_range(atomic_load(&r.sources[1].pieces), reads * each - 3,
+                    reads * each - 1);
     rig_close(&r);
 }
 

@@ -94,6 +94,12 @@ static double total(const nodes_rig *r) {
     return h != NULL ? heat_total(h, 0) : 0;
 }
 
+/* All of it was counted, and once; counts halve every few seconds, and a
+ * computer may be slow. */
+static void assert_counted(double counted, double all) {
+    assert_true(counted > all / 16 && counted < all * 1.01);
+}
+
 /* Until what was told has been counted: the next question comes after that. */
 static void wait_counted(teller *t) {
     hear_question(t);
@@ -118,8 +124,9 @@ static void counts_what_is_new_between_two_answers(void **state) {
     compute(&t, 2, 100, 0);
     tell(&t);
     wait_counted(&t);
-    assert_float_equal(total(r), 400, 4);
-    assert_float_equal(heat_layer(nodes_heat(r->nodes), 0)[1], 300, 3);
+    assert_counted(total(r), 400);
+    assert_float_equal(heat_layer(nodes_heat(r->nodes), 0)[1] / total(r), 0.75,
+                       0.01);
     assert_float_equal(nodes_speed(r->nodes, 0), 1, 0.001);
     assert_float_equal(nodes_measure_layer(r->nodes, 0), 1, 0.001);
     nodes_rig_close(r);
@@ -190,7 +197,7 @@ static void only_the_answer_to_the_question_counts(void **state) {
     m.request_id = r->nodes->all[0]->load_id;
     send_load(&t, &m); /* and it has waited for this one */
     wait_counted(&t);
-    assert_float_equal(total(r), 500, 5);
+    assert_counted(total(r), 500);
     nodes_rig_close(r);
 }
 
