@@ -15,6 +15,7 @@ majority:
     front  takes at most one coordinator; stories move to another
     ask    what operators ask for; alone, and no fault at all
 """
+import contextlib
 import os
 import shutil
 
@@ -237,35 +238,32 @@ def node_joins(r, rng):
     node.start()
     r.wait_whole()
     yield rng.uniform(0, 1)
-    _wish(r, rng, "drain", r.spare)
-    r.wait_empty(r.spare)
-    if rng.random() < 0.5:
-        node.terminate()
-    else:
-        node.kill()
-    yield rng.uniform(0, 1)
-    _wish(r, rng, "drain", r.spare, "--undo")
+    with _drained(r, rng, r.spare):
+        r.wait_empty(r.spare)
+        if rng.random() < 0.5:
+            node.terminate()
+        else:
+            node.kill()
+        yield rng.uniform(0, 1)
 
 
 @kind("node")
 def drain_and_undo(r, rng):
     name = _node(r, rng)
-    _wish(r, rng, "drain", name)
-    yield rng.uniform(0, 4)
-    _wish(r, rng, "drain", name, "--undo")
+    with _drained(r, rng, name):
+        yield rng.uniform(0, 4)
 
 
 @kind("node")
 def kill_while_moving(r, rng):
     """A node dies while another one's units are on their way to others."""
     leaves, dies = rng.sample(r.nodes, 2)
-    _wish(r, rng, "drain", leaves)
-    yield rng.uniform(0, 0.5)
-    r.processes[dies].kill()
-    yield rng.uniform(0, 3)
-    r.processes[dies].start()
-    yield rng.uniform(0, 1)
-    _wish(r, rng, "drain", leaves, "--undo")
+    with _drained(r, rng, leaves):
+        yield rng.uniform(0, 0.5)
+        r.processes[dies].kill()
+        yield rng.uniform(0, 3)
+        r.processes[dies].start()
+        yield rng.uniform(0, 1)
 
 
 @kind("node")
@@ -346,9 +344,8 @@ def etcd_compacted(r, rng):
     yield rng.uniform(0, 0.5)
     _lift(r, watchers, r.etcds)
     name = _node(r, rng)
-    _wish(r, rng, "drain", name)
-    r.wait_empty(name)
-    _wish(r, rng, "drain", name, "--undo")
+    with _drained(r, rng, name):
+        r.wait_empty(name)
     return hits
 
 
@@ -447,6 +444,15 @@ def coordinator_without_etcd(r, rng):
 def _wish(r, rng, *words):
     """Ask until it is recorded; etcd may be away for a while."""
     r.insist(*words, asked=rng.choice(r.coordinators))
+
+
+@contextlib.contextmanager
+def _drained(r, rng, name):
+    """One operator at a time: another fault's end must not end this drain."""
+    with r.draining:
+        _wish(r, rng, "drain", name)
+        yield
+        _wish(r, rng, "drain", name, "--undo")
 
 
 @kind("ask", needs="rebalances")

@@ -183,6 +183,7 @@ class ChaosRack:
         self._node_weights = takes("roster-expert-node", "weights-listen")
         self.rebalances = has_command("rebalance")
         self.recovers = has_command("recover")
+        self.draining = threading.Lock()
         self._make_etcd(3)
         for i in range(shape["coordinators"]):
             self._make_coordinator("c%d" % (i + 1), 11 + i)
