@@ -161,14 +161,19 @@ static inline void *peer_run(void *opaque) {
 }
 
 /* Run `script` at the server's end of `link`, which it takes over. */
-static inline void peer_start(peer *p, struct link *link, peer_script script) {
+static inline void peer_start_as(peer *p, struct link *link, peer_script script,
+                                 uint64_t boot_id) {
     memset(p, 0, sizeof(*p));
     p->link = link;
     p->script = script;
-    p->boot_id = 4711;
+    p->boot_id = boot_id;
     frames_init(&p->in);
     assert_int_equal(message_arena_new(&p->arena, (size_t)1 << 20), 0);
     assert_int_equal(pthread_create(&p->thread, NULL, peer_run, p), 0);
+}
+
+static inline void peer_start(peer *p, struct link *link, peer_script script) {
+    peer_start_as(p, link, script, 4711);
 }
 
 /* Wait for the end of the script. */

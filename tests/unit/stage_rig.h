@@ -40,8 +40,7 @@ static inline int open_link(void *opaque, struct link **out,
         if (s->played[i] || strcmp(s->parts[i].endpoint, endpoint_text) != 0)
             continue;
         s->played[i] = true;
-        peer_start(&s->peers[i], server, s->parts[i].script);
-        s->peers[i].boot_id = 100 + i;
+        peer_start_as(&s->peers[i], server, s->parts[i].script, 100 + i);
         return 0;
     }
     s->tries++;

@@ -17,6 +17,7 @@
 #include "engine/err.h"
 #include "engine/util.h"
 #include "tests/support/nodes_rig.h"
+#include "tests/support/over_tcp.h"
 #include "tests/support/rack_feed.h"
 
 /* ---- the registry, played ---- */
@@ -568,29 +569,21 @@ static void sends_requests_to_others_while_every_node_refuses_it(void **state) {
     close_rig(a);
 }
 
-extern void __tsan_init(void) __attribute__((weak));
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(registers_what_it_is),
-        cmocka_unit_test(knows_nothing_before_the_first_listing),
-        cmocka_unit_test(the_leader_places_a_new_rack),
-        cmocka_unit_test(who_does_not_lead_writes_nothing),
-        cmocka_unit_test(ends_with_a_write_under_way),
-        cmocka_unit_test(refuses_to_serve_in_another_model_s_rack),
-        cmocka_unit_test(takes_no_requests_while_it_is_drained),
-        cmocka_unit_test(its_record_says_when_it_is_empty),
-        cmocka_unit_test(records_a_drain_of_who_is_there),
-        cmocka_unit_test(says_what_became_of_a_drain),
-        cmocka_unit_test(drains_nobody_while_etcd_is_away),
-        cmocka_unit_test(reports_the_rack),
-        cmocka_unit_test(sends_requests_to_others_while_every_node_refuses_it),
+        over_tcp(registers_what_it_is),
+        over_tcp(knows_nothing_before_the_first_listing),
+        over_tcp(the_leader_places_a_new_rack),
+        over_tcp(who_does_not_lead_writes_nothing),
+        over_tcp(ends_with_a_write_under_way),
+        over_tcp(refuses_to_serve_in_another_model_s_rack),
+        over_tcp(takes_no_requests_while_it_is_drained),
+        over_tcp(its_record_says_when_it_is_empty),
+        over_tcp(records_a_drain_of_who_is_there),
+        over_tcp(says_what_became_of_a_drain),
+        over_tcp(drains_nobody_while_etcd_is_away),
+        over_tcp(reports_the_rack),
+        over_tcp(sends_requests_to_others_while_every_node_refuses_it),
     };
-    if (__tsan_init != NULL) {
-        puts("skipped: ThreadSanitizer cannot see into ZeroMQ's threads");
-        printf("[  SKIPPED ] %zu test(s), listed below:\n",
-               sizeof(tests) / sizeof(tests[0]));
-        return 0;
-    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,6 +18,7 @@
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
 #include "proto/message.h"
+#include "tests/support/over_tcp.h"
 #include "tests/support/weights_source.h"
 
 #define STALL_MS 1500
@@ -551,41 +552,31 @@ static void leaves_a_source_that_is_not_listed_any_more(void **state) {
     rig_close(&r);
 }
 
-/* ZeroMQ hands messages from thread to thread unseen by ThreadSanitizer. */
-extern void __tsan_init(void) __attribute__((weak));
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(learns_what_the_model_is),
-        cmocka_unit_test(reads_a_file_of_many_pieces),
-        cmocka_unit_test(waits_for_a_busy_source),
-        cmocka_unit_test(goes_to_the_next_source_when_one_says_nothing),
-        cmocka_unit_test(goes_on_where_a_source_stopped),
-        cmocka_unit_test(goes_to_the_next_source_when_one_refuses),
-        cmocka_unit_test(goes_on_at_once_after_any_refusal),
-        cmocka_unit_test(says_why_when_all_have_failed),
-        cmocka_unit_test(refuses_pieces_of_a_wrong_size_or_kind),
-        cmocka_unit_test(takes_nothing_from_who_serves_another_model),
-        cmocka_unit_test(brings_a_unit_from_several_sources_at_once),
-        cmocka_unit_test(
-            asks_a_node_that_holds_it_and_passes_over_one_that_has_not),
-        cmocka_unit_test(goes_on_with_the_others_when_a_source_breaks_off),
-        cmocka_unit_test(finds_out_whose_bytes_are_damaged),
-        cmocka_unit_test(keeps_a_unit_and_does_not_fetch_it_again),
-        cmocka_unit_test(resumes_what_an_earlier_process_left),
-        cmocka_unit_test(a_flipped_byte_on_disk_is_found_and_fetched_anew),
-        cmocka_unit_test(ends_units_that_nobody_read),
-        cmocka_unit_test(says_that_it_knows_no_source),
-        cmocka_unit_test(refuses_sources_beyond_loopback_unless_allowed),
-        cmocka_unit_test(stops_in_the_middle_of_a_read),
-        cmocka_unit_test(leaves_a_source_that_is_not_listed_any_more),
+        over_tcp(learns_what_the_model_is),
+        over_tcp(reads_a_file_of_many_pieces),
+        over_tcp(waits_for_a_busy_source),
+        over_tcp(goes_to_the_next_source_when_one_says_nothing),
+        over_tcp(goes_on_where_a_source_stopped),
+        over_tcp(goes_to_the_next_source_when_one_refuses),
+        over_tcp(goes_on_at_once_after_any_refusal),
+        over_tcp(says_why_when_all_have_failed),
+        over_tcp(refuses_pieces_of_a_wrong_size_or_kind),
+        over_tcp(takes_nothing_from_who_serves_another_model),
+        over_tcp(brings_a_unit_from_several_sources_at_once),
+        over_tcp(asks_a_node_that_holds_it_and_passes_over_one_that_has_not),
+        over_tcp(goes_on_with_the_others_when_a_source_breaks_off),
+        over_tcp(finds_out_whose_bytes_are_damaged),
+        over_tcp(keeps_a_unit_and_does_not_fetch_it_again),
+        over_tcp(resumes_what_an_earlier_process_left),
+        over_tcp(a_flipped_byte_on_disk_is_found_and_fetched_anew),
+        over_tcp(ends_units_that_nobody_read),
+        over_tcp(says_that_it_knows_no_source),
+        over_tcp(refuses_sources_beyond_loopback_unless_allowed),
+        over_tcp(stops_in_the_middle_of_a_read),
+        over_tcp(leaves_a_source_that_is_not_listed_any_more),
     };
-    if (__tsan_init != NULL) {
-        puts("skipped: ThreadSanitizer cannot see into ZeroMQ's threads");
-        printf("[  SKIPPED ] %zu test(s), listed below:\n",
-               sizeof(tests) / sizeof(tests[0]));
-        return 0;
-    }
     log_setup("test", LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/nodes_held.h"
+#include "tests/support/over_tcp.h"
 #include "tests/unit/rack_rig.h"
 
 /* Pings are answered with this epoch until it is known. */
@@ -103,10 +104,10 @@ static void lists_who_holds_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(knows_the_newest_placement_that_a_node_tells_of),
-        cmocka_unit_test(asks_nobody_who_is_not_registered),
-        cmocka_unit_test(lists_what_live_nodes_hold),
-        cmocka_unit_test(lists_who_holds_nothing),
+        over_tcp(knows_the_newest_placement_that_a_node_tells_of),
+        over_tcp(asks_nobody_who_is_not_registered),
+        over_tcp(lists_what_live_nodes_hold),
+        over_tcp(lists_who_holds_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include "engine/err.h"
 #include "engine/util.h"
 #include "tests/support/nodes_rig.h"
+#include "tests/support/over_tcp.h"
 #include "tests/support/rack_feed.h"
 
 #define BOOT NODES_RIG_BOOT
@@ -357,8 +358,8 @@ int main(void) {
         cmocka_unit_test(only_the_answer_to_the_question_counts),
         cmocka_unit_test(nonsense_is_not_counted_and_the_node_stays),
         cmocka_unit_test(a_refusal_is_no_sign_of_bad_health),
-        cmocka_unit_test(unevenness_is_the_most_by_the_mean),
-        cmocka_unit_test(moves_are_what_the_placement_and_the_nodes_differ_in),
+        over_tcp(unevenness_is_the_most_by_the_mean),
+        over_tcp(moves_are_what_the_placement_and_the_nodes_differ_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include "coordinator/nodes_internal.h"
 #include "engine/err.h"
 #include "engine/util.h"
+#include "tests/support/over_tcp.h"
 #include "tests/unit/rack_rig.h"
 
 /* ---- coming and going ---- */
@@ -336,30 +337,22 @@ static void reports_what_etcd_says_of_each(void **state) {
     close_rack(&a);
 }
 
-extern void __tsan_init(void) __attribute__((weak));
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(greets_who_registers),
-        cmocka_unit_test(a_place_is_taken_again_and_counted_anew),
-        cmocka_unit_test(greets_a_node_anew_whose_record_names_another_process),
-        cmocka_unit_test(follows_a_node_to_another_endpoint),
-        cmocka_unit_test(refuses_another_node_at_the_address),
-        cmocka_unit_test(passes_over_addresses_that_cannot_be_used),
-        cmocka_unit_test(keeps_who_has_work_although_its_record_is_gone),
-        cmocka_unit_test(asks_for_what_is_assigned_and_held_alone),
-        cmocka_unit_test(counts_on_layers_that_are_not_placed_yet),
-        cmocka_unit_test(makes_racks_for_reports_at_times_alone),
-        cmocka_unit_test(goes_by_the_placement_s_epoch),
-        cmocka_unit_test(makes_no_rack_for_what_changes_nothing),
-        cmocka_unit_test(takes_in_a_node_that_holds_nothing_however_it_cuts),
-        cmocka_unit_test(reports_what_etcd_says_of_each),
+        over_tcp(greets_who_registers),
+        over_tcp(a_place_is_taken_again_and_counted_anew),
+        over_tcp(greets_a_node_anew_whose_record_names_another_process),
+        over_tcp(follows_a_node_to_another_endpoint),
+        over_tcp(refuses_another_node_at_the_address),
+        over_tcp(passes_over_addresses_that_cannot_be_used),
+        over_tcp(keeps_who_has_work_although_its_record_is_gone),
+        over_tcp(asks_for_what_is_assigned_and_held_alone),
+        over_tcp(counts_on_layers_that_are_not_placed_yet),
+        over_tcp(makes_racks_for_reports_at_times_alone),
+        over_tcp(goes_by_the_placement_s_epoch),
+        over_tcp(makes_no_rack_for_what_changes_nothing),
+        over_tcp(takes_in_a_node_that_holds_nothing_however_it_cuts),
+        over_tcp(reports_what_etcd_says_of_each),
     };
-    if (__tsan_init != NULL) {
-        puts("skipped: ThreadSanitizer cannot see into ZeroMQ's threads");
-        printf("[  SKIPPED ] %zu test(s), listed below:\n",
-               sizeof(tests) / sizeof(tests[0]));
-        return 0;
-    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

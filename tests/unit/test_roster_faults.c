@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include "engine/err.h"
+#include "tests/support/over_tcp.h"
 #include "tests/unit/client_rig.h"
 
 /* ---- a coordinator that fails ---- */
@@ -265,10 +266,6 @@ static void a_greeting_without_answer_has_a_deadline(void **state) {
 
 /* ---- over TCP ---- */
 
-/* ZeroMQ's own threads are not visible to ThreadSanitizer. */
-
-#if !defined(__SANITIZE_THREAD__)
-
 static void leave_after_the_request(peer *p) {
     peer_welcome(p);
     if (!peer_take(p, MESSAGE_GENERATE)) return;
@@ -332,8 +329,6 @@ static void endpoints_are_checked(void **state) {
     }
 }
 
-#endif
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_error_reply_is_typed_and_told),
@@ -349,10 +344,8 @@ int main(void) {
         cmocka_unit_test(refuses_another_cluster),
         cmocka_unit_test(tells_why_it_was_refused),
         cmocka_unit_test(a_greeting_without_answer_has_a_deadline),
-#if !defined(__SANITIZE_THREAD__)
-        cmocka_unit_test(a_coordinator_that_goes_is_a_lost_connection),
-        cmocka_unit_test(endpoints_are_checked),
-#endif
+        over_tcp(a_coordinator_that_goes_is_a_lost_connection),
+        over_tcp(endpoints_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

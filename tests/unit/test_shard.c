@@ -21,6 +21,7 @@
 #include "expert_node/skeleton.h"
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
+#include "tests/support/over_tcp.h"
 #include "tests/support/weights_source.h"
 
 typedef struct {
@@ -353,31 +354,22 @@ static void is_kept_and_opened_without_a_source(void **state) {
     rig_close(&r);
 }
 
-/* ZeroMQ hands messages from thread to thread unseen by ThreadSanitizer. */
-extern void __tsan_init(void) __attribute__((weak));
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(fills_itself_with_its_share_of_units),
-        cmocka_unit_test(is_cut_anew_and_empty),
-        cmocka_unit_test(names_the_file_that_is_not_there),
-        cmocka_unit_test(is_pulled_without_the_weights),
-        cmocka_unit_test(loads_the_same_bytes_as_from_the_file),
-        cmocka_unit_test(a_load_fails_while_the_source_is_away),
-        cmocka_unit_test(refuses_what_is_not_what_its_fingerprint_says),
-        cmocka_unit_test(refuses_sizes_that_no_model_has),
-        cmocka_unit_test(refuses_names_that_lead_elsewhere),
-        cmocka_unit_test(never_sums_the_holes_of_a_damaged_manifest),
-        cmocka_unit_test(says_where_it_cannot_write),
-        cmocka_unit_test(is_kept_and_opened_without_a_source),
-        cmocka_unit_test(removes_what_a_killed_pull_left_behind),
+        over_tcp(fills_itself_with_its_share_of_units),
+        over_tcp(is_cut_anew_and_empty),
+        over_tcp(names_the_file_that_is_not_there),
+        over_tcp(is_pulled_without_the_weights),
+        over_tcp(loads_the_same_bytes_as_from_the_file),
+        over_tcp(a_load_fails_while_the_source_is_away),
+        over_tcp(refuses_what_is_not_what_its_fingerprint_says),
+        over_tcp(refuses_sizes_that_no_model_has),
+        over_tcp(refuses_names_that_lead_elsewhere),
+        over_tcp(never_sums_the_holes_of_a_damaged_manifest),
+        over_tcp(says_where_it_cannot_write),
+        over_tcp(is_kept_and_opened_without_a_source),
+        over_tcp(removes_what_a_killed_pull_left_behind),
     };
-    if (__tsan_init != NULL) {
-        puts("skipped: ThreadSanitizer cannot see into ZeroMQ's threads");
-        printf("[  SKIPPED ] %zu test(s), listed below:\n",
-               sizeof(tests) / sizeof(tests[0]));
-        return 0;
-    }
     log_setup("test", LOG_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
