@@ -459,7 +459,8 @@ static void leaves_the_lead_to_who_knows_more(void **state) {
     feed_placement(a, 4, 0); /* etcd has it */
     tell(a);
     assert_true(played.campaigns);
-    rack_feed_informed(&a->feed, "c1", NODES_RIG_BOOT, epoch_pack(1, 9)); /* it itself */
+    rack_feed_informed(&a->feed, "c1", NODES_RIG_BOOT,
+                       epoch_pack(1, 9)); /* it itself */
     tell(a);
     assert_true(played.campaigns);
     close_rig(a);
