@@ -15,7 +15,6 @@
 #include "coordinator/conductor_stranded.h"
 #include "coordinator/conductor_internal.h"
 #include "coordinator/conductor_recover.h"
-#include "coordinator/leader_nodes.h"
 #include "coordinator/nodes_held.h"
 #include "coordinator/nodes_load.h"
 #include "engine/err.h"
@@ -130,28 +129,6 @@ void conductor_tell_refusal(conductor *c) {
     c->config.on_refuse(c->config.ctx, code, c->told);
 }
 
-/* ---- the placement that we know ---- */
-
-/* Our record says it, so that whoever leads an etcd that has forgotten it does
- * not begin anew: the nodes that could tell may all be away just then. */
-static void tell_epoch(conductor *c, const rack_view *view) {
-    const rack_placement *known = rack_view_placement(view);
-    coordinator_record *own = &c->own;
-    if (known == NULL) return;
-    const epoch_record *head = rack_placement_head(known);
-    if (epoch_pack(head->incarnation, head->epoch) <=
-        epoch_pack(own->incarnation, own->epoch)) {
-        return;
-    }
-    coordinator_record before = *own;
-    own->incarnation = head->incarnation;
-    own->epoch = head->epoch;
-    int rc = registry_set_coordinator(c->registry, own);
-    if (rc == 0) return;
-    *own = before; /* another look tries again */
-    log_error("cannot change our record: %s", err_text(rc));
-}
-
 /* ---- drain of this coordinator ---- */
 
 /* Others learn from our record that we have nothing left to do. */
@@ -178,32 +155,14 @@ static void see_own_drain(conductor *c, const rack_view *view) {
     c->drained = drained;
     if (drained) {
         log_info("drained: new requests are refused, running ones go on");
+        registry_resign(c->registry);
         uv_timer_start(&c->idle_timer, on_idle_timer, 0, IDLE_LOOK_MS);
     } else {
         log_info("in use again: the drain was undone");
+        registry_campaign(c->registry);
         uv_timer_stop(&c->idle_timer);
         see_idle(c);
     }
-}
-
-/* ---- standing for leader ---- */
-
-static void see_candidacy(conductor *c, const rack_view *view) {
-    const coordinator_record *better =
-        leader_nodes_knows_more(view, c->config.self->name);
-    bool yields = c->drained || better != NULL;
-    if (yields == c->yields) return;
-    c->yields = yields;
-    if (!yields) {
-        registry_campaign(c->registry);
-        return;
-    }
-    if (better != NULL) {
-        log_warn("coordinator '%s' knows a newer placement than etcd has: it "
-                 "is to lead",
-                 better->name);
-    }
-    registry_resign(c->registry);
 }
 
 /* ---- leading ---- */
@@ -307,8 +266,8 @@ static void log_changes(conductor *c, const rack_placement *p) {
     uint64_t epoch = p != NULL ? rack_placement_epoch(p) : 0;
     if (epoch != c->epoch) {
         log_info("placement %llu.%llu is in force",
-                 (unsigned long long)epoch_incarnation(epoch),
-                 (unsigned long long)epoch_number(epoch));
+                 (unsigned long long)(epoch >> EPOCH_BITS),
+                 (unsigned long long)(epoch & ((1ull << EPOCH_BITS) - 1)));
         c->epoch = epoch;
     }
     int64_t term = registry_term(c->registry);
@@ -370,8 +329,6 @@ static void take_up(conductor *c) {
         c->listed = true;
         p = conductor_placement(c, view);
         see_own_drain(c, view);
-        see_candidacy(c, view);
-        tell_epoch(c, view);
         conductor_tell_refusal(c);
         rc = nodes_set(c->config.nodes, view, p);
     }

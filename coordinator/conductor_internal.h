@@ -27,7 +27,6 @@ struct conductor {
     bool closing;
     bool listed;
     bool drained;
-    bool yields;            /* it does not stand for leader */
     coordinator_record own; /* as it is registered */
     char conflict[400];     /* why the rack's placement is not for us; "" */
     char told[400];         /* the refusal that the owner knows of */

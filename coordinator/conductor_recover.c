@@ -47,8 +47,8 @@ struct recover_job {
 static void epoch_text(uint64_t packed, char out[64]) {
     out[0] = '\0';
     if (packed == 0) return;
-    snprintf(out, 64, "%" PRIu64 ".%" PRIu64, epoch_incarnation(packed),
-             epoch_number(packed));
+    snprintf(out, 64, "%" PRIu64 ".%" PRIu64, packed >> EPOCH_BITS,
+             packed & (((uint64_t)1 << EPOCH_BITS) - 1));
 }
 
 __attribute__((format(printf, 2, 3))) static void

@@ -8,9 +8,9 @@
 #include "engine/util.h"
 
 static json_t *epoch_json(uint64_t packed) {
-    return json_sprintf("%llu.%llu",
-                        (unsigned long long)epoch_incarnation(packed),
-                        (unsigned long long)epoch_number(packed));
+    return json_sprintf(
+        "%llu.%llu", (unsigned long long)(packed >> EPOCH_BITS),
+        (unsigned long long)(packed & ((1ull << EPOCH_BITS) - 1)));
 }
 
 static const char *state_of(const rack_view *view,
@@ -91,9 +91,8 @@ int conductor_status(conductor *c, json_t *into) {
                               json_string(l != NULL ? l->name : ""));
     why_frozen(c, frozen, sizeof(frozen));
     rc |= json_object_set_new(into, "frozen", json_string(frozen));
-    rc |= json_object_set_new(
-        into, "incarnation",
-        json_integer((json_int_t)epoch_incarnation(packed)));
+    rc |= json_object_set_new(into, "incarnation",
+                              json_integer((json_int_t)(packed >> EPOCH_BITS)));
     rc |= json_object_set_new(into, "epoch", epoch_json(packed));
     rc |= json_object_set_new(into, "slices", json_integer(slices));
     rc |= json_object_set_new(into, "min_replicas", json_integer(replicas));

@@ -103,8 +103,7 @@ static const char *find_obstacle(const leader *l, uint64_t now_ms,
                "changed until an operator recovers it";
     }
     if (lost || leader_nodes_epoch(p->view) > shown_epoch(p->view)) {
-        return "the rack knows a newer placement than etcd has: nothing is "
-               "changed "
+        return "nodes know a newer placement than etcd has: nothing is changed "
                "until an operator recovers it";
     }
     int64_t accepted = now != NULL ? rack_placement_head(now)->mod_revision : 0;

@@ -160,32 +160,6 @@ uint64_t leader_nodes_usable(const leader_nodes *l) {
     return digest;
 }
 
-static uint64_t larger(uint64_t a, uint64_t b) {
-    return a > b ? a : b;
-}
-
-static uint64_t known_to(const coordinator_record *r) {
-    return epoch_pack(r->incarnation, r->epoch);
-}
-
-const coordinator_record *leader_nodes_knows_more(const rack_view *view,
-                                                  const char *self) {
-    const rack_placement *p = rack_view_placement(view);
-    uint64_t least = larger(rack_view_head_epoch(view),
-                            p != NULL ? rack_placement_epoch(p) : 0);
-    const coordinator_record *best = NULL;
-    size_t n;
-    const coordinator_record *all = rack_view_coordinators(view, &n);
-    for (size_t i = 0; i < n; i++) {
-        if (strcmp(all[i].name, self) == 0) continue;
-        if (rack_view_drain(view, all[i].name) != NULL) continue;
-        if (known_to(&all[i]) <= least) continue;
-        least = known_to(&all[i]);
-        best = &all[i];
-    }
-    return best;
-}
-
 uint64_t leader_nodes_epoch(const rack_view *view) {
     size_t n;
     const node_record *records = rack_view_nodes(view, &n);
@@ -193,10 +167,8 @@ uint64_t leader_nodes_epoch(const rack_view *view) {
     for (size_t i = 0; i < n; i++) {
         const ready_record *r = rack_view_ready(view, records[i].name);
         if (r == NULL || r->boot != records[i].boot) continue;
-        most = larger(most, epoch_pack(r->incarnation, r->epoch));
+        uint64_t epoch = epoch_pack(r->incarnation, r->epoch);
+        if (epoch > most) most = epoch;
     }
-    const coordinator_record *all = rack_view_coordinators(view, &n);
-    for (size_t i = 0; i < n; i++)
-        most = larger(most, known_to(&all[i]));
     return most;
 }

@@ -43,15 +43,7 @@ uint64_t leader_nodes_deadline(const leader_nodes *l, uint64_t now_ms,
 /* A digest of which nodes can be used. */
 uint64_t leader_nodes_usable(const leader_nodes *l);
 
-/* The highest epoch that a node says it has reached, or a coordinator that it
- * knows; 0: there is none. */
+/* The highest epoch that a node says it has reached; 0: none does. */
 uint64_t leader_nodes_epoch(const rack_view *view);
-
-/* The coordinator other than `self`, not drained, that knows a newer placement
- * than etcd has and than this view ever showed: it can have etcd recovered from
- * its memory, so it is the one to lead.  NULL: there is none.  Borrowed from
- * the view. */
-const coordinator_record *leader_nodes_knows_more(const rack_view *view,
-                                                  const char *self);
 
 #endif

@@ -8,6 +8,10 @@
 #include "engine/err.h"
 #include "engine/util.h"
 
+static uint64_t incarnation_of(uint64_t packed) {
+    return packed >> EPOCH_BITS;
+}
+
 static uint64_t larger(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
@@ -29,7 +33,7 @@ static void find_fault(recovery *r, const recovery_input *in) {
                     ? "etcd has another placement under the same number"
                     : "etcd has an older placement than the rack";
     } else if (in->nodes_epoch > epoch) {
-        fault = "the rack knows a newer placement than etcd has";
+        fault = "nodes know a newer placement than etcd has";
     } else if (accepted != revision) {
         fault = "the placement in etcd cannot be used";
     }
@@ -151,11 +155,12 @@ static int take_nodes(recovery *r, const recovery_input *in, char *why,
     }
     if (held == 0) {
         return err_why(why, why_size, ERR_UNAVAILABLE,
-                       "the rack knows placement %llu.%llu, but no node has "
+                       "nodes know placement %llu.%llu, but none of them has "
                        "said what it holds: ask a coordinator that knows it, "
                        "or wait until they are up",
-                       (unsigned long long)epoch_incarnation(in->nodes_epoch),
-                       (unsigned long long)epoch_number(in->nodes_epoch));
+                       (unsigned long long)incarnation_of(in->nodes_epoch),
+                       (unsigned long long)(in->nodes_epoch &
+                                            (((uint64_t)1 << EPOCH_BITS) - 1)));
     }
     int silent = check_silent(in, why, why_size);
     if (silent < 0) return silent;
@@ -243,7 +248,7 @@ static int plan(recovery *r, const recovery_input *in, char *why,
                                      : take_memory(r, in, why, why_size);
     if (rc < 0) return rc;
 
-    r->head.incarnation = epoch_incarnation(larger(r->was, etcd)) + 1;
+    r->head.incarnation = incarnation_of(larger(r->was, etcd)) + 1;
     r->head.epoch = 1;
     r->head.mod_revision = 0;
     r->becomes = epoch_pack(r->head.incarnation, r->head.epoch);

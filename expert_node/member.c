@@ -240,8 +240,8 @@ static void report(member *m, const keeper_action *a, uint64_t now_ms) {
     const shard *s = service_shard(m->config.service);
     const ready_record r = {
         .boot = m->config.boot_id,
-        .incarnation = epoch_incarnation(a->epoch),
-        .epoch = epoch_number(a->epoch),
+        .incarnation = a->epoch >> EPOCH_BITS,
+        .epoch = a->epoch & (((uint64_t)1 << EPOCH_BITS) - 1),
         .digest = a->digest,
         .bytes = expert_store_bytes(s->store),
         .units = a->units,
@@ -490,7 +490,8 @@ json_t *member_status(const member *m) {
     keeper_look(m->keeper, &k);
     char epoch[48], source[FETCH_SOURCE_SIZE] = "";
     snprintf(epoch, sizeof(epoch), "%" PRIu64 ".%" PRIu64,
-             epoch_incarnation(k.epoch), epoch_number(k.epoch));
+             k.epoch >> EPOCH_BITS,
+             k.epoch & (((uint64_t)1 << EPOCH_BITS) - 1));
     const char *from =
         member_path(m) != NULL ? member_path(m) : member_source(m, source);
     return json_pack(

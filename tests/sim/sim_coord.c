@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "coordinator/leader_nodes.h"
 #include "tests/sim/sim.h"
 
 #define POLL_MS 1000
@@ -184,12 +183,20 @@ void sim_coord_poll(sim *s, uint32_t coord) {
 static void see_drain(sim *s, uint32_t coord) {
     sim_member *m = &s->members[coord];
     sim_coord *c = &s->coords[coord];
-    c->drained = rack_view_drain(m->view, m->name) != NULL;
-    bool yields =
-        c->drained || leader_nodes_knows_more(m->view, m->name) != NULL;
-    if (yields == c->yields) return;
-    c->yields = yields;
-    session_campaign(m->session, !yields);
+    bool drained = rack_view_drain(m->view, m->name) != NULL;
+    if (drained == c->drained) return;
+    c->drained = drained;
+    session_campaign(m->session, !drained);
+}
+
+uint64_t sim_coord_act(sim *s, uint32_t coord) {
+    if (s->members[coord].listed) {
+        see_drain(s, coord);
+        sim_rack_set(s, coord);
+    }
+    uint64_t wake = sim_member_act(s, coord);
+    uint64_t lead = sim_leader_act(s, coord);
+    return lead < wake ? lead : wake;
 }
 
 static void publish(sim *s, uint32_t coord) {
@@ -198,34 +205,14 @@ static void publish(sim *s, uint32_t coord) {
                             .version = "1",
                             .protocol = 1,
                             .has_model = true,
-                            .profile = profile,
-                            .incarnation = epoch_incarnation(m->epoch),
-                            .epoch = epoch_number(m->epoch)};
+                            .profile = profile};
+    leader_record l = {.boot = m->boot};
+    snprintf(l.name, sizeof(l.name), "%s", m->name);
     snprintf(r.client, sizeof(r.client), "tcp://10.0.0.%u:1", coord + 1);
     snprintf(r.weights, sizeof(r.weights), "tcp://10.0.0.%u:2", coord + 1);
     memcpy(r.model, s->plan_model.model, RECORD_MODEL);
-    s->coords[coord].published_epoch = m->epoch;
     sim_member_want(s, coord, SLOT_RECORD, coordinator_record_pack(&r));
-}
-
-static void offer_to_lead(sim *s, uint32_t coord) {
-    const sim_member *m = &s->members[coord];
-    leader_record l = {.boot = m->boot};
-    snprintf(l.name, sizeof(l.name), "%s", m->name);
     sim_member_want(s, coord, SLOT_LEADER, leader_record_pack(&l));
-}
-
-uint64_t sim_coord_act(sim *s, uint32_t coord) {
-    if (s->members[coord].listed) {
-        see_drain(s, coord);
-        if (s->members[coord].epoch > s->coords[coord].published_epoch) {
-            publish(s, coord);
-        }
-        sim_rack_set(s, coord);
-    }
-    uint64_t wake = sim_member_act(s, coord);
-    uint64_t lead = sim_leader_act(s, coord);
-    return lead < wake ? lead : wake;
 }
 
 /* ---- life ---- */
@@ -242,7 +229,6 @@ void sim_coord_start(sim *s, uint32_t coord) {
     if (membership_new(&c->members, &m) < 0) abort();
     if (heat_new(&c->heat, SIM_LAYERS, units) < 0) abort();
     publish(s, coord);
-    offer_to_lead(s, coord);
     sim_leader_start(s, coord);
     sim_step_start(s, coord);
     sim_rack_changed(s, coord);

@@ -101,8 +101,6 @@ typedef struct {
     leader *leader;
     heat *heat;
     int64_t term;
-    uint64_t published_epoch; /* in its record */
-    bool yields;              /* it does not stand for leader */
     bool drained;
 
     /* the step thread */

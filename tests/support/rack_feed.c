@@ -78,20 +78,13 @@ void rack_feed_ready(rack_feed *f, const char *name, uint64_t boot) {
     put_text(f, "ready", name, ready_record_pack(&r));
 }
 
-void rack_feed_informed(rack_feed *f, const char *name, uint64_t boot,
-                        uint64_t epoch) {
+void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot) {
     coordinator_record r = {.boot = boot,
-                            .incarnation = epoch_incarnation(epoch),
-                            .epoch = epoch_number(epoch),
                             .client = "tcp://127.0.0.1:7100",
                             .weights = "tcp://127.0.0.1:7200",
                             .protocol = 1,
                             .profile = some_profile};
     put_text(f, "coordinators", name, coordinator_record_pack(&r));
-}
-
-void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot) {
-    rack_feed_informed(f, name, boot, 0);
 }
 
 void rack_feed_drain(rack_feed *f, const char *name) {

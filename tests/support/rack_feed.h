@@ -21,9 +21,6 @@ void rack_feed_node_gone(rack_feed *f, const char *name);
 /* All that the view's placement assigns to the node is there, it says. */
 void rack_feed_ready(rack_feed *f, const char *name, uint64_t boot);
 void rack_feed_coordinator(rack_feed *f, const char *name, uint64_t boot);
-/* One that knows a placement (packed). */
-void rack_feed_informed(rack_feed *f, const char *name, uint64_t boot,
-                        uint64_t epoch);
 void rack_feed_drain(rack_feed *f, const char *name);
 void rack_feed_drain_gone(rack_feed *f, const char *name);
 /* The leader key; its term is the revision. */

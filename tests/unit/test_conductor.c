@@ -421,51 +421,6 @@ static void its_record_says_when_it_is_empty(void **state) {
     close_rig(a);
 }
 
-/* ---- an etcd that forgets ---- */
-
-static void its_record_says_which_placement_it_knows(void **state) {
-    (void)state;
-    rig *a = open_rig();
-    tell(a);
-    assert_int_equal(played.own.epoch, 0);
-    feed_nodes(a);
-    feed_placement(a, 4, 0);
-    played.no_room = 1;
-    tell(a);
-    assert_int_equal(played.own.epoch, 0);
-    tell(a); /* tried again */
-    assert_int_equal(played.own.incarnation, 1);
-    assert_int_equal(played.own.epoch, 4);
-    feed_placement(a, epoch_pack(2, 1), 0);
-    tell(a);
-    assert_int_equal(played.own.incarnation, 2);
-    assert_int_equal(played.own.epoch, 1);
-    close_rig(a);
-}
-
-static void leaves_the_lead_to_who_knows_more(void **state) {
-    (void)state;
-    rig *a = open_rig();
-    feed_nodes(a);
-    rack_feed_informed(&a->feed, "c2", 9, epoch_pack(1, 4));
-    tell(a);
-    assert_false(played.campaigns);
-    rack_feed_drain(&a->feed, "c2"); /* that one will not lead */
-    tell(a);
-    assert_true(played.campaigns);
-    rack_feed_drain_gone(&a->feed, "c2");
-    tell(a);
-    assert_false(played.campaigns);
-    feed_placement(a, 4, 0); /* etcd has it */
-    tell(a);
-    assert_true(played.campaigns);
-    rack_feed_informed(&a->feed, "c1", NODES_RIG_BOOT,
-                       epoch_pack(1, 9)); /* it itself */
-    tell(a);
-    assert_true(played.campaigns);
-    close_rig(a);
-}
-
 /* ---- draining others ---- */
 
 typedef struct {
@@ -624,8 +579,6 @@ int main(void) {
         over_tcp(refuses_to_serve_in_another_model_s_rack),
         over_tcp(takes_no_requests_while_it_is_drained),
         over_tcp(its_record_says_when_it_is_empty),
-        over_tcp(its_record_says_which_placement_it_knows),
-        over_tcp(leaves_the_lead_to_who_knows_more),
         over_tcp(records_a_drain_of_who_is_there),
         over_tcp(says_what_became_of_a_drain),
         over_tcp(drains_nobody_while_etcd_is_away),

@@ -290,28 +290,6 @@ static void waits_until_it_sees_what_it_wrote(void **state) {
     desk_fini(&d);
 }
 
-/* Nor did any node that is there. */
-static void writes_nothing_older_than_what_a_coordinator_knows(void **state) {
-    desk d;
-    (void)state;
-    desk_init(&d, 1);
-    join(&d, "a");
-    coordinator_record r = {
-        .boot = 7,
-        .client = "tcp://127.0.0.1:7100",
-        .protocol = 1,
-        .incarnation = 1,
-        .profile = {.version = 1, .activation = "a8", .rows = "f32"},
-        .epoch = 12};
-    put_text(&d, "coordinators/c2", coordinator_record_pack(&r));
-    look(&d);
-    d.now_ms += 60000;
-    assert_int_equal(next(&d), LEADER_WAIT);
-    assert_non_null(strstr(leader_why(d.machine), "newer placement"));
-    assert_true(leader_known_epoch(d.machine) == epoch_pack(1, 12));
-    desk_fini(&d);
-}
-
 static void is_frozen_if_etcd_lost_what_it_wrote(void **state) {
     desk d;
     (void)state;
@@ -583,7 +561,6 @@ int main(void) {
         cmocka_unit_test(goes_on_from_a_view_that_shows_the_last_write),
         cmocka_unit_test(waits_after_an_unknown_outcome),
         cmocka_unit_test(waits_until_it_sees_what_it_wrote),
-        cmocka_unit_test(writes_nothing_older_than_what_a_coordinator_knows),
         cmocka_unit_test(is_frozen_if_etcd_lost_what_it_wrote),
         cmocka_unit_test(goes_on_when_a_late_view_shows_it),
         cmocka_unit_test(writes_nothing_below_what_nodes_answer),

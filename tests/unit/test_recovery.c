@@ -200,7 +200,7 @@ static void takes_what_the_nodes_hold_if_they_know_more(void **state) {
     holdings_add(&g.held[1], 1, 7);
     holdings_add(&g.held[1], 2, 3);
     assert_int_equal(plan(&g), 0);
-    assert_non_null(strstr(g.r.why, "the rack knows"));
+    assert_non_null(strstr(g.r.why, "nodes know"));
     assert_int_equal(g.r.source, RECOVERY_NODES);
     assert_true(g.r.was == epoch_pack(1, 9));
     assert_true(g.r.becomes == epoch_pack(2, 1));
