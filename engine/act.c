@@ -26,7 +26,7 @@ static void encode_block(const float *x, float *scale, int8_t *q) {
         return;
     }
 
-    *scale = amax / 127.0f;
+    *scale = act_round_scale(amax / 127.0f);
     for (size_t i = 0; i < ACT_BLOCK; i++) {
         float v = x[i] * inv;
         v = v < 127.0f ? v : 127.0f;

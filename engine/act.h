@@ -1,10 +1,10 @@
 /* act.h - the two forms an activation row takes, in kernels and on the wire.
  *
  * F32: n floats.  A8, for quantized weights: blocks of 32 values, int8 in
- * [-127, 127] with one f32 scale = amax / 127, rounded half to even.  A row is
- * stored as [n/32 f32 scales][n int8], little-endian, so it can be sent and
- * multiplied as it stands.  Part of the numerics contract: a change of form or
- * rounding is a new profile version. */
+ * [-127, 127] with one f32 scale = amax / 127, itself of 11 significant bits;
+ * both rounded half to even.  A row is stored as [n/32 f32 scales][n int8],
+ * little-endian, so it can be sent and multiplied as it stands.  Part of the
+ * numerics contract: a change of form or rounding is a new profile version. */
 #ifndef ENGINE_ACT_H
 #define ENGINE_ACT_H
 

@@ -39,7 +39,7 @@ static void encode_block(const float *at, float *scale, int8_t *q) {
         return;
     }
 
-    *scale = amax / 127.0f;
+    *scale = act_round_scale(amax / 127.0f);
     __m256 k = _mm256_set1_ps(inv);
     __m256i ab = _mm256_packs_epi32(quantize(x[0], k), quantize(x[1], k));
     __m256i cd = _mm256_packs_epi32(quantize(x[2], k), quantize(x[3], k));

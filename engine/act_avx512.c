@@ -30,7 +30,7 @@ static void encode_block(const float *at, float *scale, int8_t *q) {
         return;
     }
 
-    *scale = amax / 127.0f;
+    *scale = act_round_scale(amax / 127.0f);
     store_quantized(lo, _mm512_set1_ps(inv), q);
     store_quantized(hi, _mm512_set1_ps(inv), q + 16);
 }

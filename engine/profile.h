@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROFILE_VERSION 1 /* rises when any bit of any result may change */
+#define PROFILE_VERSION 2 /* rises when any bit of any result may change */
 
 typedef struct {
     uint32_t version;

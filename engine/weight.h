@@ -16,12 +16,17 @@
  *   F32 form:  acc = fmaf(w, x, acc), one value after the other, w being the
  *              dequantized f32 weight
  *   A8 form:   isum = exact integer sum of the A8 block's 32 products, each
- *              times the weight's integer sub-scale in formats that have one;
+ *              times the weight's integer sub-scale in formats that have one
+ *              (for 32 or for 16 values);
  *              acc = fmaf(w_scale * x_scale, (float)isum, acc); and in formats
- *              with a minimum, xsum being the sum of the 32 activations,
- *              acc = fmaf(-(w_min * x_scale), (float)(sub_min * xsum), acc)
- *              (all these integers are below 2^24, hence exact as floats)
- * so every kernel is bit-identical to the scalar one. */
+ *              with a minimum, msum = exact integer sum of the 32 activations,
+ *              each times the weight's integer sub-minimum if there is one,
+ *              acc = fmaf(-(w_min * x_scale), (float)msum, acc)
+ * All these integers are below 2^24, hence exact as floats.  A weight's integer
+ * may come from the format's table (IQ4_NL, IQ4_XS, MXFP4).  Where a format
+ * adds an offset (Q4_1, Q5_1), the minimum is minus that.  Scales that are
+ * infinite or NaN, and an A8 or F32 product that overflows, go on as IEEE
+ * arithmetic has them, so every kernel is bit-identical to the scalar one. */
 #ifndef ENGINE_WEIGHT_H
 #define ENGINE_WEIGHT_H
 
@@ -38,11 +43,19 @@ enum {
     WEIGHT_F32 = 0,
     WEIGHT_F16 = 1,
     WEIGHT_Q4_0 = 2,
+    WEIGHT_Q4_1 = 3,
+    WEIGHT_Q5_0 = 6,
+    WEIGHT_Q5_1 = 7,
     WEIGHT_Q8_0 = 8,
+    WEIGHT_Q2_K = 10,
+    WEIGHT_Q3_K = 11,
     WEIGHT_Q4_K = 12,
     WEIGHT_Q5_K = 13,
     WEIGHT_Q6_K = 14,
+    WEIGHT_IQ4_NL = 20,
+    WEIGHT_IQ4_XS = 23,
     WEIGHT_BF16 = 30,
+    WEIGHT_MXFP4 = 39,
 };
 
 /* y[t][r - 16 * group0] += nothing: the kernel writes, for each activation row

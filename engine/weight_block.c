@@ -19,9 +19,9 @@ static void mul_block_a8(bool has_min, size_t cols, size_t at,
     float x_scale = act_scales(x)[at / ACT_BLOCK];
 
     int32_t sum[2][WEIGHT_GROUP] = {0};
-    int32_t x_sum = 0;
+    int32_t x_sum[2] = {0};
     for (size_t i = 0; i < ACT_BLOCK; i++) {
-        x_sum += values[i];
+        x_sum[i / SUB] += values[i];
         for (size_t r = 0; r < WEIGHT_GROUP; r++) {
             sum[i / SUB][r] += w->values[i][r] * values[i];
         }
@@ -31,8 +31,9 @@ static void mul_block_a8(bool has_min, size_t cols, size_t at,
             w->sub_scale[0][r] * sum[0][r] + w->sub_scale[1][r] * sum[1][r];
         acc[r] = fmaf(w->scale[r] * x_scale, (float)scaled, acc[r]);
         if (!has_min) continue;
-        float minus = -(w->min[r] * x_scale);
-        acc[r] = fmaf(minus, (float)(w->sub_min[r] * x_sum), acc[r]);
+        int32_t minima =
+            w->sub_min[0][r] * x_sum[0] + w->sub_min[1][r] * x_sum[1];
+        acc[r] = fmaf(-(w->min[r] * x_scale), (float)minima, acc[r]);
     }
 }
 
@@ -46,7 +47,8 @@ static void mul_block_f32(bool has_min, size_t cols, size_t at,
         for (size_t r = 0; r < WEIGHT_GROUP; r++) {
             float scale = w->scale[r] * (float)w->sub_scale[i / SUB][r];
             weights[r] = scale * (float)w->values[i][r];
-            if (has_min) weights[r] -= w->min[r] * (float)w->sub_min[r];
+            if (has_min)
+                weights[r] -= w->min[r] * (float)w->sub_min[i / SUB][r];
         }
         weight_fma_rows(acc, weights, values[i]);
     }

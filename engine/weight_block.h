@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "engine/weight_kernels.h"
 
 /* One A8 block's columns of a group, the rows' values in order again.  A weight
@@ -17,7 +18,7 @@ typedef struct {
     float scale[WEIGHT_GROUP];
     int32_t sub_scale[2][WEIGHT_GROUP]; /* of columns 0 to 15 and 16 to 31 */
     float min[WEIGHT_GROUP];
-    int32_t sub_min[WEIGHT_GROUP];
+    int32_t sub_min[2][WEIGHT_GROUP]; /* of the same */
     int8_t values[ACT_BLOCK][WEIGHT_GROUP];
 } weight_block;
 
@@ -30,6 +31,22 @@ typedef struct {
     void (*open)(size_t cols, const uint8_t *group, size_t at,
                  weight_block *out);
 } weight_blocks;
+
+/* Four values of a byte each, packed and opened at once; nothing depends on the
+ * order of a word's bytes. */
+typedef uint32_t weight_four;
+#define WEIGHT_FOUR(byte) ((weight_four)(byte)*0x01010101u)
+
+static inline weight_four weight_load_four(const void *at) {
+    weight_four four;
+    memcpy(&four, at, sizeof(four));
+    return four;
+}
+/* Bits `shift` to `shift + n - 1` of each byte, from bit 0 on. */
+static inline weight_four weight_four_bits(weight_four four, unsigned shift,
+                                           unsigned n) {
+    return four >> shift & WEIGHT_FOUR((1u << n) - 1u);
+}
 
 void weight_block_mul_a8(const weight_blocks *f, WEIGHT_MUL_ARGS);
 void weight_block_mul_f32(const weight_blocks *f, WEIGHT_MUL_ARGS);

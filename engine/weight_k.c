@@ -16,8 +16,9 @@ void weight_k_open_head(const k_packed_head *head, size_t j,
     for (size_t r = 0; r < WEIGHT_GROUP; r++) {
         out->scale[r] = f16_to_f32(head->scales[r]);
         out->min[r] = f16_to_f32(head->mins[r]);
-        out->sub_scale[0][r] = head->subs[j].scales[r];
-        out->sub_scale[1][r] = head->subs[j].scales[r];
-        out->sub_min[r] = head->subs[j].mins[r];
+        for (size_t half = 0; half < 2; half++) {
+            out->sub_scale[half][r] = head->subs[j].scales[r];
+            out->sub_min[half][r] = head->subs[j].mins[r];
+        }
     }
 }

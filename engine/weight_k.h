@@ -15,6 +15,7 @@
 #define K_LEN 256                        /* values of a block */
 #define K_ACT_BLOCKS (K_LEN / ACT_BLOCK) /* A8 blocks in it */
 #define K_PANEL (2 * K_LEN)              /* columns of a panel of tiles */
+#define K_SUB 16 /* columns of a sub-block, in formats that have them */
 
 /* As stored, at the beginning of a block. */
 typedef struct {

@@ -13,10 +13,18 @@ extern const weight_format weight_f32;
 extern const weight_format weight_f16;
 extern const weight_format weight_bf16;
 extern const weight_format weight_q4_0;
+extern const weight_format weight_q4_1;
+extern const weight_format weight_q5_0;
+extern const weight_format weight_q5_1;
 extern const weight_format weight_q8_0;
+extern const weight_format weight_q2_k;
+extern const weight_format weight_q3_k;
 extern const weight_format weight_q4_k;
 extern const weight_format weight_q5_k;
 extern const weight_format weight_q6_k;
+extern const weight_format weight_iq4_nl;
+extern const weight_format weight_iq4_xs;
+extern const weight_format weight_mxfp4;
 
 /* A product's arguments are always the same. */
 #define WEIGHT_MUL_ARGS                                                        \
@@ -39,10 +47,18 @@ void weight_bf16_mul_avx512(WEIGHT_MUL_ARGS);
     void weight_##id##_mul_f32_avx512(WEIGHT_MUL_ARGS)
 
 WEIGHT_BLOCK_KERNELS(q4_0);
+WEIGHT_BLOCK_KERNELS(q4_1);
+WEIGHT_BLOCK_KERNELS(q5_0);
+WEIGHT_BLOCK_KERNELS(q5_1);
 WEIGHT_BLOCK_KERNELS(q8_0);
+WEIGHT_BLOCK_KERNELS(q2_k);
+WEIGHT_BLOCK_KERNELS(q3_k);
 WEIGHT_BLOCK_KERNELS(q4_k);
 WEIGHT_BLOCK_KERNELS(q5_k);
 WEIGHT_BLOCK_KERNELS(q6_k);
+WEIGHT_BLOCK_KERNELS(iq4_nl);
+WEIGHT_BLOCK_KERNELS(iq4_xs);
+WEIGHT_BLOCK_KERNELS(mxfp4);
 
 /* acc[r] = fmaf(w[r], x, acc[r]) for the 16 rows of a group: the inner step of
  * the scalar F32 kernels.  Uses the CPU's FMA if it has one, since the library

@@ -9,7 +9,6 @@
 
 #include <assert.h>
 #include <string.h>
-#include "engine/util.h"
 
 #define RUN 32 /* values whose low bits are neighbours */
 
@@ -20,26 +19,30 @@ typedef struct {
 } block_q5_k;
 _Static_assert(sizeof(block_q5_k) == Q5_K_BYTES, "176 bytes on disk");
 
-/* Where the top bits of the chunks keep the last three. */
-static const struct {
-    uint8_t chunk, shift; /* where the piece is */
-    uint8_t bits;
-    uint8_t of, at; /* the chunk it belongs to, and its place in a value */
-} pieces[] = {
-    {0, 5, 3, 5, 0}, {1, 6, 2, 5, 3}, {2, 5, 3, 6, 0}, {3, 6, 2, 6, 3},
-    {4, 5, 3, 7, 0}, {1, 5, 1, 7, 3}, {3, 5, 1, 7, 4},
-};
-
 static void read_block(const void *row, size_t b, block_q5_k *out) {
     memcpy(out, (const uint8_t *)row + b * Q5_K_BYTES, Q5_K_BYTES);
 }
 
-/* Value i of the block, 0 to 31. */
-static uint8_t stored_value(const block_q5_k *block, size_t i) {
-    size_t run = i / RUN, at = i % RUN;
-    unsigned low = block->low[run / 2][at] >> (run % 2 * 4) & 15u;
-    unsigned high = block->high[at] >> run & 1u;
-    return (uint8_t)(low | high << 4);
+/* The 32 values of run `run`, 0 to 31. */
+static void read_run(const block_q5_k *block, size_t run, int8_t out[RUN]) {
+    for (size_t i = 0; i < RUN; i++) {
+        int low = block->low[run / 2][i] >> (run % 2 * 4) & 15;
+        int high = block->high[i] >> run & 1;
+        out[i] = (int8_t)(low | high << 4);
+    }
+}
+
+/* The same as weights. */
+static void dequantize_run(const block_q5_k *block, size_t run, float *out) {
+    k_sub sub = k_head_sub(&block->head, run);
+    float scale = f16_to_f32(block->head.scale) * (float)sub.scale;
+    float min = f16_to_f32(block->head.min) * (float)sub.min;
+    int8_t values[RUN];
+
+    read_run(block, run, values);
+    for (size_t i = 0; i < RUN; i++) {
+        out[i] = scale * (float)values[i] - min;
+    }
 }
 
 static void dequantize(size_t n, const void *stored, float *out) {
@@ -48,32 +51,8 @@ static void dequantize(size_t n, const void *stored, float *out) {
     for (size_t b = 0; b < n / K_LEN; b++) {
         block_q5_k block;
         read_block(stored, b, &block);
-        float scale = f16_to_f32(block.head.scale);
-        float min = f16_to_f32(block.head.min);
-        for (size_t i = 0; i < K_LEN; i++) {
-            k_sub sub = k_head_sub(&block.head, i / RUN);
-            float product =
-                scale * (float)sub.scale * (float)stored_value(&block, i);
-            out[b * K_LEN + i] = product - min * (float)sub.min;
-        }
-    }
-}
-
-/* Row r's 32 values of run `run`. */
-static void pack_run(const block_q5_k *block, size_t run, size_t r,
-                     uint8_t out[Q5_K_CHUNKS][Q5_K_CHUNK]) {
-    for (size_t j = 0; j < 4; j++) {
-        unsigned v[RUN / 4];
-        for (size_t c = 0; c < RUN / 4; c++) {
-            v[c] = stored_value(block, run * RUN + c * 4 + j);
-        }
-        for (size_t p = 0; p < ARRAY_LEN(pieces); p++) {
-            unsigned bits = v[pieces[p].of] >> pieces[p].at;
-            bits &= (1u << pieces[p].bits) - 1u;
-            v[pieces[p].chunk] |= bits << pieces[p].shift;
-        }
-        for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
-            out[c][r * 4 + j] = (uint8_t)v[c];
+        for (size_t run = 0; run < K_ACT_BLOCKS; run++, out += RUN) {
+            dequantize_run(&block, run, out);
         }
     }
 }
@@ -87,27 +66,10 @@ static void pack(size_t cols, const void *const rows[WEIGHT_GROUP], void *out) {
             if (rows[r] != NULL) read_block(rows[r], b, &block);
             weight_k_pack_head(&block.head, r, &packed->head);
             for (size_t run = 0; run < K_ACT_BLOCKS; run++) {
-                pack_run(&block, run, r, packed->values[run]);
+                int8_t values[RUN];
+                read_run(&block, run, values);
+                weight_fives_pack(values, r, packed->values[run][0]);
             }
-        }
-    }
-}
-
-/* The inverse of pack_run(). */
-static void open_run(const uint8_t in[Q5_K_CHUNKS][Q5_K_CHUNK], size_t r,
-                     int8_t values[RUN][WEIGHT_GROUP]) {
-    for (size_t j = 0; j < 4; j++) {
-        unsigned v[RUN / 4] = {0};
-        for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
-            v[c] = in[c][r * 4 + j] & 31u;
-        }
-        for (size_t p = 0; p < ARRAY_LEN(pieces); p++) {
-            unsigned bits = in[pieces[p].chunk][r * 4 + j] >> pieces[p].shift;
-            bits &= (1u << pieces[p].bits) - 1u;
-            v[pieces[p].of] |= bits << pieces[p].at;
-        }
-        for (size_t c = 0; c < RUN / 4; c++) {
-            values[c * 4 + j][r] = (int8_t)v[c];
         }
     }
 }
@@ -119,9 +81,7 @@ static void open_block(size_t cols, const uint8_t *group, size_t at,
     (void)cols;
 
     weight_k_open_head(&packed->head, run, out);
-    for (size_t r = 0; r < WEIGHT_GROUP; r++) {
-        open_run(packed->values[run], r, out->values);
-    }
+    weight_fives_open(packed->values[run][0], 0, out);
 }
 
 WEIGHT_BLOCK_FORMAT(q5_k, K_LEN, Q5_K_BYTES, true);

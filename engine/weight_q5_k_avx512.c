@@ -2,32 +2,9 @@
  *
  * A tile is one group: opening the weights takes far longer than an addition's
  * latency, so one row needs no more chains. */
+#include "engine/weight_fives_avx512.h"
 #include "engine/weight_k_avx512.h"
 #include "engine/weight_q5_k.h"
-
-#define CHUNKS (ACT_BLOCK / 4) /* opened */
-
-/* The chunks of 32 columns, values 0 to 31.  Shifts move bits between bytes,
- * too; those are masked away. */
-TILE_INLINE void open_chunks(const uint8_t at[Q5_K_CHUNKS][Q5_K_CHUNK],
-                             __m512i w[CHUNKS]) {
-    const __m512i five_bits = _mm512_set1_epi8(31);
-    __m512i p[Q5_K_CHUNKS];
-    TILE_UNROLL for (size_t c = 0; c < Q5_K_CHUNKS; c++) {
-        p[c] = _mm512_loadu_si512(at[c]);
-        w[c] = p[c];
-    }
-    w[5] = tile_select_bits(7, _mm512_srli_epi16(p[0], 5),
-                            _mm512_srli_epi16(p[1], 3));
-    w[6] = tile_select_bits(7, _mm512_srli_epi16(p[2], 5),
-                            _mm512_srli_epi16(p[3], 3));
-    __m512i top = tile_select_bits(8, _mm512_srli_epi16(p[1], 2),
-                                   _mm512_srli_epi16(p[3], 1));
-    w[7] = tile_select_bits(7, _mm512_srli_epi16(p[4], 5), top);
-    TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
-        w[c] = _mm512_and_si512(w[c], five_bits);
-    }
-}
 
 TILE_INLINE const q5_k_packed *block_of(const tile *t, size_t b) {
     return (const q5_k_packed *)(const void *)t->weights + b;
@@ -41,13 +18,13 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t b, size_t j,
                           __m512 acc[TILE_GROUPS][TILE_ROWS]) {
     const q5_k_packed *block = block_of(t, b);
     const size_t at = b * K_LEN + j * ACT_BLOCK;
-    __m512i w[CHUNKS], sum[TILE_GROUPS][TILE_ROWS];
+    __m512i w[FIVES_OPENED], sum[TILE_GROUPS][TILE_ROWS];
 
-    tile_prefetch(n_x, block->values[j][0], Q5_K_CHUNKS);
-    open_chunks(block->values[j], w);
+    tile_prefetch(n_x, block->values[j][0], FIVES_CHUNKS);
+    fives_open(block->values[j][0], w);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         sum[0][i] = _mm512_setzero_si512();
-        TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+        TILE_UNROLL for (size_t c = 0; c < FIVES_OPENED; c++) {
             sum[0][i] = _mm512_dpbusd_epi32(
                 sum[0][i], w[c], tile_broadcast_4(x[i] + at + c * 4));
         }
@@ -78,14 +55,14 @@ TILE_INLINE void add_columns(size_t n_x, const tile *t, size_t b, size_t j,
                              const float *const *x, __m512 *acc) {
     const q5_k_packed *block = block_of(t, b);
     const k_packed_head *head = &block->head;
-    __m512i w[CHUNKS];
-    open_chunks(block->values[j], w);
+    __m512i w[FIVES_OPENED];
+    fives_open(block->values[j][0], w);
     __m512 scale =
         _mm512_mul_ps(tile_f16(head->scales), tile_bytes(head->subs[j].scales));
     __m512 min =
         _mm512_mul_ps(tile_f16(head->mins), tile_bytes(head->subs[j].mins));
 
-    TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
+    TILE_UNROLL for (size_t c = 0; c < FIVES_OPENED; c++) {
         TILE_UNROLL for (unsigned k = 0; k < 4; k++) {
             __m512i top = _mm512_slli_epi32(w[c], 24 - 8 * k);
             __m512 value = _mm512_cvtepi32_ps(_mm512_srli_epi32(top, 24));

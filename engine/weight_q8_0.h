@@ -8,11 +8,10 @@
 
 #include "engine/weight_q0.h"
 
-#define Q8_0_BYTES 34
 #define Q8_0_CHUNKS (Q0_LEN / 4)
 
-static inline size_t q8_0_group_bytes(size_t cols) {
-    return q0_group_bytes(cols, Q8_0_CHUNKS);
-}
+static const q0_layout q8_0_layout = {Q0_F16, Q8_0_CHUNKS};
+
+Q0_GROUP_BYTES(q8_0)
 
 #endif

@@ -4,10 +4,9 @@
  * to 16 bits, so it gets |w| and x with w's sign: the largest pair is 2 * 128 *
  * 127 = 32512, and nothing saturates.  (x is never -128: act.h.)  A group is
  * two vectors of 8 rows. */
+#include "engine/weight_q0_avx2.h"
 #include "engine/weight_q8_0.h"
-#include "engine/weight_tile_avx2.h"
 
-#define PANEL (TILE_BLOCKS * Q0_LEN)
 #define HALF_CHUNK (Q0_CHUNK / 2)
 
 /* Half a chunk: 8 rows x 4 columns, as signed bytes. */
@@ -38,15 +37,16 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
     const int8_t *x[TILE_ROWS];
     const size_t block0 = t->col0 / Q0_LEN;
     const size_t block1 = t->col1 / Q0_LEN;
-    q0_block block = q0_block_at(t->cols, t->weights, t->col0, Q8_0_CHUNKS);
+    const uint8_t *values =
+        q0_values_at(&q8_0_layout, t->cols, t->weights, t->col0);
 
     tile_load_sums(n_x, t, acc);
     tile_rows_a8(n_x, t, 0, x);
 
     for (size_t b = block0; b < block1; b++) {
-        tile_prefetch(n_x, block.values, Q8_0_CHUNKS);
+        tile_prefetch(n_x, values, Q8_0_CHUNKS);
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
-            const uint8_t *at = block.values + h * HALF_CHUNK;
+            const uint8_t *at = values + h * HALF_CHUNK;
             __m256i sum[TILE_ROWS];
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 sum[i] = _mm256_setzero_si256();
@@ -55,7 +55,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
                 add_products(n_x, load_half(at + c * Q0_CHUNK), x,
                              b * Q0_LEN + c * 4, sum);
             }
-            __m256 w_scale = tile_f16(block.scales + h * 16);
+            __m256 w_scale = tile_f16(t->weights + b * Q0_SECOND + h * 16);
             TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
                 __m256 x_scale = _mm256_set1_ps(act_scales(t->x[i])[b]);
                 acc[h][i] =
@@ -63,7 +63,7 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
                                     _mm256_cvtepi32_ps(sum[i]), acc[h][i]);
             }
         }
-        q0_block_next(&block, Q8_0_CHUNKS);
+        values += Q8_0_CHUNKS * Q0_CHUNK;
     }
     tile_store_sums(n_x, t, acc);
 }
@@ -79,14 +79,15 @@ TILE_INLINE __m256 column_of(__m256i half, int j, __m256 scale) {
 TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     __m256 acc[2][TILE_ROWS];
     const float *x[TILE_ROWS];
-    const uint8_t *weights = t->weights + q0_values_offset(t->cols);
+    const uint8_t *weights =
+        t->weights + q0_values_offset(&q8_0_layout, t->cols);
 
     tile_load_sums(n_x, t, acc);
     tile_rows_f32(n_x, t, x);
 
     for (size_t col = t->col0; col < t->col1; col += 4) {
         const uint8_t *at = weights + col * WEIGHT_GROUP;
-        const uint8_t *scales = t->weights + col / Q0_LEN * Q0_SCALES;
+        const uint8_t *scales = t->weights + col / Q0_LEN * Q0_SECOND;
         TILE_UNROLL for (size_t h = 0; h < 2; h++) {
             __m256i half = load_half(at + h * HALF_CHUNK);
             __m256 scale = tile_f16(scales + h * 16);
@@ -99,4 +100,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(n_x, t, acc);
 }
 
-TILE_PRODUCTS_AVX2(q8_0, PANEL, NULL)
+TILE_PRODUCTS_AVX2(q8_0, Q0_PANEL, NULL)

@@ -4,10 +4,8 @@
  * + 128: the product is too large by 128 * (sum of the activations), so the
  * integer sum starts at minus that.  The start is the same for all rows of the
  * matrix and is prepared once per panel.  Integers are exact in any order. */
+#include "engine/weight_q0_avx512.h"
 #include "engine/weight_q8_0.h"
-#include "engine/weight_tile_avx512.h"
-
-#define PANEL (TILE_BLOCKS * Q0_LEN)
 
 /* ---- A8 ---- */
 
@@ -16,7 +14,8 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
     const int8_t *x[TILE_ROWS];
     const size_t group_bytes = t->group_bytes;
     const size_t n_blocks = (t->col1 - t->col0) / Q0_LEN;
-    q0_block block = q0_block_at(t->cols, t->weights, t->col0, Q8_0_CHUNKS);
+    const uint8_t *values =
+        q0_values_at(&q8_0_layout, t->cols, t->weights, t->col0);
 
     tile_load_sums(n_groups, n_x, t, acc);
     tile_rows_a8(n_x, t, t->col0, x);
@@ -27,13 +26,13 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
         TILE_UNROLL for (size_t c = 0; c < Q8_0_CHUNKS; c++) {
             __m512i w[TILE_GROUPS];
             TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-                w[g] = _mm512_loadu_si512(block.values + g * group_bytes +
-                                          c * Q0_CHUNK);
+                w[g] =
+                    _mm512_loadu_si512(values + g * group_bytes + c * Q0_CHUNK);
             }
             tile_add_products(n_groups, n_x, w, x, b * Q0_LEN + c * 4, sum);
         }
-        tile_end_block(n_groups, n_x, t, b, block.scales, sum, acc);
-        q0_block_next(&block, Q8_0_CHUNKS);
+        q0_end_block(&q8_0_layout, n_groups, n_x, t, b, sum, acc);
+        values += Q8_0_CHUNKS * Q0_CHUNK;
     }
     tile_store_sums(n_groups, n_x, t, acc);
 }
@@ -55,13 +54,14 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     __m512 acc[TILE_GROUPS][TILE_ROWS];
     const float *x[TILE_ROWS];
     const size_t group_bytes = t->group_bytes;
-    const uint8_t *weights = t->weights + q0_values_offset(t->cols);
+    const uint8_t *weights =
+        t->weights + q0_values_offset(&q8_0_layout, t->cols);
 
     tile_load_sums(n_groups, n_x, t, acc);
     tile_rows_f32(n_x, t, x);
 
     for (size_t col = t->col0; col < t->col1; col += 4) {
-        const uint8_t *scales = t->weights + col / Q0_LEN * Q0_SCALES;
+        const uint8_t *scales = t->weights + col / Q0_LEN * Q0_SECOND;
         __m512 scale[TILE_GROUPS];
         __m512i chunk[TILE_GROUPS];
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
@@ -82,4 +82,4 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
-TILE_PRODUCTS_AVX512(q8_0, PANEL, prepare)
+TILE_PRODUCTS_AVX512(q8_0, Q0_PANEL, prepare)

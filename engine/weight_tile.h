@@ -57,6 +57,11 @@ typedef struct {
                     tile_prep *out);
 } tile_set;
 
+/* A prepare() for levels that have AVX2: `bias` is a pair of int16, the sums of
+ * the block's halves times `factor`, which is at most 16. */
+void tile_prepare_halves(int32_t factor, size_t cols, size_t col0, size_t col1,
+                         const void *x, tile_prep *out);
+
 /* The weight_mul of a level: the arguments of weight.h. */
 void tile_run(const tile_set *set, size_t group_bytes, WEIGHT_MUL_ARGS);
 

@@ -24,3 +24,22 @@ void tile_prepare_avx2(int32_t factor, size_t cols, size_t col0, size_t col1,
             .bias = factor * sum, .sum = (float)sum, .scale = scales[b]};
     }
 }
+
+void tile_prepare_halves(int32_t factor, size_t cols, size_t col0, size_t col1,
+                         const void *x, tile_prep *out) {
+    const int8_t *values = act_values(cols, x) + col0;
+    const float *scales = act_scales(x) + col0 / ACT_BLOCK;
+    const size_t n_blocks = (col1 - col0) / ACT_BLOCK;
+
+    for (size_t b = 0; b < n_blocks; b++) {
+        __m256i v = _mm256_loadu_si256((const void *)(values + b * ACT_BLOCK));
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), v);
+        __m256i sum = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+        sum = _mm256_hadd_epi32(sum, sum);
+        sum = _mm256_hadd_epi32(sum, sum);
+        uint32_t low = (uint32_t)(factor * _mm256_extract_epi32(sum, 0));
+        uint32_t high = (uint32_t)(factor * _mm256_extract_epi32(sum, 4));
+        out[b] = (tile_prep){.bias = (int32_t)((low & 0xffff) | high << 16),
+                             .scale = scales[b]};
+    }
+}

@@ -75,23 +75,6 @@ TILE_INLINE void tile_add_products(size_t n_groups, size_t n_x,
     }
 }
 
-/* acc += the sums of block b, whose scales are at `scales`, f16, in the tile's
- * first group. */
-TILE_INLINE void tile_end_block(size_t n_groups, size_t n_x, const tile *t,
-                                size_t b, const uint8_t *scales,
-                                __m512i sum[TILE_GROUPS][TILE_ROWS],
-                                __m512 acc[TILE_GROUPS][TILE_ROWS]) {
-    TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-        __m512 w_scale = tile_f16(scales + g * t->group_bytes);
-        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            __m512 x_scale = _mm512_set1_ps(t->prep[i][b].scale);
-            acc[g][i] =
-                _mm512_fmadd_ps(_mm512_mul_ps(w_scale, x_scale),
-                                _mm512_cvtepi32_ps(sum[g][i]), acc[g][i]);
-        }
-    }
-}
-
 /* acc += a column's weights of each group times the rows' values at column
  * `at`. */
 TILE_INLINE void tile_add_column(size_t n_groups, size_t n_x,

@@ -160,9 +160,11 @@ static void measure(pool *p, uint32_t type, act_form form, size_t bytes) {
 }
 
 int main(int argc, char **argv) {
-    static const uint32_t types[] = {WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
-                                     WEIGHT_Q5_K, WEIGHT_Q6_K, WEIGHT_F32,
-                                     WEIGHT_F16,  WEIGHT_BF16};
+    static const uint32_t types[] = {
+        WEIGHT_Q8_0,  WEIGHT_Q4_0, WEIGHT_Q4_1,   WEIGHT_Q5_0,
+        WEIGHT_Q5_1,  WEIGHT_Q2_K, WEIGHT_Q3_K,   WEIGHT_Q4_K,
+        WEIGHT_Q5_K,  WEIGHT_Q6_K, WEIGHT_IQ4_NL, WEIGHT_IQ4_XS,
+        WEIGHT_MXFP4, WEIGHT_F32,  WEIGHT_F16,    WEIGHT_BF16};
     size_t bytes = (size_t)(argc > 1 ? atoi(argv[1]) : 256) << 20;
     int n_threads = argc > 2 ? atoi(argv[2]) : 0;
     pool *p;

@@ -2,6 +2,7 @@
 #include "tests/support/plain_quant.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 #include "engine/util.h"
 #include "engine/weight.h"
@@ -28,6 +29,125 @@ static plain_quant at_q4_0(const uint8_t *block, size_t i) {
         .scale = half_at(block),
         .sub_scale = 1,
         .value = (i < 16 ? byte % 16 : byte / 16) - 8,
+    };
+}
+
+/* f16 scale, f16 offset; nibbles as in Q4_0. */
+static plain_quant at_q4_1(const uint8_t *block, size_t i) {
+    int byte = block[4 + i % 16];
+    return (plain_quant){
+        .scale = half_at(block),
+        .sub_scale = 1,
+        .value = i < 16 ? byte % 16 : byte / 16,
+        .min = -half_at(block + 2),
+        .sub_min = 1,
+    };
+}
+
+/* The number of 32 bits at `at`, its bit i. */
+static int bit_of_32(const uint8_t *at, size_t i) {
+    uint32_t bits =
+        (uint32_t)at[0] + at[1] * 256u + at[2] * 65536u + at[3] * 16777216u;
+    return bits >> i & 1;
+}
+
+/* f16 scale; the fifth bits as one number of 32 bits; nibbles as in Q4_0. */
+static plain_quant at_q5_0(const uint8_t *block, size_t i) {
+    int byte = block[6 + i % 16];
+    int low = i < 16 ? byte % 16 : byte / 16;
+    return (plain_quant){
+        .scale = half_at(block),
+        .sub_scale = 1,
+        .value = low + 16 * bit_of_32(block + 2, i) - 16,
+    };
+}
+
+/* f16 scale, f16 offset; then as Q5_0. */
+static plain_quant at_q5_1(const uint8_t *block, size_t i) {
+    int byte = block[8 + i % 16];
+    int low = i < 16 ? byte % 16 : byte / 16;
+    return (plain_quant){
+        .scale = half_at(block),
+        .sub_scale = 1,
+        .value = low + 16 * bit_of_32(block + 4, i),
+        .min = -half_at(block + 2),
+        .sub_min = 1,
+    };
+}
+
+/* f16 scale; nibbles as in Q4_0, places in a table. */
+static const int iq4_table[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                  1,    13,   25,  38,  53,  69,  89,  113};
+
+static plain_quant at_iq4_nl(const uint8_t *block, size_t i) {
+    int byte = block[2 + i % 16];
+    return (plain_quant){
+        .scale = half_at(block),
+        .sub_scale = 1,
+        .value = iq4_table[i < 16 ? byte % 16 : byte / 16],
+    };
+}
+
+/* f16 scale; 16 bits, two more of each sub-scale; 4 bytes with 4 bits of each,
+ * the low ones of the even; 8 times 16 bytes of nibbles as in IQ4_NL. */
+static plain_quant at_iq4_xs(const uint8_t *block, size_t i) {
+    size_t sub = i / 32;
+    int byte = block[8 + sub * 16 + i % 16];
+    int low = sub % 2 == 0 ? block[4 + sub / 2] % 16 : block[4 + sub / 2] / 16;
+    int high = (block[2] + 256 * block[3]) >> (2 * sub) & 3;
+    return (plain_quant){
+        .scale = half_at(block),
+        .sub_scale = low + 16 * high - 32,
+        .value = iq4_table[i % 32 < 16 ? byte % 16 : byte / 16],
+    };
+}
+
+/* An exponent e; nibbles as in Q4_0: sign, two bits of exponent, one of
+ * mantissa.  2^(e - 127) times the number is 2^(e - 128) times its double. */
+static plain_quant at_mxfp4(const uint8_t *block, size_t i) {
+    int byte = block[1 + i % 16];
+    int bits = i < 16 ? byte % 16 : byte / 16;
+    int exponent = bits / 2 % 4, mantissa = bits % 2;
+    float number = exponent == 0
+                       ? 0.5f * (float)mantissa
+                       : ldexpf(1.0f + 0.5f * (float)mantissa, exponent - 1);
+    return (plain_quant){
+        .scale = ldexpf(1.0f, block[0] - 128),
+        .sub_scale = 1,
+        .value = (int)(2.0f * (bits >= 8 ? -number : number)),
+    };
+}
+
+/* 16 bytes, one a sub-block: scale and, above it, minimum; 64 bytes as Q6_K's
+ * pairs, a half's first 32 bytes first; f16 scale, f16 minimum. */
+static plain_quant at_q2_k(const uint8_t *block, size_t i) {
+    static const int fourth_power[] = {1, 4, 16, 64};
+    int byte = block[16 + i / 128 * 32 + i % 32];
+    return (plain_quant){
+        .scale = half_at(block + 80),
+        .sub_scale = block[i / 16] % 16,
+        .value = byte / fourth_power[i % 128 / 32] % 4,
+        .min = half_at(block + 82),
+        .sub_min = block[i / 16] / 16,
+    };
+}
+
+/* 32 bytes with the third bits, one of each run of 32 values: where it is not
+ * set, the value is 4 less; 64 bytes as in Q2_K; 12 bytes of sub-scales, low
+ * halves first; f16 scale. */
+static plain_quant at_q3_k(const uint8_t *block, size_t i) {
+    static const int fourth_power[] = {1, 4, 16, 64};
+    static const uint8_t bits[] = {1, 2, 4, 8, 16, 32, 64, 128};
+    int byte = block[32 + i / 128 * 32 + i % 32];
+    int low = byte / fourth_power[i % 128 / 32] % 4;
+    const uint8_t *subs = block + 96;
+    size_t sub = i / 16;
+    int sub_low = sub < 8 ? subs[sub] % 16 : subs[sub - 8] / 16;
+    int sub_high = subs[8 + sub % 4] / fourth_power[sub / 4] % 4;
+    return (plain_quant){
+        .scale = half_at(block + 108),
+        .sub_scale = sub_low + 16 * sub_high - 32,
+        .value = low - ((block[i % 32] & bits[i / 32]) != 0 ? 0 : 4),
     };
 }
 
@@ -97,9 +217,17 @@ typedef struct {
 static const quant_type quant_types[] = {
     {WEIGHT_Q8_0, 32, 34, 0, 0, at_q8_0},
     {WEIGHT_Q4_0, 32, 18, 0, 0, at_q4_0},
+    {WEIGHT_Q4_1, 32, 20, 0, 2, at_q4_1},
+    {WEIGHT_Q5_0, 32, 22, 0, 0, at_q5_0},
+    {WEIGHT_Q5_1, 32, 24, 0, 2, at_q5_1},
+    {WEIGHT_IQ4_NL, 32, 18, 0, 0, at_iq4_nl},
+    {WEIGHT_MXFP4, 32, 17, 0, 0, at_mxfp4}, /* the scale is a byte */
+    {WEIGHT_Q2_K, 256, 84, 80, 82, at_q2_k},
+    {WEIGHT_Q3_K, 256, 110, 108, 0, at_q3_k},
     {WEIGHT_Q4_K, 256, 144, 0, 2, at_q4_k},
     {WEIGHT_Q5_K, 256, 176, 0, 2, at_q5_k},
     {WEIGHT_Q6_K, 256, 210, 208, 0, at_q6_k},
+    {WEIGHT_IQ4_XS, 256, 136, 0, 0, at_iq4_xs},
 };
 
 static const quant_type *find(uint32_t type) {
@@ -135,6 +263,15 @@ static void put_half(uint64_t *seed, plain_kind kind, uint8_t *at) {
     memcpy(at, &half, sizeof(half));
 }
 
+static void put_exponent(uint64_t *seed, plain_kind kind, uint8_t *at) {
+    static const uint8_t extreme[] = {255, 254, 128, 1};
+    static const uint8_t tiny[] = {0, 1, 2, 104};
+    uint32_t random = plain_random(seed);
+    *at = (uint8_t)(118 + random % 8);
+    if (kind == PLAIN_EXTREME) *at = extreme[random % 4];
+    if (kind == PLAIN_TINY) *at = tiny[random % 4];
+}
+
 static uint8_t random_byte(uint64_t *seed, plain_kind kind) {
     static const uint8_t extreme[] = {0x00, 0xff, 0x80, 0x7f, 0xf0, 0x0f};
     uint32_t random = plain_random(seed);
@@ -150,7 +287,11 @@ void plain_quant_random(uint64_t *seed, plain_kind kind, uint32_t type,
         for (size_t i = 0; i < q->bytes; i++) {
             out[i] = random_byte(seed, kind);
         }
-        put_half(seed, kind, out + q->scale_at);
+        if (type == WEIGHT_MXFP4) {
+            put_exponent(seed, kind, out);
+        } else {
+            put_half(seed, kind, out + q->scale_at);
+        }
         if (q->min_at != 0) put_half(seed, kind, out + q->min_at);
     }
 }
@@ -159,6 +300,22 @@ void plain_quant_scales(uint32_t type, float scale, uint8_t *block) {
     const quant_type *q = find(type);
     uint16_t half = f32_to_f16(scale);
     assert(q != NULL);
+    if (type == WEIGHT_MXFP4) {
+        block[q->scale_at] = (uint8_t)(128 + ilogbf(scale));
+        return;
+    }
     memcpy(block + q->scale_at, &half, sizeof(half));
     if (q->min_at != 0) memcpy(block + q->min_at, &half, sizeof(half));
+}
+
+void plain_quant_break(uint32_t type, bool minimum, uint16_t bits,
+                       uint8_t *block) {
+    const quant_type *q = find(type);
+    assert(q != NULL && (!minimum || q->min_at != 0));
+    size_t at = minimum ? q->min_at : q->scale_at;
+    if (type == WEIGHT_MXFP4) {
+        block[at] = (uint8_t)(bits >> 8);
+    } else {
+        memcpy(block + at, &bits, sizeof(bits));
+    }
 }

@@ -30,7 +30,12 @@ plain_quant plain_quant_at(uint32_t type, const uint8_t *row, size_t i);
 void plain_quant_random(uint64_t *seed, plain_kind kind, uint32_t type,
                         size_t n, uint8_t *out);
 
-/* Set a block's f16 scale, and its f16 minimum if it has one. */
+/* Set a block's scale, a power of two, and its f16 minimum if it has one. */
 void plain_quant_scales(uint32_t type, float scale, uint8_t *block);
+
+/* Make a block's scale, or its minimum, one that no quantizer writes: f16 bits
+ * such as infinity or NaN; where the scale is a byte, their upper eight. */
+void plain_quant_break(uint32_t type, bool minimum, uint16_t bits,
+                       uint8_t *block);
 
 #endif

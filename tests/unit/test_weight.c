@@ -20,16 +20,21 @@
 
 #define MAX_X 70
 
+#define N_FLOATS 3
+
 static const uint32_t types[] = {
-    WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16, /* the floats come first */
-    WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K, WEIGHT_Q5_K, WEIGHT_Q6_K,
+    WEIGHT_F32,    WEIGHT_F16,    WEIGHT_BF16, /* the floats come first */
+    WEIGHT_Q8_0,   WEIGHT_Q4_0,   WEIGHT_Q4_1,  WEIGHT_Q5_0, WEIGHT_Q5_1,
+    WEIGHT_Q2_K,   WEIGHT_Q3_K,   WEIGHT_Q4_K,  WEIGHT_Q5_K, WEIGHT_Q6_K,
+    WEIGHT_IQ4_NL, WEIGHT_IQ4_XS, WEIGHT_MXFP4,
 };
 
 /* ---- the table ---- */
 
 static void finds_what_it_computes_with(void **state) {
-    static const char *const names[] = {"f32",  "f16",  "bf16", "q8_0",
-                                        "q4_0", "q4_k", "q5_k", "q6_k"};
+    static const char *const names[] = {
+        "f32",  "f16",  "bf16", "q8_0", "q4_0", "q4_1",   "q5_0",   "q5_1",
+        "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4"};
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         const weight_format *f = weight_format_find(types[i]);
@@ -46,12 +51,13 @@ static void finds_what_it_computes_with(void **state) {
 static void names_formats_it_does_not_compute_with(void **state) {
     size_t len, bytes;
     (void)state;
-    assert_null(weight_format_find(10));
-    assert_string_equal(weight_type_name(10), "q2_k");
-    assert_true(weight_type_size(10, &len, &bytes));
+    assert_null(weight_format_find(16));
+    assert_string_equal(weight_type_name(16), "iq2_xxs");
+    assert_true(weight_type_size(16, &len, &bytes));
     assert_int_equal(len, 256);
-    assert_int_equal(bytes, 84);
-    assert_string_equal(weight_type_name(39), "mxfp4");
+    assert_int_equal(bytes, 66);
+    assert_null(weight_format_find(35));
+    assert_string_equal(weight_type_name(35), "tq2_0");
 }
 
 static void has_no_name_for_numbers_nobody_uses(void **state) {
@@ -69,7 +75,7 @@ static void has_no_name_for_numbers_nobody_uses(void **state) {
 
 static void float_formats_have_no_a8_kernel(void **state) {
     (void)state;
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < N_FLOATS; i++) {
         const weight_format *f = weight_format_find(types[i]);
         assert_null(weight_kernel(f, ACT_A8));
         assert_non_null(weight_kernel(f, ACT_F32));
@@ -182,6 +188,8 @@ typedef struct {
     size_t rows, cols;
     size_t group0, group1, col0, col1;
     size_t n_x;
+    /* f16 bits that some blocks have for a scale or a minimum, if not 0 */
+    uint16_t broken;
 } product;
 
 typedef struct {
@@ -212,11 +220,26 @@ static void pack(const product *p, const weight_format *f, data *d) {
     }
 }
 
+/* Break about every second block of a row. */
+static void break_blocks(const product *p, uint64_t *seed, uint8_t *row) {
+    size_t len, bytes;
+    weight_type_size(p->type, &len, &bytes);
+    bool has_min = plain_quant_has_min(p->type);
+    for (size_t b = 0; b < p->cols / len; b++) {
+        uint32_t random = plain_random(seed) % 4;
+        if (random > 1) continue;
+        plain_quant_break(p->type, has_min && random == 1, p->broken,
+                          row + b * bytes);
+    }
+}
+
 static void make(const product *p, uint64_t *seed, data *d) {
     size_t stride = plain_stored_bytes(p->type, p->cols);
     d->stored = must(malloc(p->rows * stride));
     for (size_t r = 0; r < p->rows; r++) {
-        plain_weights(seed, p->kind, p->type, p->cols, d->stored + r * stride);
+        uint8_t *row = d->stored + r * stride;
+        plain_weights(seed, p->kind, p->type, p->cols, row);
+        if (p->broken != 0) break_blocks(p, seed, row);
     }
     pack(p, weight_format_find(p->type), d);
 
@@ -246,11 +269,13 @@ static void discard(const product *p, data *d) {
     free(d->stored);
 }
 
-/* Equal bits; in padding rows zeros of either sign. */
+/* Equal bits; in padding rows zeros of either sign.  Which NaN comes of two is
+ * nobody's promise. */
 static void compare(const product *p, const data *d, size_t t, int level) {
     for (size_t r = 0; r < d->out_rows; r++) {
         float got = d->got[t][r], want = d->want[t][r];
         if (memcmp(&got, &want, sizeof(got)) == 0) continue;
+        if (isnan(got) && isnan(want)) continue;
         if (16 * p->group0 + r >= p->rows && got == 0.0f) continue;
         fail_msg("%s, form %d, kind %d, %s: %zu x %zu, columns %zu to %zu, "
                  "row %zu of %zu activations: %a, not %a",
@@ -313,11 +338,11 @@ static void multiplies_any_number_of_activation_rows(void **state) {
     uint64_t seed = 10;
     (void)state;
     for (size_t n_x = 1; n_x <= 17; n_x++) {
-        check_all(whole(48, 96, n_x), &seed);
-        check_all(whole(48, 256, n_x), &seed);
+        check_all(whole(16, 96, n_x), &seed);
+        check_all(whole(16, 256, n_x), &seed);
     }
-    check_all(whole(48, 64, MAX_X), &seed);
-    check_all(whole(48, 768, MAX_X), &seed);
+    check_all(whole(16, 64, MAX_X), &seed);
+    check_all(whole(16, 512, MAX_X), &seed);
 }
 
 static void multiplies_any_number_of_weight_rows(void **state) {
@@ -363,6 +388,45 @@ static void multiplies_parts_of_the_columns_and_groups(void **state) {
     }
 }
 
+static void goes_on_from_scales_that_are_no_numbers(void **state) {
+    static const uint16_t bits[] = {0x7c00, 0xfc00, 0x7e01, 0xffff};
+    uint64_t seed = 15;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(bits); i++) {
+        product p = whole(33, 768, 5);
+        p.broken = bits[i];
+        for (size_t k = N_FLOATS; k < ARRAY_LEN(types); k++) {
+            p.type = types[k];
+            p.form = ACT_A8;
+            check(&p, &seed);
+            p.form = ACT_F32;
+            check(&p, &seed);
+        }
+    }
+}
+
+/* What all of this is worth: blocks whose nibbles, or halves, are swapped give
+ * other products. */
+static void notices_values_in_the_wrong_order(void **state) {
+    enum { N = 256 };
+    uint64_t seed = 16;
+    (void)state;
+    for (size_t i = N_FLOATS; i < ARRAY_LEN(types); i++) {
+        uint8_t stored[N * 2], x[2 * N * sizeof(float)];
+        size_t bytes = plain_stored_bytes(types[i], N);
+        plain_weights(&seed, PLAIN_USUAL, types[i], N, stored);
+        plain_row(&seed, PLAIN_USUAL, ACT_A8, N, x);
+        float want = plain_dot(types[i], ACT_A8, N, 0, N, stored, x);
+
+        uint8_t *at = stored + bytes / 2; /* a value's byte in all of them */
+        *at = (uint8_t)(*at == 0x3c ? 0x5a : 0x3c);
+        float one = plain_dot(types[i], ACT_A8, N, 0, N, stored, x);
+        *at = (uint8_t)(*at >> 4 | *at << 4);
+        float other = plain_dot(types[i], ACT_A8, N, 0, N, stored, x);
+        assert_true(want != one && one != other);
+    }
+}
+
 /* A block of all the same bytes but for the scales, which are 1, makes the
  * largest integer sums there are.  A row's sum is then the activation times: */
 static const struct {
@@ -373,8 +437,20 @@ static const struct {
     {WEIGHT_Q8_0, 0x80, -128.0f * 32},
     {WEIGHT_Q4_0, 0x00, -8.0f * 32},
     {WEIGHT_Q4_0, 0xff, 7.0f * 32},
+    {WEIGHT_Q4_1, 0xff, (15.0f + 1.0f) * 32},
+    {WEIGHT_Q5_0, 0x00, -16.0f * 32},
+    {WEIGHT_Q5_0, 0xff, 15.0f * 32},
+    {WEIGHT_Q5_1, 0xff, (31.0f + 1.0f) * 32},
+    {WEIGHT_IQ4_NL, 0x00, -127.0f * 32},
+    {WEIGHT_IQ4_NL, 0xff, 113.0f * 32},
+    {WEIGHT_MXFP4, 0x77, 12.0f * 32},
+    {WEIGHT_MXFP4, 0xff, -12.0f * 32},
+    {WEIGHT_Q2_K, 0xff, (15.0f * 3 - 15.0f) * 256},
+    {WEIGHT_Q3_K, 0x00, 32.0f * 4 * 256},
+    {WEIGHT_Q3_K, 0xff, 31.0f * 3 * 256},
     {WEIGHT_Q4_K, 0xff, (63.0f * 15 - 63.0f) * 256},
     {WEIGHT_Q5_K, 0xff, (63.0f * 31 - 63.0f) * 256},
+    {WEIGHT_IQ4_XS, 0x00, 32.0f * 127 * 256},
 };
 
 static void check_largest(uint32_t type, const uint8_t *block, float want) {
@@ -421,120 +497,6 @@ static void exact_for_the_largest_integers(void **state) {
     cpu_force(cpu_best());
 }
 
-/* ---- values ---- */
-
-static void dequantizes_as_the_f32_kernels_do(void **state) {
-    enum { N = 768 };
-    static uint8_t stored[N * 4];
-    static float values[N], x[N];
-    uint64_t seed = 14;
-    (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
-        for (int kind = 0; kind < PLAIN_KINDS; kind++) {
-            plain_weights(&seed, (plain_kind)kind, types[i], N, stored);
-            weight_format_find(types[i])->dequantize(N, stored, values);
-            for (size_t c = 0; c < N; c++) {
-                x[c] = 1.0f;
-                float want = plain_dot(types[i], ACT_F32, N, 0, N, stored, x);
-                assert_true(values[c] == want);
-                x[c] = 0.0f;
-            }
-        }
-    }
-}
-
-/* Blocks by hand: where each value is, and what it is made of. */
-
-static void reads_a_q4_0_block(void **state) {
-    uint8_t block[18] = {0x00, 0x40}; /* 2.0 */
-    float values[32];
-    (void)state;
-    memset(block + 2, 0x88, 16);
-    block[2] = 0xf0;
-    block[17] = 0x19;
-    weight_format_find(WEIGHT_Q4_0)->dequantize(32, block, values);
-    assert_true(values[0] == 2.0f * (0 - 8));
-    assert_true(values[16] == 2.0f * (15 - 8));
-    assert_true(values[1] == 0.0f);
-    assert_true(values[15] == 2.0f * (9 - 8));
-    assert_true(values[31] == 2.0f * (1 - 8));
-}
-
-static void reads_a_q4_k_block(void **state) {
-    uint8_t block[144] = {0x00, 0x40, 0x00, 0x38}; /* 2.0, 0.5 */
-    uint8_t *factors = block + 4, *nibbles = block + 16;
-    float values[256];
-    (void)state;
-    factors[0] = 0x40 | 1; /* scale 0 is 1; scale 4 is 1 * 16 and */
-    factors[8] = 0x53;     /* 3; minimum 4 is 5 and */
-    factors[4] = 0x80 | 2; /* 2 * 16; minimum 0 is 2 */
-    factors[3] = 0xff;     /* scale 3 is 63; scale 7 is 3 * 16 and */
-    factors[11] = 0xf0;    /* 0; minimum 7 is 15 and */
-    factors[7] = 0x3f;     /* 0; minimum 3 is 63 */
-    nibbles[0] = 0x09;
-    nibbles[63] = 0xc0;
-    nibbles[64 + 3] = 0x07;
-    nibbles[127] = 0xf0;
-    weight_format_find(WEIGHT_Q4_K)->dequantize(256, block, values);
-    assert_true(values[0] == 2.0f * 1 * 9 - 0.5f * 2);
-    assert_true(values[31] == -0.5f * 2);
-    assert_true(values[32] == 0.0f);
-    assert_true(values[127] == 2.0f * 63 * 12 - 0.5f * 63);
-    assert_true(values[128 + 3] == 2.0f * 19 * 7 - 0.5f * 37);
-    assert_true(values[255] == 2.0f * 48 * 15 - 0.5f * 15);
-}
-
-static void reads_a_q5_k_block(void **state) {
-    uint8_t block[176] = {0x00, 0x40, 0x00, 0x38}; /* 2.0, 0.5 */
-    uint8_t *factors = block + 4, *fifth = block + 16, *nibbles = block + 48;
-    float values[256];
-    (void)state;
-    factors[0] = 1;        /* scale 0 */
-    factors[4] = 2;        /* minimum 0 */
-    factors[3] = 0xc0 | 7; /* scale 3 is 7; scale 7 is 3 * 16 and */
-    factors[11] = 0x05;    /* 5 */
-    nibbles[0] = 0x09;
-    fifth[0] = 0x01;
-    nibbles[32 + 31] = 0xc0;
-    fifth[31] = 0x88;
-    nibbles[96 + 31] = 0xf0;
-    nibbles[96 + 30] = 0x10;
-    weight_format_find(WEIGHT_Q5_K)->dequantize(256, block, values);
-    assert_true(values[0] == 2.0f * 1 * 25 - 0.5f * 2);
-    assert_true(values[1] == -0.5f * 2);
-    assert_true(values[127] == 2.0f * 7 * 28);
-    assert_true(values[254] == 2.0f * 53 * 1);
-    assert_true(values[255] == 2.0f * 53 * 31);
-}
-
-static void reads_a_q6_k_block(void **state) {
-    uint8_t block[210] = {0};
-    uint8_t *low = block, *high = block + 128, *factors = block + 192;
-    float values[256];
-    (void)state;
-    block[209] = 0x40; /* 2.0 */
-    factors[0] = 3;
-    factors[1] = 0xff; /* -1 */
-    factors[7] = 0x80; /* -128 */
-    factors[10] = 5;
-    factors[15] = 0x7f;
-    low[0] = 0x0f; /* value 0 is 15 and 3 * 16, less 32 */
-    high[0] = 0x03;
-    low[32 + 31] = 0x70; /* value 127 is 7 and 2 * 16 */
-    high[31] = 0x80;
-    low[64 + 32] = 0x0a; /* value 160 is 10 and 1 * 16 */
-    high[32] = 0x04;
-    low[64 + 63] = 0xf0; /* value 255 is 15 and 2 * 16 */
-    high[32 + 31] = 0x80;
-    weight_format_find(WEIGHT_Q6_K)->dequantize(256, block, values);
-    assert_true(values[0] == 2.0f * 3 * (63 - 32));
-    assert_true(values[1] == 2.0f * 3 * -32);
-    assert_true(values[16] == 2.0f * -1 * -32);
-    assert_true(values[127] == 2.0f * -128 * (39 - 32));
-    assert_true(values[160] == 2.0f * 5 * (26 - 32));
-    assert_true(values[255] == 2.0f * 127 * (47 - 32));
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_what_it_computes_with),
@@ -549,12 +511,9 @@ int main(void) {
         cmocka_unit_test(multiplies_any_number_of_weight_rows),
         cmocka_unit_test(multiplies_any_width),
         cmocka_unit_test(multiplies_parts_of_the_columns_and_groups),
+        cmocka_unit_test(goes_on_from_scales_that_are_no_numbers),
+        cmocka_unit_test(notices_values_in_the_wrong_order),
         cmocka_unit_test(exact_for_the_largest_integers),
-        cmocka_unit_test(dequantizes_as_the_f32_kernels_do),
-        cmocka_unit_test(reads_a_q4_0_block),
-        cmocka_unit_test(reads_a_q4_k_block),
-        cmocka_unit_test(reads_a_q5_k_block),
-        cmocka_unit_test(reads_a_q6_k_block),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

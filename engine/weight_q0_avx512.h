@@ -1,0 +1,86 @@
+/* weight_q0_avx512.h - the heads of weight_q0.h with AVX-512.
+ *
+ * Private to weight_*_avx512.c. */
+#ifndef ENGINE_WEIGHT_Q0_AVX512_H
+#define ENGINE_WEIGHT_Q0_AVX512_H
+
+#include "engine/weight_q0.h"
+#include "engine/weight_tile_avx512.h"
+
+/* What the head at `head` has for 16 rows; `sub` picks its sub-scales. */
+typedef struct {
+    __m512 scale, sub_scale, min;
+} q0_factors;
+
+/* weight_e8m0_half() of 16 bytes: (e - 1) << 23, or for 0 and 1 a larger
+ * denormal number. */
+TILE_INLINE __m512 q0_e8m0(const uint8_t *at) {
+    __m512i e = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)at));
+    __m512i normal =
+        _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __m512i denormal =
+        _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000),
+                          _mm512_min_epi32(e, _mm512_set1_epi32(1)));
+    return _mm512_castsi512_ps(_mm512_max_epi32(normal, denormal));
+}
+
+TILE_INLINE q0_factors q0_load(q0_head kind, const uint8_t *head, size_t sub) {
+    q0_factors f = {0};
+    const uint8_t *second = head + Q0_SECOND;
+    f.scale = kind == Q0_E8M0 ? q0_e8m0(head) : tile_f16(head);
+    if (kind == Q0_F16_MIN) f.min = tile_f16(second);
+    if (kind == Q0_F16_SUBS) {
+        const void *subs = second + sub * WEIGHT_GROUP;
+        f.sub_scale =
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(subs)));
+    }
+    return f;
+}
+
+/* acc += the sums of A8 block b of the panel. */
+TILE_INLINE void q0_end_block(const q0_layout *l, size_t n_groups, size_t n_x,
+                              const tile *t, size_t b,
+                              __m512i sum[TILE_GROUPS][TILE_ROWS],
+                              __m512 acc[TILE_GROUPS][TILE_ROWS]) {
+    const size_t col = t->col0 + b * Q0_LEN;
+    const uint8_t *head = q0_head_at(l, t->weights, col);
+
+    TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
+        q0_factors f = q0_load(l->head, head + g * t->group_bytes, q0_sub(col));
+        TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+            const tile_prep *prep = &t->prep[i][b];
+            __m512 x_scale = _mm512_set1_ps(prep->scale);
+            __m512 product = _mm512_cvtepi32_ps(sum[g][i]);
+            if (l->head == Q0_F16_SUBS) {
+                product = _mm512_mul_ps(f.sub_scale, product);
+            }
+            acc[g][i] = _mm512_fmadd_ps(_mm512_mul_ps(f.scale, x_scale),
+                                        product, acc[g][i]);
+            if (l->head == Q0_F16_MIN) {
+                acc[g][i] =
+                    _mm512_fnmadd_ps(_mm512_mul_ps(f.min, x_scale),
+                                     _mm512_set1_ps(prep->sum), acc[g][i]);
+            }
+        }
+    }
+}
+
+/* The factors of the 32 columns from `col` on of the tile's group g, the
+ * sub-scale multiplied into the scale: for F32, exactly. */
+TILE_INLINE q0_factors q0_load_f32(const q0_layout *l, const tile *t, size_t g,
+                                   size_t col) {
+    const uint8_t *group = t->weights + g * t->group_bytes;
+    q0_factors f = q0_load(l->head, q0_head_at(l, group, col), q0_sub(col));
+    if (l->head == Q0_F16_SUBS) f.scale = _mm512_mul_ps(f.scale, f.sub_scale);
+    return f;
+}
+
+/* A column's weights.  With a minimum, scale * value is exact (16 bits at
+ * most), so the fused subtraction is dequantize()'s. */
+TILE_INLINE __m512 q0_weights(const q0_layout *l, const q0_factors *f,
+                              __m512 value) {
+    if (l->head == Q0_F16_MIN) return _mm512_fmsub_ps(f->scale, value, f->min);
+    return _mm512_mul_ps(f->scale, value);
+}
+
+#endif
