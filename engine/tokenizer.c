@@ -1,7 +1,8 @@
 /* tokenizer.c - the public side: opening, special tokens in a text, decoding.
  *
  * Encoding cuts the text at special tokens (the longest that begins at a place
- * wins) and hands what lies between them to BPE or SPM.  User-defined tokens
+ * wins) and hands what lies between them to the
+ * algorithm.  User-defined tokens
  * are always cut out, control tokens only when asked, so that nobody can write
  * one into a prompt. */
 #include "engine/tokenizer.h"
@@ -14,6 +15,9 @@
 
 /* ---- opening ---- */
 
+static const tokenizer_kind *const kinds[] = {&bpe_kind, &spm_kind,
+                                              &unigram_kind};
+
 static int load_kind(tokenizer *t, const gguf *g, char *why, size_t why_size) {
     gguf_string model;
     int rc = gguf_get_string(g, "tokenizer.ggml.model", &model, why, why_size);
@@ -22,14 +26,14 @@ static int load_kind(tokenizer *t, const gguf *g, char *why, size_t why_size) {
                        "the file has no tokenizer (tokenizer.ggml.model)");
     if (rc < 0) return rc;
 
-    if (gguf_string_is(model, "gpt2"))
-        t->kind = TOKENIZER_BPE;
-    else if (gguf_string_is(model, "llama"))
-        t->kind = TOKENIZER_SPM;
-    else
-        return err_why(why, why_size, ERR_UNSUPPORTED,
-                       "unknown tokenizer model '%s'", gguf_quote(model).text);
-    return 0;
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        if (!gguf_string_is(model, kinds[i]->model)) continue;
+        t->kind = kinds[i];
+        return 0;
+    }
+    return err_why(why, why_size, ERR_UNSUPPORTED,
+                   "unknown tokenizer model '%s' (tokenizer.ggml.model)",
+                   gguf_quote(model).text);
 }
 
 static int load_pre(tokenizer *t, const gguf *g, char *why, size_t why_size) {
@@ -49,11 +53,9 @@ int tokenizer_new(tokenizer **out, const gguf *g, char *why, size_t why_size) {
     if (t == NULL) return -ENOMEM;
 
     int rc = load_kind(t, g, why, why_size);
-    if (rc == 0 && t->kind == TOKENIZER_BPE) rc = load_pre(t, g, why, why_size);
+    if (rc == 0 && t->kind == &bpe_kind) rc = load_pre(t, g, why, why_size);
     if (rc == 0) rc = vocab_load(t, g, why, why_size);
-    if (rc == 0)
-        rc = t->kind == TOKENIZER_BPE ? bpe_load(t, g, why, why_size)
-                                      : spm_load(t, g, why, why_size);
+    if (rc == 0) rc = t->kind->load(t, g, why, why_size);
     if (rc < 0) {
         tokenizer_free(t);
         return rc;
@@ -68,19 +70,14 @@ void tokenizer_free(tokenizer *t) {
     symbols_fini(&t->symbols);
     free(t->flags);
     free(t->scores);
-    free(t->special.ids);
-    free(t->user_defined.ids);
+    trie_fini(&t->special);
+    trie_fini(&t->user_defined);
+    trie_fini(&t->pieces);
+    charsmap_fini(&t->rules);
     free(t);
 }
 
 /* ---- encoding ---- */
-
-static int encode_plain(const tokenizer *t, const char *text, size_t len,
-                        id_sink *out) {
-    if (len == 0) return 0;
-    return t->kind == TOKENIZER_BPE ? bpe_encode(t, text, len, out)
-                                    : spm_encode(t, text, len, out);
-}
 
 static bool is_blank(char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
@@ -88,19 +85,20 @@ static bool is_blank(char c) {
 
 /* Text from `begin` on: up to the next special token, and that one.  Returns
  * where to go on, or an error. */
-static ptrdiff_t encode_stretch(const tokenizer *t, const special_list *list,
+static ptrdiff_t encode_stretch(const tokenizer *t, const byte_trie *list,
                                 const char *text, size_t len, size_t begin,
                                 id_sink *out) {
     size_t at = begin;
     int32_t id = -1;
     while (list->n > 0 && at < len) {
-        id = special_match(t, list, text, len, at);
+        id = trie_longest(list, text + at, len - at);
         if (id >= 0) break;
         at++;
     }
     if (id < 0) at = len;
 
-    int rc = encode_plain(t, text + begin, at - begin, out);
+    size_t n = at - begin;
+    int rc = n > 0 ? t->kind->encode(t, text + begin, n, out) : 0;
     if (rc < 0) return rc;
     if (id < 0) return (ptrdiff_t)len;
 
@@ -113,11 +111,19 @@ static ptrdiff_t encode_stretch(const tokenizer *t, const special_list *list,
     return (ptrdiff_t)at;
 }
 
+/* Normal form C makes at most three bytes of one, and so does a byte that is
+ * read as U+FFFD; rules may do worse.  A stretch between two special tokens may
+ * get a space of its own. */
+size_t tokenizer_room(const tokenizer *t, size_t len) {
+    size_t each = size_max(3, t->rules.longest + 1);
+    return each * size_min(len, TOKENIZER_MAX_TEXT) + 4;
+}
+
 int tokenizer_encode(const tokenizer *t, const char *text, size_t len,
                      bool add_special, bool parse_special, int32_t *out,
                      size_t capacity, size_t *n_out) {
     id_sink sink = {.ids = out, .capacity = capacity};
-    const special_list *list = parse_special ? &t->special : &t->user_defined;
+    const byte_trie *list = parse_special ? &t->special : &t->user_defined;
 
     *n_out = 0;
     if (len > TOKENIZER_MAX_TEXT) return ERR_TOO_LARGE;
@@ -149,7 +155,7 @@ int tokenizer_decode(const tokenizer *t, const int32_t *ids, size_t n,
                      bool with_special, char *out, size_t capacity,
                      size_t *n_out) {
     /* Encoding put a space before the text; control tokens may precede it. */
-    bool strip = t->kind == TOKENIZER_SPM && t->add_space_prefix;
+    bool strip = t->add_space_prefix;
 
     *n_out = 0;
     for (size_t i = 0; i < n; i++) {

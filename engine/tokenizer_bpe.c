@@ -38,7 +38,8 @@ static int byte_of_char(uint32_t c) {
     return -1;
 }
 
-size_t bpe_token_bytes(gguf_string s, char *out) {
+/* The text as it is if it has a character outside the alphabet. */
+static size_t bpe_token_bytes(gguf_string s, char *out) {
     size_t n = 0;
     for (size_t at = 0; at < s.len;) {
         uint8_t first = (uint8_t)s.data[at];
@@ -59,15 +60,11 @@ size_t bpe_token_bytes(gguf_string s, char *out) {
 
 /* ---- merges ---- */
 
-static uint64_t mix(uint32_t left, uint32_t right) {
-    uint64_t h = ((uint64_t)left << 32 | right) * 0x9E3779B97F4A7C15u;
-    return h ^ h >> 29;
-}
-
 /* The slot of a pair, or the empty one where it belongs. */
 static bpe_merge *merge_slot(const tokenizer *t, uint32_t left,
                              uint32_t right) {
-    size_t at = mix(left, right) & (t->n_merge_slots - 1);
+    size_t at =
+        (size_t)hash_pair(t->merge_seed, left, right) & (t->n_merge_slots - 1);
     while (t->merges[at].left != SYMBOL_NONE &&
            (t->merges[at].left != left || t->merges[at].right != right))
         at = (at + 1) & (t->n_merge_slots - 1);
@@ -123,6 +120,7 @@ static int make_merge_slots(tokenizer *t, uint64_t n) {
     if (t->merges == NULL) return -ENOMEM;
     for (size_t i = 0; i < t->n_merge_slots; i++)
         t->merges[i].left = SYMBOL_NONE;
+    t->merge_seed = random_boot_id();
     return 0;
 }
 
@@ -154,7 +152,7 @@ static int load_merges(tokenizer *t, const gguf *g, char *why,
     return rc;
 }
 
-int bpe_load(tokenizer *t, const gguf *g, char *why, size_t why_size) {
+static int bpe_load(tokenizer *t, const gguf *g, char *why, size_t why_size) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         if ((t->flags[id] & TOKEN_NORMAL) == 0) continue;
         int rc = symbols_index(&t->symbols, (uint32_t)id);
@@ -277,7 +275,8 @@ static int encode_word(const tokenizer *t, bpe_scratch *s, const char *word,
     return 0;
 }
 
-int bpe_encode(const tokenizer *t, const char *text, size_t len, id_sink *out) {
+static int bpe_encode(const tokenizer *t, const char *text, size_t len,
+                      id_sink *out) {
     bpe_scratch s = {0};
     char *normal = NULL;
     int rc = 0;
@@ -303,3 +302,13 @@ int bpe_encode(const tokenizer *t, const char *text, size_t len, id_sink *out) {
     free(normal);
     return rc;
 }
+
+const tokenizer_kind bpe_kind = {
+    .model = "gpt2",
+    .bos = -1,
+    .eos = -1,
+    .unknown = -1,
+    .load = bpe_load,
+    .encode = bpe_encode,
+    .token_bytes = bpe_token_bytes,
+};

@@ -21,7 +21,13 @@
 
 #define SYMBOL_NONE UINT32_MAX
 
-typedef enum { TOKENIZER_BPE, TOKENIZER_SPM } tokenizer_kind;
+/* Two numbers into the place of a hash table.  The seed is drawn anew for each
+ * table, so the author of a file cannot choose what collides. */
+static inline uint64_t hash_pair(uint64_t seed, uint32_t a, uint32_t b) {
+    uint64_t h = (seed ^ ((uint64_t)a << 32 | b)) * 0x9E3779B97F4A7C15u;
+    h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u;
+    return h ^ h >> 32;
+}
 
 /* ---- strings by number, and numbers by string (tokenizer_vocab.c) ---- */
 
@@ -34,6 +40,7 @@ typedef struct {
     uint32_t n, room;
     uint32_t *slots; /* open addressing: symbol + 1, 0 is empty */
     uint32_t n_slots, n_used;
+    uint64_t seed;
 } symbol_table;
 
 void symbols_fini(symbol_table *s);
@@ -54,51 +61,50 @@ enum {
     TOKEN_BYTE = 1 << 3,    /* SPM's <0xNN> */
     TOKEN_END = 1 << 4,     /* ends a generation */
     TOKEN_RSTRIP = 1 << 5,  /* swallows the white space after it */
+    TOKEN_UNUSED = 1 << 6,  /* also normal, but training never met it */
 };
 
-/* Tokens that are looked for in a text as a whole, sorted by their bytes. */
-typedef struct {
-    int32_t *ids;
-    size_t n;
-} special_list;
+/* ---- a set of strings, walked byte by byte (tokenizer_trie.c) ---- */
 
 typedef struct {
-    uint32_t left, right; /* symbols; SYMBOL_NONE in left: an empty slot */
-    uint32_t rank, result;
-} bpe_merge;
+    uint32_t node, child; /* child 0: an empty slot */
+    uint8_t byte;
+} trie_link;
 
-typedef struct pre_tokenizer pre_tokenizer; /* tokenizer_pre.c */
+typedef struct {
+    int32_t *values;     /* [n] of the string that ends at a node; -1: none */
+    size_t n, room;      /* nodes; the first is the root */
+    uint32_t first[256]; /* the root's children */
+    trie_link *steps;    /* open addressing by (node, byte) */
+    size_t n_slots;
+    uint64_t seed;
+} byte_trie;
 
-struct tokenizer {
-    tokenizer_kind kind;
-    int32_t n_vocab;
-    symbol_table symbols;
-    size_t longest;            /* bytes of the longest normal token */
-    uint8_t *flags;            /* [n_vocab] TOKEN_* */
-    float *scores;             /* [n_vocab], SPM only */
-    special_list special;      /* control and user-defined */
-    special_list user_defined; /* the second kind alone */
-    int32_t bos, eos, unknown; /* -1: none */
-    bool add_bos, add_eos;
+void trie_fini(byte_trie *t);
+/* -ENOMEM, ERR_TOO_LARGE.  The first of equal strings keeps its value. */
+int trie_add(byte_trie *t, const char *bytes, size_t n, int32_t value);
+/* The node below `node`; 0 if there is none.  Walks begin at 0. */
+uint32_t trie_step(const byte_trie *t, uint32_t node, uint8_t byte);
+/* Value of the longest string that these bytes begin with; -1 if none does. */
+int32_t trie_longest(const byte_trie *t, const char *bytes, size_t n);
 
-    /* BPE */
-    pre_tokenizer *pre;
-    bpe_merge *merges; /* open addressing by (left, right) */
-    size_t n_merge_slots;
-    uint32_t byte_symbol[256];
+/* ---- rules that rewrite a text (tokenizer_charsmap.c) ---- */
 
-    /* SPM */
-    bool add_space_prefix;
-    int32_t byte_token[256]; /* -1: none */
-};
+typedef struct {
+    uint32_t *units; /* a double array of the rules' left sides */
+    size_t n_units;
+    char *texts; /* their right sides, each ended by a zero */
+    size_t n_texts;
+    size_t longest; /* bytes of the longest right side */
+} charsmap;
 
-/* Fill everything that both kinds have from the file; `t` is zeroed but for
- * kind, and keeps what was built when it fails. */
-int vocab_load(tokenizer *t, const gguf *g, char *why, size_t why_size);
-
-/* The longest special token that stands at text[at]; -1 if none does. */
-int32_t special_match(const tokenizer *t, const special_list *list,
-                      const char *text, size_t len, size_t at);
+/* Read tokenizer.ggml.precompiled_charsmap; without the key, no rules. */
+int charsmap_load(charsmap *m, const gguf *g, char *why, size_t why_size);
+void charsmap_fini(charsmap *m);
+/* Bytes of the longest left side that the text begins with, and what stands for
+ * it (borrowed); 0 if there is none. */
+size_t charsmap_match(const charsmap *m, const char *text, size_t len,
+                      gguf_string *out);
 
 /* ---- where token ids go ---- */
 
@@ -113,21 +119,84 @@ static inline void id_push(id_sink *s, int32_t id) {
     s->n++;
 }
 
-/* ---- the two algorithms: ids of a text without special tokens ---- */
+/* ---- the tokenizer ---- */
 
-int bpe_load(tokenizer *t, const gguf *g, char *why, size_t why_size);
+typedef struct {
+    uint32_t left, right; /* symbols; SYMBOL_NONE in left: an empty slot */
+    uint32_t rank, result;
+} bpe_merge;
+
+typedef struct pre_tokenizer pre_tokenizer; /* tokenizer_pre.c */
+
+/* An algorithm: what tokenizer.ggml.model names. */
+typedef struct {
+    const char *model;
+    /* What the file does not name, by the custom of the models that have this
+     * algorithm; an id counts only if the vocabulary has it, -1 is none. */
+    int32_t bos, eos, unknown;
+    bool adds_bos, adds_eos;
+    bool has_bytes; /* tokens named <0xNN>, known by name in old files */
+    /* Read what is this algorithm's own, once the vocabulary is loaded. */
+    int (*load)(tokenizer *t, const gguf *g, char *why, size_t why_size);
+    /* Ids of a text without special tokens; len > 0. */
+    int (*encode)(const tokenizer *t, const char *text, size_t len,
+                  id_sink *out);
+    /* The bytes that a token's text in the file stands for.  `out` has room for
+     * s.len; the length is returned. */
+    size_t (*token_bytes)(gguf_string s, char *out);
+} tokenizer_kind;
+
+extern const tokenizer_kind bpe_kind, spm_kind, unigram_kind;
+
+struct tokenizer {
+    const tokenizer_kind *kind;
+    int32_t n_vocab;
+    symbol_table symbols;
+    size_t longest;            /* bytes of the longest normal token */
+    uint8_t *flags;            /* [n_vocab] TOKEN_* */
+    float *scores;             /* [n_vocab], SPM and unigram */
+    byte_trie special;         /* control and user-defined */
+    byte_trie user_defined;    /* the second kind alone */
+    int32_t bos, eos, unknown; /* -1: none */
+    bool add_bos, add_eos;
+    bool add_space_prefix; /* before a text, and off again when decoding */
+
+    /* BPE */
+    pre_tokenizer *pre;
+    bpe_merge *merges; /* open addressing by (left, right) */
+    size_t n_merge_slots;
+    uint64_t merge_seed;
+    uint32_t byte_symbol[256];
+
+    /* SPM and unigram */
+    int32_t byte_token[256]; /* -1: none */
+
+    /* unigram */
+    byte_trie pieces;
+    charsmap rules;
+    bool remove_extra_spaces;
+    double unknown_score;
+};
+
+/* Fill everything that all kinds have from the file; `t` is zeroed but for kind
+ * and pre, and keeps what was built when it fails. */
+int vocab_load(tokenizer *t, const gguf *g, char *why, size_t why_size);
+
 void bpe_fini(tokenizer *t);
-int bpe_encode(const tokenizer *t, const char *text, size_t len, id_sink *out);
 
-int spm_load(tokenizer *t, const gguf *g, char *why, size_t why_size);
-int spm_encode(const tokenizer *t, const char *text, size_t len, id_sink *out);
-
-/* One character of the byte-level alphabet for each byte: the bytes that a
- * token of the file stands for, or the text as it is if it has a character
- * outside the alphabet.  `out` has room for s.len; the length is returned. */
-size_t bpe_token_bytes(gguf_string s, char *out);
-/* SPM's U+2581 back to a space, likewise. */
+/* What SPM and unigram share (tokenizer_spm.c): the scores, which must be
+ * there if `must`; add_space_prefix, true without its key; and which token is
+ * which byte. */
+int spm_load_scores(tokenizer *t, const gguf *g, bool must, char *why,
+                    size_t why_size);
+int spm_load_prefix(tokenizer *t, const gguf *g, char *why, size_t why_size);
+void spm_find_bytes(tokenizer *t);
+/* U+2581 back to a space; tokenizer_kind.token_bytes.  Works in place, too. */
 size_t spm_token_bytes(gguf_string s, char *out);
+/* The tokens of a character's bytes.  false, and nothing pushed, if one of them
+ * has none. */
+bool spm_push_bytes(const tokenizer *t, const char *bytes, size_t n,
+                    id_sink *out);
 
 /* ---- splitting into words (tokenizer_pre.c) ---- */
 

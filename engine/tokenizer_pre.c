@@ -100,6 +100,16 @@ struct pre_tokenizer {
     "\\x{3000}-\\x{3002}"
 #define DEEPSEEK_CJK                                                           \
     "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+/* Hangul, full-width signs, Bopomofo, Han with Kana: runs of each. */
+#define YOUTU_CJK                                                              \
+    "[\\x{ac00}-\\x{d7a3}\\x{3131}-\\x{318e}]+"                              \
+    "|[\\x{ff01}\\x{2026}\\x{201c}\\x{201d}\\x{2018}\\x{2019}\\x{2014}"      \
+    "\\x{ff1a}\\x{ff1b}\\x{ff0c}\\x{3001}-\\x{303f}\\x{fe30}-\\x{fe4f}]+"     \
+    "|[\\x{3105}-\\x{312f}]+|[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{30ff}]+"
+/* Whatever is not punctuation of many scripts, a space before it. */
+#define BLOOM                                                                  \
+    " ?[^(" WS "|.,!?\\x{2026}\\x{3002}\\x{ff0c}\\x{3001}\\x{964}\\x{6d4}"     \
+    "\\x{60c})]+"
 /* clang-format on */
 
 static const char *const gpt2[] = {GPT2, NULL};
@@ -145,6 +155,11 @@ static const char *const deepseek_llm[] = {"[\\r\\n]",
                                            "\\p{N}+",
                                            NULL};
 
+static const char *const youtu[] = {
+    YOUTU_CJK, CASED_WORDS(UPPER, LOWER, CONTRACTION "?", DIGIT), NULL};
+static const char *const bloom[] = {BLOOM, NULL};
+static const char *const bloom_digit[] = {BLOOM, DIGIT, NULL};
+
 /* ---- which name means which ---- */
 
 enum { IGNORE_MERGES = 1, ADD_BOS = 2, NFC = 4 };
@@ -159,6 +174,7 @@ static const pre_row rows[] = {
     ROW("a.x-4.0", gpt2, 0),
     ROW("bailingmoe", bailing, 0),
     ROW("bailingmoe2", bailing, 0),
+    ROW("bloom", bloom, 0),
     ROW("chatglm-bpe", gpt4_digits3, 0),
     ROW("codeshell", gpt2_digit, 0),
     ROW("command-r", gpt2_digit, 0),
@@ -177,6 +193,7 @@ static const pre_row rows[] = {
     ROW("glm4", gpt4_digits3, 0),
     ROW("gpt-2", gpt2, 0),
     ROW("gpt-4o", gpt4o, 0),
+    ROW("gpt3-finnish", bloom, 0),
     ROW("granite-docling", gpt2, 0),
     ROW("grok-2", gpt4_digit, 0),
     ROW("hunyuan", gpt4_digit, 0),
@@ -201,6 +218,7 @@ static const pre_row rows[] = {
     ROW("olmo", gpt2, 0),
     ROW("phi-2", gpt2, 0),
     ROW("pixtral", gpt4_digits3, IGNORE_MERGES | ADD_BOS),
+    ROW("poro-chat", bloom, 0),
     ROW("qwen2", gpt4_digit, NFC),
     ROW("qwen35", qwen35, 0),
     ROW("refact", gpt2_digit, 0),
@@ -212,6 +230,8 @@ static const pre_row rows[] = {
     ROW("starcoder", gpt2_digit, 0),
     ROW("tekken", tekken, IGNORE_MERGES | ADD_BOS),
     ROW("trillion", gpt2, 0),
+    ROW("viking", bloom_digit, 0),
+    ROW("youtu", youtu, IGNORE_MERGES),
 };
 
 static const pre_row *find_row(gguf_string name) {

@@ -18,6 +18,7 @@
 /* U+2581, which SPM writes for a space. */
 static const char escaped_space[] = "\xE2\x96\x81";
 
+/* `out` may be where s is: what is written never is ahead of what is read. */
 size_t spm_token_bytes(gguf_string s, char *out) {
     size_t n = 0;
     for (size_t at = 0; at < s.len;) {
@@ -31,16 +32,19 @@ size_t spm_token_bytes(gguf_string s, char *out) {
     return n;
 }
 
-static int load_scores(tokenizer *t, const gguf *g, char *why,
-                       size_t why_size) {
+int spm_load_scores(tokenizer *t, const gguf *g, bool must, char *why,
+                    size_t why_size) {
     size_t n = (size_t)t->n_vocab;
     t->scores = calloc(n, sizeof(*t->scores));
     if (t->scores == NULL) return -ENOMEM;
-    if (!gguf_has(g, SCORES_KEY)) return 0;
+    if (!gguf_has(g, SCORES_KEY) && !must) return 0;
 
     gguf_type type;
     uint64_t n_scores;
     int rc = gguf_get_array(g, SCORES_KEY, &type, &n_scores, why, why_size);
+    if (rc == ERR_NOT_HERE)
+        return err_why(why, why_size, ERR_FORMAT,
+                       "the vocabulary has no scores (" SCORES_KEY ")");
     if (rc < 0) return rc;
     if (n_scores != n)
         return err_why(why, why_size, ERR_FORMAT,
@@ -48,27 +52,35 @@ static int load_scores(tokenizer *t, const gguf *g, char *why,
                        (unsigned long long)n_scores, n);
     rc = gguf_array_f32(g, SCORES_KEY, t->scores, n, why, why_size);
     for (size_t i = 0; rc == 0 && i < n; i++) {
-        if (isnan(t->scores[i]))
-            rc = err_why(why, why_size, ERR_FORMAT,
-                         SCORES_KEY "[%zu] is not a number", i);
+        if (isnan(t->scores[i]) || (must && isinf(t->scores[i])))
+            rc = err_why(why, why_size, ERR_FORMAT, SCORES_KEY "[%zu] is %g", i,
+                         (double)t->scores[i]);
     }
     return rc;
 }
 
-int spm_load(tokenizer *t, const gguf *g, char *why, size_t why_size) {
-    int rc = load_scores(t, g, why, why_size);
-    if (rc < 0) return rc;
-
+int spm_load_prefix(tokenizer *t, const gguf *g, char *why, size_t why_size) {
     t->add_space_prefix = true;
-    if (gguf_has(g, PREFIX_KEY))
-        rc = gguf_get_bool(g, PREFIX_KEY, &t->add_space_prefix, why, why_size);
+    if (!gguf_has(g, PREFIX_KEY)) return 0;
+    return gguf_get_bool(g, PREFIX_KEY, &t->add_space_prefix, why, why_size);
+}
 
+/* Of several tokens for a byte, the first. */
+void spm_find_bytes(tokenizer *t) {
     memset(t->byte_token, -1, sizeof(t->byte_token));
-    for (int32_t id = t->n_vocab - 1; rc == 0 && id >= 0; id--) {
+    for (int32_t id = t->n_vocab - 1; id >= 0; id--) {
         gguf_string s = symbols_bytes(&t->symbols, (uint32_t)id);
         if ((t->flags[id] & TOKEN_BYTE) != 0)
             t->byte_token[(uint8_t)s.data[0]] = id;
     }
+}
+
+static int spm_load(tokenizer *t, const gguf *g, char *why, size_t why_size) {
+    int rc = spm_load_scores(t, g, false, why, why_size);
+    if (rc == 0) rc = spm_load_prefix(t, g, why, why_size);
+    if (rc < 0) return rc;
+
+    spm_find_bytes(t);
     for (int32_t id = 0; rc == 0 && id < t->n_vocab; id++) {
         if ((t->flags[id] & TOKEN_NORMAL) != 0)
             rc = symbols_index(&t->symbols, (uint32_t)id);
@@ -159,16 +171,14 @@ static size_t make_nodes(spm_scratch *s, size_t len) {
     return n;
 }
 
-/* The tokens of a character's bytes; one unknown token if a byte has none. */
-static void push_bytes(const tokenizer *t, const char *bytes, size_t n,
-                       id_sink *out) {
+bool spm_push_bytes(const tokenizer *t, const char *bytes, size_t n,
+                    id_sink *out) {
     for (size_t i = 0; i < n; i++) {
-        if (t->byte_token[(uint8_t)bytes[i]] >= 0) continue;
-        if (t->unknown >= 0) id_push(out, t->unknown);
-        return;
+        if (t->byte_token[(uint8_t)bytes[i]] < 0) return false;
     }
     for (size_t i = 0; i < n; i++)
         id_push(out, t->byte_token[(uint8_t)bytes[i]]);
+    return true;
 }
 
 static void push_nodes(const tokenizer *t, const spm_scratch *s, id_sink *out) {
@@ -178,12 +188,13 @@ static void push_nodes(const tokenizer *t, const spm_scratch *s, id_sink *out) {
         uint32_t id = symbols_find(&t->symbols, bytes, n);
         if (id != SYMBOL_NONE)
             id_push(out, (int32_t)id);
-        else
-            push_bytes(t, bytes, n, out);
+        else if (!spm_push_bytes(t, bytes, n, out) && t->unknown >= 0)
+            id_push(out, t->unknown);
     }
 }
 
-int spm_encode(const tokenizer *t, const char *text, size_t len, id_sink *out) {
+static int spm_encode(const tokenizer *t, const char *text, size_t len,
+                      id_sink *out) {
     spm_scratch s = {.text = malloc(len + 1),
                      .nodes = calloc(len + 1, sizeof(*s.nodes))};
     int rc = s.text == NULL || s.nodes == NULL ? -ENOMEM : 0;
@@ -201,3 +212,15 @@ int spm_encode(const tokenizer *t, const char *text, size_t len, id_sink *out) {
     heap_fini(&s.heap);
     return rc;
 }
+
+const tokenizer_kind spm_kind = {
+    .model = "llama",
+    .bos = 1,
+    .eos = 2,
+    .unknown = 0,
+    .adds_bos = true,
+    .has_bytes = true,
+    .load = spm_load,
+    .encode = spm_encode,
+    .token_bytes = spm_token_bytes,
+};

@@ -30,8 +30,8 @@ gguf_string symbols_bytes(const symbol_table *s, uint32_t symbol) {
 
 /* The slot that holds these bytes, or the empty one where they belong. */
 static uint32_t *find_slot(const symbol_table *s, const char *bytes, size_t n) {
-    uint32_t at = (uint32_t)XXH3_64bits(bytes, n) & (s->n_slots - 1);
-    for (;; at = (at + 1) & (s->n_slots - 1)) {
+    uint32_t at = (uint32_t)XXH3_64bits_withSeed(bytes, n, s->seed);
+    for (at &= s->n_slots - 1;; at = (at + 1) & (s->n_slots - 1)) {
         if (s->slots[at] == 0) return &s->slots[at];
         gguf_string there = symbols_bytes(s, s->slots[at] - 1);
         if (there.len == n && memcmp(there.data, bytes, n) == 0)
@@ -48,7 +48,8 @@ int symbols_append(symbol_table *s, const char *bytes, size_t n) {
     void *pool = s->pool, *end = s->end;
     size_t room = s->room;
 
-    bool grown = grow_array(&pool, &s->pool_room, s->pool_bytes + n, 1);
+    /* One byte more: an empty symbol has a place, too. */
+    bool grown = grow_array(&pool, &s->pool_room, s->pool_bytes + n + 1, 1);
     s->pool = pool;
     if (!grown) return -ENOMEM;
     grown = grow_array(&end, &room, (size_t)s->n + 1, sizeof(*s->end));
@@ -73,6 +74,7 @@ static int double_slots(symbol_table *s) {
         return -ENOMEM;
     }
     s->n_slots = n_new;
+    if (s->seed == 0) s->seed = random_boot_id();
     for (uint32_t i = 0; i < n_old; i++) {
         if (old[i] == 0) continue;
         gguf_string b = symbols_bytes(s, old[i] - 1);
@@ -107,6 +109,8 @@ static uint8_t flags_of_type(int32_t type) {
         return TOKEN_CONTROL;
     case 4:
         return TOKEN_USER;
+    case 5:
+        return TOKEN_NORMAL | TOKEN_UNUSED;
     case 6:
         return TOKEN_BYTE;
     default:
@@ -179,13 +183,12 @@ static int load_token(tokenizer *t, int32_t id, gguf_string s, char *buffer,
     if ((t->flags[id] & TOKEN_NORMAL) == 0)
         return symbols_append(&t->symbols, s.data, s.len);
 
-    size_t n = t->kind == TOKENIZER_BPE ? bpe_token_bytes(s, buffer)
-                                        : spm_token_bytes(s, buffer);
+    size_t n = t->kind->token_bytes(s, buffer);
     t->longest = size_max(t->longest, n);
     return symbols_append(&t->symbols, buffer, n);
 }
 
-/* Without kinds, SPM's bytes are known by their names. */
+/* Without kinds, bytes are known by their names. */
 static void guess_bytes(tokenizer *t, const gguf_string *strings) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         if (byte_of_name(strings[id]) >= 0) t->flags[id] = TOKEN_BYTE;
@@ -201,7 +204,7 @@ static int load_tokens(tokenizer *t, const gguf *g, char *why,
 
     if (rc == 0)
         rc = gguf_array_strings(g, KEY("tokens"), strings, n, why, why_size);
-    if (rc == 0 && t->kind == TOKENIZER_SPM && !gguf_has(g, KEY("token_type")))
+    if (rc == 0 && t->kind->has_bytes && !gguf_has(g, KEY("token_type")))
         guess_bytes(t, strings);
     for (int32_t id = 0; rc == 0 && id < t->n_vocab; id++)
         rc = load_token(t, id, strings[id], buffer, why, why_size);
@@ -267,23 +270,21 @@ static int load_adds(const gguf *g, const char *key, bool fallback, int32_t id,
 
 static int load_specials(tokenizer *t, const gguf *g, char *why,
                          size_t why_size) {
-    bool spm = t->kind == TOKENIZER_SPM;
-    bool adds_bos = spm || pre_adds_bos(t->pre);
+    const tokenizer_kind *k = t->kind;
+    bool adds_bos = k->adds_bos || (t->pre != NULL && pre_adds_bos(t->pre));
 
-    int rc = load_id(t, g, KEY("bos_token_id"), spm ? 1 : -1, &t->bos, why,
-                     why_size);
+    int rc = load_id(t, g, KEY("bos_token_id"), k->bos, &t->bos, why, why_size);
     if (rc == 0)
-        rc = load_id(t, g, KEY("eos_token_id"), spm ? 2 : -1, &t->eos, why,
-                     why_size);
+        rc = load_id(t, g, KEY("eos_token_id"), k->eos, &t->eos, why, why_size);
     if (rc == 0)
-        rc = load_id(t, g, KEY("unknown_token_id"), spm ? 0 : -1, &t->unknown,
+        rc = load_id(t, g, KEY("unknown_token_id"), k->unknown, &t->unknown,
                      why, why_size);
     if (rc == 0)
         rc = load_adds(g, KEY("add_bos_token"), adds_bos, t->bos, &t->add_bos,
                        why, why_size);
     if (rc == 0)
-        rc = load_adds(g, KEY("add_eos_token"), false, t->eos, &t->add_eos, why,
-                       why_size);
+        rc = load_adds(g, KEY("add_eos_token"), k->adds_eos, t->eos,
+                       &t->add_eos, why, why_size);
     return rc;
 }
 
@@ -381,7 +382,7 @@ static void mark_rstrip(tokenizer *t, const gguf *g) {
     gguf_string name;
     char text[128];
 
-    if (t->kind != TOKENIZER_SPM) return;
+    if (t->kind != &spm_kind) return;
     if (gguf_get_string(g, "general.name", &name, NULL, 0) < 0) return;
     size_t n = size_min(name.len, sizeof(text) - 1);
     memcpy(text, name.data, n);
@@ -401,66 +402,15 @@ static void mark_rstrip(tokenizer *t, const gguf *g) {
 
 /* ---- special tokens in a text ---- */
 
-/* Bytes first, then length, then id: a prefix stands before what extends it. */
-static int by_bytes(const void *a, const void *b, void *symbols) {
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    gguf_string s = symbols_bytes(symbols, (uint32_t)x);
-    gguf_string u = symbols_bytes(symbols, (uint32_t)y);
-    int order = memcmp(s.data, u.data, size_min(s.len, u.len));
-    if (order != 0) return order;
-    if (s.len != u.len) return s.len < u.len ? -1 : 1;
-    return x < y ? -1 : 1;
-}
-
-static int list_special(tokenizer *t, uint8_t flags, special_list *out) {
-    for (int32_t id = 0; id < t->n_vocab; id++)
-        out->n += (t->flags[id] & flags) != 0;
-    out->ids = calloc(out->n + 1, sizeof(*out->ids));
-    if (out->ids == NULL) return -ENOMEM;
-
-    size_t n = 0;
+/* Of tokens with the same text the lowest id is found. */
+static int list_special(const tokenizer *t, uint8_t flags, byte_trie *out) {
     for (int32_t id = 0; id < t->n_vocab; id++) {
         gguf_string s = symbols_bytes(&t->symbols, (uint32_t)id);
-        if ((t->flags[id] & flags) != 0 && s.len > 0) out->ids[n++] = id;
+        if ((t->flags[id] & flags) == 0 || s.len == 0) continue;
+        int rc = trie_add(out, s.data, s.len, id);
+        if (rc < 0) return rc;
     }
-    out->n = n;
-    qsort_r(out->ids, n, sizeof(*out->ids), by_bytes, &t->symbols);
     return 0;
-}
-
-/* The first of list[low..high) whose byte `depth` is at least `byte`.  All of
- * them share the bytes before and are longer than depth. */
-static size_t first_with(const tokenizer *t, const special_list *list,
-                         size_t low, size_t high, size_t depth, int byte) {
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        gguf_string s = symbols_bytes(&t->symbols, (uint32_t)list->ids[middle]);
-        if ((uint8_t)s.data[depth] < byte)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-int32_t special_match(const tokenizer *t, const special_list *list,
-                      const char *text, size_t len, size_t at) {
-    size_t low = 0, high = list->n;
-    int32_t found = -1;
-
-    for (size_t depth = 0; low < high && at + depth < len; depth++) {
-        int byte = (uint8_t)text[at + depth];
-        low = first_with(t, list, low, high, depth, byte);
-        high = first_with(t, list, low, high, depth, byte + 1);
-        /* What ends here sorts first; equal texts give the lowest id. */
-        bool first = true;
-        for (; low < high; low++, first = false) {
-            uint32_t id = (uint32_t)list->ids[low];
-            if (symbols_bytes(&t->symbols, id).len > depth + 1) break;
-            if (first) found = (int32_t)id;
-        }
-    }
-    return found;
 }
 
 /* ---- all of it ---- */

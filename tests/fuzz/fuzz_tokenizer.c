@@ -3,8 +3,9 @@
  * The first byte of an input chooses the vocabulary and the options, the rest
  * is the text.  What must hold: encoding stays within the promised number of
  * tokens, every id is in the vocabulary, and decoding gives the text back,
- * except where the tokenizer rewrites it (normal form C; U+2581 in SPM).  The
- * pieces through a utf8_stream, cut anywhere, give the same bytes. */
+ * except where the tokenizer rewrites it (normal form C; U+2581 in SPM; spaces
+ * and bytes of no character in unigram).  The text through a utf8_stream, cut
+ * by tokens or anywhere, comes out the same and in whole characters. */
 #include <assert.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -15,21 +16,50 @@
 #include "tests/support/vocab_gen.h"
 
 typedef struct {
-    const char *pre; /* NULL: SPM */
-    bool gives_back; /* every text, byte for byte */
+    vocab (*make)(void); /* NULL: BPE */
+    const char *pre;     /* of BPE */
+    bool gives_back;     /* every text, byte for byte */
 } kind;
 
+static vocab unigram_with_bytes(void) {
+    vocab v = vocab_spm();
+    v.model = "t5";
+    v.pre = NULL;
+    vocab_id(&v, "tokenizer.ggml.unknown_token_id", 0);
+    return v;
+}
+
+static vocab unigram_with_unknowns(void) {
+    vocab v = vocab_unigram();
+    vocab_flag(&v, "tokenizer.ggml.add_space_prefix", false);
+    vocab_flag(&v, "tokenizer.ggml.remove_extra_whitespaces", false);
+    return v;
+}
+
 static const kind kinds[] = {
-    {"gpt-2", true},        {"llama-bpe", true},      {"default", true},
-    {"deepseek-llm", true}, {"kimi-k2", true},        {"deepseek-v3", true},
-    {"gpt-4o", true},       {"deepseek-coder", true}, {"tekken", true},
-    {"qwen35", true},       {"qwen2", false},         {NULL, false},
+    {NULL, "gpt-2", true},
+    {NULL, "llama-bpe", true},
+    {NULL, "default", true},
+    {NULL, "deepseek-llm", true},
+    {NULL, "kimi-k2", true},
+    {NULL, "deepseek-v3", true},
+    {NULL, "gpt-4o", true},
+    {NULL, "deepseek-coder", true},
+    {NULL, "tekken", true},
+    {NULL, "qwen35", true},
+    {NULL, "youtu", true},
+    {NULL, "viking", true},
+    {NULL, "qwen2", false},
+    {vocab_spm, NULL, false},
+    {unigram_with_bytes, NULL, false},
+    {unigram_with_unknowns, NULL, false},
 };
 
 static tokenizer *tokenizers[ARRAY_LEN(kinds)];
 
-static const char *const words[] = {"ab", "abab", "bc",  "aa", "aaaa",
-                                    "12", "123",  "the", "th"};
+static const char *const words[] = {
+    "ab",  "abab", "bc", "aa",           "aaaa",           "12",
+    "123", "the",  "th", "\xE2\x96\x81", "\xE2\x96\x81the"};
 
 static const char *const merges[] = {"a b", "ab ab", "b c", "a a", "aa aa",
                                      "1 2", "12 3",  "t h", "th e"};
@@ -37,7 +67,7 @@ static const char *const merges[] = {"a b", "ab ab", "b c", "a a", "aa aa",
 static tokenizer *open_kind(const kind *k) {
     char why[256];
     tokenizer *t;
-    vocab v = k->pre != NULL ? vocab_bpe(k->pre) : vocab_spm();
+    vocab v = k->make != NULL ? k->make() : vocab_bpe(k->pre);
 
     for (size_t i = 0; i < ARRAY_LEN(words); i++)
         vocab_add(&v, words[i], TYPE_NORMAL, -(float)i);
@@ -71,8 +101,38 @@ static void check_decoded(const tokenizer *t, const int32_t *ids, size_t n,
     free(back);
 }
 
-/* Streaming the pieces loses and adds nothing. */
-static void check_stream(const tokenizer *t, const int32_t *ids, size_t n) {
+/* The place where the character at text[at] ends. */
+static size_t next_place(const char *text, size_t len, size_t at) {
+    int length = utf8_length(text + at, len - at);
+    if (length == 0) return len; /* the begin of one, and then nothing */
+    return at + (length > 0 ? (size_t)length : 1);
+}
+
+/* Streaming loses and adds nothing, and what is out at any time ends where a
+ * character ends.  `cuts` says how many bytes come at a time. */
+static void check_stream(const char *text, size_t len, const uint8_t *cuts,
+                         size_t n_cuts) {
+    utf8_stream stream = {0};
+    char *out = malloc(len + 8);
+    size_t n_out = 0, place = 0;
+    if (out == NULL) abort();
+
+    for (size_t at = 0, i = 0; at < len; i++) {
+        size_t n = size_min(cuts[i % n_cuts] % 9, len - at);
+        n_out += utf8_stream_push(&stream, text + at, n, out + n_out);
+        at += n;
+        while (place < n_out)
+            place = next_place(text, len, place);
+        assert(n_out <= at && place == n_out);
+        if (n == 0 && i > len + n_cuts) break; /* nothing but zeros */
+    }
+    n_out += utf8_stream_flush(&stream, out + n_out);
+    assert(n_out <= len && memcmp(out, text, n_out) == 0);
+    free(out);
+}
+
+/* The same by tokens: the whole text must come. */
+static void check_pieces(const tokenizer *t, const int32_t *ids, size_t n) {
     utf8_stream stream = {0};
     uint64_t in = 0, out = 0; /* sums that know the order */
 
@@ -102,10 +162,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool add_special = (data[0] & 0x40) != 0;
     bool parse_special = (data[0] & 0x80) != 0;
     const char *text = (const char *)data + 1;
-    size_t len = size - 1, room = 3 * len + 4, n;
+    size_t len = size - 1, n;
 
     if (tokenizers[which] == NULL) tokenizers[which] = open_kind(&kinds[which]);
     const tokenizer *t = tokenizers[which];
+    size_t room = tokenizer_room(t, len);
     int32_t *ids = malloc(room * sizeof(*ids));
     if (ids == NULL) abort();
     int rc = tokenizer_encode(t, text, len, add_special, parse_special, ids,
@@ -113,7 +174,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     assert(rc == 0 && n <= room);
     for (size_t i = 0; i < n; i++)
         assert(ids[i] >= 0 && ids[i] < tokenizer_n_vocab(t));
-    check_stream(t, ids, n);
+    check_pieces(t, ids, n);
+    check_stream(text, len, data, size);
     size_t skip = add_special ? 1 : 0;
     if (kinds[which].gives_back)
         check_decoded(t, ids + skip, n - 2 * skip, text, len);

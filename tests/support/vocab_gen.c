@@ -48,6 +48,14 @@ vocab vocab_spm(void) {
     return v;
 }
 
+vocab vocab_unigram(void) {
+    vocab v = {.model = "t5"};
+    vocab_add(&v, "<pad>", TYPE_CONTROL, 0.0f);
+    vocab_add(&v, "</s>", TYPE_CONTROL, 0.0f);
+    vocab_add(&v, "<unk>", TYPE_UNKNOWN, 0.0f);
+    return v;
+}
+
 uint32_t vocab_add(vocab *v, const char *text, int32_t type, float score) {
     assert(v->n < VOCAB_TOKENS);
     v->tokens[v->n] = text;
@@ -89,7 +97,12 @@ int vocab_write(const vocab *v, const char *path) {
     if (!v->no_types)
         gguf_writer_array(w, "tokenizer.ggml.token_type", GGUF_I32,
                           v->n - v->types_short, v->types);
-    gguf_writer_array(w, "tokenizer.ggml.scores", GGUF_F32, v->n, v->scores);
+    if (!v->no_scores)
+        gguf_writer_array(w, "tokenizer.ggml.scores", GGUF_F32, v->n,
+                          v->scores);
+    if (v->rules != NULL)
+        gguf_writer_array(w, "tokenizer.ggml.precompiled_charsmap", GGUF_U8,
+                          v->rules_bytes, v->rules);
     if (!v->no_merges)
         gguf_writer_strings(w, "tokenizer.ggml.merges", v->n_merges, v->merges);
     for (size_t i = 0; i < v->n_ids; i++)

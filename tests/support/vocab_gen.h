@@ -1,8 +1,9 @@
 /* vocab_gen.h - small vocabularies for tests, written as GGUF files.
  *
- * A vocab is filled by value: begin with vocab_bpe() or vocab_spm(), add
- * tokens, then open a tokenizer from it.  Texts are borrowed.  More tokens than
- * there is room for is a mistake in a test and aborts. */
+ * A vocab is filled by value: begin with vocab_bpe(), vocab_spm() or
+ * vocab_unigram(), add tokens, then open a tokenizer from it.  Texts are
+ * borrowed.  More tokens than there is room for is a mistake in a test and
+ * aborts. */
 #ifndef TESTS_SUPPORT_VOCAB_GEN_H
 #define TESTS_SUPPORT_VOCAB_GEN_H
 
@@ -37,14 +38,18 @@ typedef struct {
     const char *flags[VOCAB_KEYS]; /* keys of booleans */
     bool flag_values[VOCAB_KEYS];
     size_t n_flags;
-    bool no_types, no_merges, no_tokens; /* leave the array out */
-    size_t types_short;                  /* leave out its last entries */
+    const uint8_t *rules; /* precompiled_charsmap; NULL: the key is left out */
+    size_t rules_bytes;
+    bool no_types, no_merges, no_tokens, no_scores; /* leave the array out */
+    size_t types_short; /* leave out its last entries */
 } vocab;
 
 /* The 256 bytes as tokens 0 to 255. */
 vocab vocab_bpe(const char *pre);
 /* <unk>, <s>, </s>, then the 256 bytes. */
 vocab vocab_spm(void);
+/* <pad>, </s>, <unk>, and nothing else: ids go on with 3. */
+vocab vocab_unigram(void);
 
 uint32_t vocab_add(vocab *v, const char *text, int32_t type, float score);
 void vocab_merge(vocab *v, const char *merge);

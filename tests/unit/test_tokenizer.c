@@ -1,4 +1,4 @@
-/* test_tokenizer.c - what both kinds of tokenizer share: special tokens, ends,
+/* test_tokenizer.c - what all kinds of tokenizer share: special tokens, ends,
  * capacities, refused files, streaming; and the story model's vocabulary. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -206,8 +206,8 @@ static void refuses_unknown_kinds_by_name(void **state) {
     vocab v = vocab_bpe("from-mars");
     (void)state;
     vocab_is_refused(&v, ERR_UNSUPPORTED, "from-mars");
-    v.model = "t5";
-    vocab_is_refused(&v, ERR_UNSUPPORTED, "t5");
+    v.model = "rwkv";
+    vocab_is_refused(&v, ERR_UNSUPPORTED, "rwkv");
     v.model = NULL;
     vocab_is_refused(&v, ERR_FORMAT, "tokenizer.ggml.model");
 }
@@ -316,6 +316,94 @@ static void passes_bytes_that_can_become_no_character(void **state) {
     assert_int_equal(utf8_stream_flush(&s, out), 0);
 }
 
+/* The place where the character at text[at] ends; a byte of none is one. */
+static size_t next_place(const char *text, size_t len, size_t at) {
+    int length = utf8_length(text + at, len - at);
+    if (length == 0) return len;
+    return at + (length > 0 ? (size_t)length : 1);
+}
+
+/* Pieces of characters, whole ones and what can be none, cut anywhere: what is
+ * out ends where a character ends, and in the end everything is. */
+static void never_lets_half_a_character_out(void **state) {
+    static const char *const parts[] = {
+        "a",        "\xC3\xA9", "\xE4\xBD\xA0", "\xF0\x9F\x99\x82", "\x80",
+        "\xE4\xBD", "\xF0\x9F", "\xFF",         "\xED\xA0\x80",     " "};
+    uint32_t seed = 7;
+    (void)state;
+    for (int round = 0; round < 2000; round++) {
+        utf8_stream s = {0};
+        char text[64] = "", out[72];
+        size_t n_out = 0, place = 0;
+        for (int i = 0; i < 12; i++) {
+            seed = seed * 1664525u + 1013904223u;
+            strcat(text, parts[(seed >> 16) % ARRAY_LEN(parts)]);
+        }
+        size_t len = strlen(text);
+        for (size_t at = 0, n; at < len; at += n) {
+            seed = seed * 1664525u + 1013904223u;
+            n = size_min((seed >> 16) % 5, len - at);
+            n_out += utf8_stream_push(&s, text + at, n, out + n_out);
+            while (place < n_out)
+                place = next_place(text, len, place);
+            assert_int_equal(place, n_out);
+            assert_true(at + n - n_out < 4);
+        }
+        n_out += utf8_stream_flush(&s, out + n_out);
+        assert_int_equal(n_out, len);
+        assert_memory_equal(out, text, len);
+    }
+}
+
+/* ---- hostile vocabularies ---- */
+
+static void bears_tokens_without_text(void **state) {
+    vocab v = {.model = "gpt2", .pre = "gpt-2"};
+    (void)state;
+    vocab_add(&v, "", TYPE_NORMAL, 0.0f);
+    vocab_add(&v, "", TYPE_CONTROL, 0.0f);
+    tokenizer *t = tokens_open(&v);
+    assert_int_equal(tokenizer_piece(t, 0, true).len, 0);
+    tokens_parsed_are(t, "a", (const int32_t[]){0}, 0);
+    tokenizer_free(t);
+}
+
+static void finds_the_first_of_equal_special_tokens(void **state) {
+    vocab v = vocab_bpe("gpt-2");
+    (void)state;
+    for (int i = 0; i < 60; i++)
+        vocab_add(&v, "<x>", TYPE_USER, 0.0f); /* 256 and on */
+    tokenizer *t = tokens_open(&v);
+    tokens_are(t, "<x>a<x>", IDS(256, 'a', 256));
+    tokenizer_free(t);
+}
+
+/* Every merge makes two parts one, so merges that seem to go in a circle end
+ * with the text. */
+static void ends_where_merges_go_in_a_circle(void **state) {
+    vocab v = vocab_bpe("gpt-2");
+    char text[2048];
+    int32_t ids[sizeof(text)];
+    size_t n;
+    (void)state;
+    vocab_merge(&v, "a b");
+    vocab_merge(&v, "b a");
+    vocab_merge(&v, "ab a");
+    vocab_merge(&v, "a ba");
+    vocab_merge(&v, "aba b");
+    vocab_merge(&v, "abab abab");
+    vocab_merge(&v, "abababab abababab");
+    tokenizer *t = tokens_open(&v);
+    for (size_t i = 0; i < sizeof(text); i++)
+        text[i] = i % 2 == 0 ? 'a' : 'b';
+    assert_int_equal(tokenizer_encode(t, text, sizeof(text), false, false, ids,
+                                      ARRAY_LEN(ids), &n),
+                     0);
+    assert_true(n <= sizeof(text));
+    text_comes_back(t, text, sizeof(text));
+    tokenizer_free(t);
+}
+
 /* ---- the story model ---- */
 
 static void speaks_the_story_models_language(void **state) {
@@ -373,6 +461,10 @@ int main(void) {
         cmocka_unit_test(refuses_odd_tokens),
         cmocka_unit_test(holds_an_unfinished_character_back),
         cmocka_unit_test(passes_bytes_that_can_become_no_character),
+        cmocka_unit_test(never_lets_half_a_character_out),
+        cmocka_unit_test(bears_tokens_without_text),
+        cmocka_unit_test(finds_the_first_of_equal_special_tokens),
+        cmocka_unit_test(ends_where_merges_go_in_a_circle),
         cmocka_unit_test(speaks_the_story_models_language),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
