@@ -1,9 +1,10 @@
 /* cmd_chat.c - `roster chat`: a text that person and model write in turns.
  *
- * The context is kept here, as token ids: every request sends all of them and
- * the new text, so any coordinator can answer it.  On a terminal, Ctrl-C stops
- * an answer and Ctrl-D ends the chat; elsewhere every line of stdin is a turn
- * and the first failure ends it. */
+ * The context is kept here, so any coordinator can answer every request: with a
+ * chat template as messages, which are rendered anew for each turn; without one
+ * as the token ids of a plain text, to which the turn is added.  On a terminal,
+ * Ctrl-C stops an answer and Ctrl-D ends the chat; elsewhere every line of
+ * stdin is a turn and the first failure ends it. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -14,17 +15,21 @@
 #include "client/ask.h"
 #include "client/cli.h"
 #include "client/commands.h"
+#include "client/conversation.h"
 #include "client/signals.h"
 #include "engine/err.h"
 
 #define NAME "roster chat"
 #define READ_BYTES 4096
+#define OWN_OPTIONS 3
 
 typedef struct {
     ask_config config;
     const char *first; /* turn given on the command line; NULL: none */
-    bool terminal;
+    const char *template_file, *system; /* as given; NULL: not */
+    bool terminal, plain;
     session session;
+    conversation *conversation; /* NULL: turns are plain text */
     ask_history history;
     char *input; /* read from stdin, not yet used */
     size_t n_input, capacity;
@@ -32,19 +37,28 @@ typedef struct {
 } chat;
 
 static int parse(chat *c, options **o, int argc, char **argv) {
-    option table[ASK_OPTIONS];
+    option table[OWN_OPTIONS + ASK_OPTIONS] = {
+        {"template", 0, OPTION_STRING, &c->template_file, "FILE",
+         "Chat template, or a model whose template to use; default: that of "
+         "--model."},
+        {"system", 0, OPTION_STRING, &c->system, "TEXT",
+         "First message of the chat, for the template."},
+        {"plain", 0, OPTION_FLAG, &c->plain, NULL,
+         "Use no template: turns are one plain text."},
+    };
+    size_t n = OWN_OPTIONS + ask_options(&c->config, table + OWN_OPTIONS);
     const option_set set = {
         .program = NAME,
         .usage = "[PROMPT] [--endpoint E | --model FILE [--nodes N]] [options]",
         .about =
-            "Writes a text in turns: a line from you, a continuation from the "
-            "model. The whole text so far is the context. PROMPT is the first "
-            "turn; without a terminal it is the only one, and without PROMPT "
-            "every line of stdin is a turn. On a terminal, Ctrl-C stops an "
-            "answer and Ctrl-D ends the chat. Turns are plain text: chat "
-            "templates are not applied yet.",
+            "Talks with a model in turns: a line from you, an answer from the "
+            "model, which sees all that was said. PROMPT is the first turn; "
+            "without a terminal it is the only one, and without PROMPT every "
+            "line of stdin is a turn. On a terminal, Ctrl-C stops an answer "
+            "and Ctrl-D ends the chat. Turns are put into the chat template of "
+            "--model or --template; without one they are one plain text.",
         .table = table,
-        .count = ask_options(&c->config, table),
+        .count = n,
     };
     const char *const *args;
     size_t n_args;
@@ -53,6 +67,8 @@ static int parse(chat *c, options **o, int argc, char **argv) {
     int status = cli_parse(o, &set, argc, argv, 0, 1, &args, &n_args);
     if (status != CLI_RUN) return status;
     if (n_args > 0) c->first = args[0];
+    if (c->plain && (c->template_file != NULL || c->system != NULL))
+        return cli_usage(NAME, "--plain goes with no template");
     if (ask_check(&c->config, *o, why, sizeof(why)) < 0)
         return cli_usage(NAME, "%s", why);
     return CLI_RUN;
@@ -106,6 +122,30 @@ static int next_line(chat *c, size_t *len, size_t *used) {
 
 /* ---- turns ---- */
 
+/* The whole chat in the model's own form, which has all special tokens in it;
+ * what was said becomes its last message. */
+static int take_message(chat *c, const char *text, size_t len, char *why,
+                        size_t why_size) {
+    char *whole = NULL;
+    size_t n;
+    int rc =
+        conversation_add(c->conversation, "user", text, len, why, why_size);
+    if (rc < 0) return rc;
+    rc = conversation_render(c->conversation, &whole, &n, why, why_size);
+    ask_history_fini(&c->history);
+    if (rc == 0)
+        rc = ask(&c->session, &c->config, &c->history, whole, n, why, why_size);
+    free(whole);
+    if (rc < 0 && c->history.answer_bytes == 0) {
+        conversation_drop(c->conversation);
+        return rc;
+    }
+    /* (a stopped answer stays as far as it came) */
+    int kept = conversation_add(c->conversation, "assistant", c->history.answer,
+                                c->history.answer_bytes, NULL, 0);
+    return rc < 0 ? rc : kept;
+}
+
 /* A turn after the first begins a new line of the text. */
 static int take_turn(chat *c, const char *text, size_t len, char *why,
                      size_t why_size) {
@@ -133,6 +173,7 @@ static bool goes_on(chat *c, int rc, const char *why) {
     (void)cli_fail(NAME, "%s", why);
     if (rc == ERR_CONTEXT) {
         ask_history_fini(&c->history);
+        if (c->conversation != NULL) conversation_clear(c->conversation);
         fputs("The context is full: starting over with an empty one.\n",
               stderr);
     }
@@ -142,7 +183,8 @@ static bool goes_on(chat *c, int rc, const char *why) {
 static int answer(chat *c, const char *text, size_t len, char *why,
                   size_t why_size) {
     why[0] = '\0'; /* an earlier answer may have failed */
-    int rc = take_turn(c, text, len, why, why_size);
+    int rc = c->conversation != NULL ? take_message(c, text, len, why, why_size)
+                                     : take_turn(c, text, len, why, why_size);
     if (rc < 0 && goes_on(c, rc, why)) rc = 0;
     /* On a terminal the answer has ended its line itself. */
     if (rc == 0 && !isatty(STDOUT_FILENO)) rc = cli_write("\n", 1);
@@ -179,6 +221,31 @@ static int converse(chat *c, char *why, size_t why_size) {
     }
 }
 
+/* With a template, the text is the template's to the last special token. */
+static int open_conversation(chat *c, char *why, size_t why_size) {
+    const char *file = c->template_file != NULL ? c->template_file
+                                                : c->config.session.rack.model;
+    if (c->plain || file == NULL) {
+        return c->system == NULL
+                   ? 0
+                   : err_why(
+                         why, why_size, ERR_USAGE,
+                         "--system needs a template: --template or --model");
+    }
+    int rc =
+        conversation_open(&c->conversation, file, c->system, why, why_size);
+    if (rc < 0) return rc;
+    if (c->conversation == NULL && c->system != NULL) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--system needs a template, and %s has none", file);
+    }
+    if (c->conversation == NULL) return 0;
+    c->config.add_special = false;
+    c->config.parse_special = true;
+    c->config.echo = false;
+    return 0;
+}
+
 static int run(chat *c, char *why, size_t why_size) {
     if (c->first != NULL) {
         int rc = answer(c, c->first, strlen(c->first), why, why_size);
@@ -199,9 +266,12 @@ int cmd_chat(int argc, char **argv) {
         options_free(o);
         return status;
     }
-    int rc = session_open(&c.session, &c.config.session, why, sizeof(why));
+    int rc = open_conversation(&c, why, sizeof(why));
+    if (rc == 0)
+        rc = session_open(&c.session, &c.config.session, why, sizeof(why));
     if (rc == 0) rc = run(&c, why, sizeof(why));
     session_close(&c.session);
+    conversation_close(c.conversation);
     ask_history_fini(&c.history);
     free(c.input);
     options_free(o);
