@@ -188,10 +188,11 @@ asan:
 tsan:
 	@$(MAKE) --no-print-directory deps-test
 	@$(MAKE) --no-print-directory VARIANT=tsan test-build
-	@ROSTER_TEST_QUICK=1 ROSTER_SHUFFLES=2 SIM_SEEDS=6 tests/run.py --build build/tsan --only unit,sim,memory
+	@ROSTER_TEST_QUICK=1 ROSTER_SHUFFLES=1 SIM_SEEDS=6 tests/run.py --build build/tsan --only unit,sim,memory
 
-# Every fuzz target for FUZZ_SECONDS, with what earlier runs found kept in
-# build/fuzz/corpus.  A finding stops it.
+# Every fuzz target for FUZZ_SECONDS, from the seeds of tests/fuzz/seeds/<target>
+# and what earlier runs found, which is kept in build/fuzz/corpus.  A finding
+# stops it.
 FUZZ_SECONDS ?= 20
 FUZZ := $(patsubst tests/%.c,$(B)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 fuzz:
@@ -200,9 +201,11 @@ fuzz:
 fuzz-run: $(FUZZ)
 	@for target in $(FUZZ); do \
 		corpus=$(B)/corpus/$$(basename $$target); mkdir -p $$corpus; \
+		seeds=tests/fuzz/seeds/$$(basename $$target); \
 		echo "  FUZZ $$target"; \
 		$$target -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
-			-artifact_prefix=$$corpus- $$corpus 2>$$corpus.log \
+			-artifact_prefix=$$corpus- $$corpus $$(ls -d $$seeds 2>/dev/null) \
+			2>$$corpus.log \
 			|| { tail -n 40 $$corpus.log; exit 1; }; \
 		grep -E "number_of_executed_units" $$corpus.log; \
 	done

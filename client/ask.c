@@ -21,6 +21,7 @@ void ask_config_init(ask_config *c) {
         .top_k = 40,
         .top_p = 0.95f,
         .min_p = 0.05f,
+        .add_special = true,
     };
     session_config_init(&c->session);
 }
@@ -95,6 +96,7 @@ int ask_check(ask_config *c, const options *o, char *why, size_t why_size) {
 
 void ask_history_fini(ask_history *h) {
     free(h->tokens);
+    free(h->answer);
     *h = (ask_history){0};
 }
 
@@ -111,15 +113,17 @@ static int remember(ask_history *h, const roster_generation *g) {
     memcpy(tokens, prompt, n_prompt * sizeof(*tokens));
     if (n_said > 0) memcpy(tokens + n_prompt, said, n_said * sizeof(*tokens));
     free(h->tokens);
-    *h = (ask_history){.tokens = tokens, .count = count};
+    h->tokens = tokens;
+    h->count = count;
     return 0;
 }
 
 /* ---- asking ---- */
 
 typedef struct {
-    int write_error; /* of stdout; ends the generation */
-    char last;       /* character written */
+    int write_error;      /* of stdout; ends the generation */
+    char last;            /* character written */
+    ask_history *history; /* whose answer grows */
 } screen;
 
 static int show(screen *sc, const char *text, size_t bytes) {
@@ -129,10 +133,22 @@ static int show(screen *sc, const char *text, size_t bytes) {
     return sc->write_error;
 }
 
+static int keep(ask_history *h, const char *text, size_t bytes) {
+    if (bytes == 0) return 0;
+    char *grown = realloc(h->answer, h->answer_bytes + bytes);
+    if (grown == NULL) return -ENOMEM;
+    memcpy(grown + h->answer_bytes, text, bytes);
+    h->answer = grown;
+    h->answer_bytes += bytes;
+    return 0;
+}
+
 static int on_token(void *opaque, roster_generation *g,
                     const roster_token *token) {
+    screen *sc = opaque;
     (void)g;
-    return show(opaque, token->text, token->text_bytes);
+    if (keep(sc->history, token->text, token->text_bytes) < 0) return -ENOMEM;
+    return show(sc, token->text, token->text_bytes);
 }
 
 static void fill_request(roster_request *r, const ask_config *c,
@@ -143,7 +159,7 @@ static void fill_request(roster_request *r, const ask_config *c,
     r->text_bytes = text_bytes;
     r->tokens = h->tokens;
     r->n_tokens = h->count;
-    r->add_special = 1;
+    r->add_special = c->add_special;
     r->parse_special = c->parse_special;
     r->ignore_end = c->ignore_end;
     r->max_tokens = c->max_tokens;
@@ -189,10 +205,11 @@ static int explain(session *s, int rc, const screen *sc,
 
 int ask(session *s, const ask_config *c, ask_history *h, const char *text,
         size_t text_bytes, char *why, size_t why_size) {
-    screen sc = {.last = '\n'};
+    screen sc = {.last = '\n', .history = h};
     roster_request request;
     roster_generation *g;
 
+    h->answer_bytes = 0;
     fill_request(&request, c, h, text, text_bytes);
     int rc = roster_submit(s->client, &request, on_token, NULL, &sc, &g);
     if (rc < 0) {

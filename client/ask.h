@@ -15,6 +15,7 @@ typedef struct {
     const char *seed_text; /* as given; NULL: not */
     uint64_t seed;
     bool has_seed, echo, stats, ignore_end, parse_special;
+    bool add_special; /* the model's BOS before the text; on unless unset */
 } ask_config;
 
 void ask_config_init(ask_config *c);
@@ -31,6 +32,8 @@ int ask_check(ask_config *c, const options *o, char *why, size_t why_size);
 typedef struct {
     uint32_t *tokens; /* owned */
     size_t count;
+    char *answer; /* owned: what the model said last; NULL: nothing */
+    size_t answer_bytes;
 } ask_history;
 
 void ask_history_fini(ask_history *h);

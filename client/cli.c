@@ -115,6 +115,21 @@ int cli_read_stdin(char **data, size_t *bytes) {
     return read_all(STDIN_FILENO, data, bytes);
 }
 
+int cli_read_file(const char *path, char **data, size_t *bytes) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 ? -errno : read_all(fd, data, bytes);
+    if (fd >= 0) close(fd);
+    return rc;
+}
+
+int cli_read_head(const char *path, char *out, size_t bytes) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -errno;
+    int rc = read(fd, out, bytes) < 0 ? -errno : 0;
+    close(fd);
+    return rc;
+}
+
 /* ---- token ids ---- */
 
 static bool is_separator(char c) {
@@ -173,9 +188,7 @@ int cli_parse_ids_arg(const char *arg, uint32_t **ids, size_t *n, char *why,
 
     char *text = NULL;
     size_t bytes = 0;
-    int fd = open(arg + 1, O_RDONLY | O_CLOEXEC);
-    int rc = fd < 0 ? -errno : read_all(fd, &text, &bytes);
-    if (fd >= 0) close(fd);
+    int rc = cli_read_file(arg + 1, &text, &bytes);
     if (rc < 0) {
         return err_why(why, why_size, rc, "cannot read %s: %s", arg + 1,
                        err_text(rc));

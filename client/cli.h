@@ -33,6 +33,10 @@ int cli_write(const char *data, size_t bytes);
 
 /* Everything that stdin has, zero-terminated; *data is the caller's to free. */
 int cli_read_stdin(char **data, size_t *bytes);
+/* The same of a file. */
+int cli_read_file(const char *path, char **data, size_t *bytes);
+/* The first bytes of a file, if it has so many. */
+int cli_read_head(const char *path, char *out, size_t bytes);
 
 /* Token ids separated by commas or white space; *ids is the caller's to free.
  * ERR_USAGE names the word that is none.  An empty text gives none. */

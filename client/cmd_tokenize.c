@@ -54,11 +54,9 @@ typedef struct {
 static int encode(const tokenizer *t, const tokenize_config *c,
                   const char *text, size_t bytes, int32_t **ids, size_t *n,
                   char *why, size_t why_size) {
-    size_t capacity; /* 3n + 4: never more, says tokenizer_encode() */
+    size_t capacity = tokenizer_room(t, bytes);
 
-    *ids = NULL;
-    if (size_mul(bytes, 3, &capacity) && size_add(capacity, 4, &capacity))
-        *ids = calloc(capacity, sizeof(**ids));
+    *ids = calloc(capacity, sizeof(**ids));
     if (*ids == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
     int rc = tokenizer_encode(t, text, bytes, c->add_special, c->parse_special,
                               *ids, capacity, n);

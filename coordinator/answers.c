@@ -193,7 +193,7 @@ static void on_logits(server *s, request *r, const step_event *e,
 static void fill_stats(const server *s, const request *r, message *m,
                        message_share *shares) {
     const model_config *c = &s->config.weights->config;
-    uint32_t n_moe = c->n_experts > 0 ? c->n_layers - c->first_moe_layer : 0;
+    uint32_t n_moe = model_n_moe(c);
     m->finished.experts_per_token = n_moe * c->n_used;
     m->finished.experts_stored = n_moe * c->n_experts;
     m->finished.bytes_per_token =

@@ -308,7 +308,7 @@ int conductor_show(conductor *c, const rack_view *view,
         .model = &c->model->plan,
         .heat = nodes_heat(c->config.nodes),
         .told_epoch = nodes_told_epoch(c->config.nodes),
-        .n_groups = c->config.model->n_groups,
+        .n_groups = c->config.model->routing.n_groups,
     };
     int rc = leader_look(c->leader, now_ms(), &picture);
     if (rc < 0) {

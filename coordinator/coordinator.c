@@ -37,6 +37,9 @@ static int open_cut(coordinator *c, char *why, size_t why_size) {
 static int open_model(coordinator *c, char *why, size_t why_size) {
     int rc = gguf_open(&c->file, c->config.model, why, why_size);
     if (rc == 0) rc = model_read(&c->model, c->file, why, why_size);
+    if (rc == 0) {
+        rc = model_check_context(&c->model, c->config.context, why, why_size);
+    }
     if (rc == 0) rc = manifest_open(&c->checks, c->file, true, why, why_size);
     if (rc == 0) rc = fingerprint_of(c->file, c->checks, &c->self.model);
     if (rc == 0) rc = tokenizer_new(&c->words, c->file, why, why_size);
@@ -65,9 +68,7 @@ uint32_t coordinator_max_context(const coordinator *c) {
 }
 
 static int open_kv(coordinator *c, char *why, size_t why_size) {
-    const model_config *m = &c->model;
-    kv_config k = {c->config.kv_type, m->n_layers,  m->n_kv_heads,
-                   m->key_dim,        m->value_dim, 0};
+    kv_config k = forward_kv(&c->model, c->config.kv_type);
     size_t page = kv_page_bytes(&k);
     if (page == 0) return ERR_RANGE;
     uint64_t one = (coordinator_max_context(c) + KV_PAGE - 1) / KV_PAGE;

@@ -3,7 +3,27 @@
  * A row is one token of one sequence.  Attention, norms, router and dense
  * layers are computed here on the pool, experts through the exchange.  Rows do
  * not see each other but through the KV cache: a row's result does not depend
- * on what else is in the batch.  Step thread only. */
+ * on what else is in the batch.  Step thread only.
+ *
+ * What is done to a row x, in this order; a model leaves out what its
+ * model_config (engine/model.h) has not:
+ *
+ *   x = embedding * scale.embedding
+ *   in every layer
+ *     h = norm(x);  b = attention(h), in forward_attention.c or _latent.c
+ *     b += output bias;  b = norm(b);  x += b * scale.residual
+ *     h = norm(x);  b = the layer's network of h
+ *     b = norm(b);  x += b * scale.residual
+ *   logits = output * norm(x) + bias;  logits *= scale.logit;  soft cap
+ *
+ * The network of a dense layer is ffn(h).  That of a layer with experts:
+ *
+ *   b = 0, then in the router's order b += weight * (expert(h) + bias), or,
+ *     where weights scale the input, b += expert(weight * h) + bias
+ *   a shared expert s: b += s, or b += sigmoid(gate . h) * s
+ *   or a dense network d beside the experts: b = (b + d) * dense_beside_scale
+ *
+ * Each += of a product is one fmaf a value, each other one an addition. */
 #ifndef COORDINATOR_FORWARD_H
 #define COORDINATOR_FORWARD_H
 
@@ -37,6 +57,9 @@ typedef struct {
     uint32_t max_items;
     bool exact;
 } forward_config;
+
+/* The cache that a model needs, without pages. */
+kv_config forward_kv(const model_config *m, kv_type type);
 
 #define FORWARD_LOGIT_ROWS 16 /* rows of logits computed at a time */
 

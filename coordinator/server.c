@@ -134,7 +134,8 @@ static void on_cancel(server *s, client *from, const message *asked) {
 static int prompt_tokens(const server *s, const message *m, uint32_t **out,
                          uint32_t *n_out, char *why, size_t why_size) {
     const message_u32s *given = &m->generate.tokens;
-    size_t n_text = m->generate.text.len, room = 3 * n_text + 4, n = 0;
+    size_t n_text = m->generate.text.len, n = 0;
+    size_t room = tokenizer_room(s->config.words, n_text);
     uint32_t *tokens = malloc((given->count + room) * sizeof(*tokens));
     if (tokens == NULL) return -ENOMEM;
 

@@ -1,23 +1,30 @@
 /* weights.c - loads the coordinator's share of a model, layer by layer.
  *
  * Every tensor is found by name and has the shape that the metadata asks for;
- * that there are no others is model_read()'s promise. */
+ * that there are no others is model_read()'s promise.  What belongs to a layer
+ * is in weights_attention.c and weights_ffn.c. */
 #include "coordinator/weights.h"
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include "coordinator/weights_internal.h"
 #include "engine/err.h"
 #include "engine/util.h"
 
-typedef struct {
-    weights *w;
-    char *why;
-    size_t why_size;
-} loader;
+#define NAME_MAX_BYTES 160
 
-/* All values of a tensor as f32, in stored order. */
-static int load_floats(loader *l, const gguf_tensor *t, float **out) {
+/* ---- parts ---- */
+
+void load_count(loader *l, uint64_t bytes) {
+    l->w->bytes += bytes;
+    l->w->bytes_per_token += bytes;
+}
+
+/* All values of a tensor as f32, in stored order; the caller's to release. */
+static int read_floats(loader *l, const gguf_tensor *t, float **out) {
     const weight_format *f;
     int rc = matrix_format(t, &f, l->why, l->why_size);
     if (rc < 0) return rc;
@@ -39,13 +46,19 @@ static int load_floats(loader *l, const gguf_tensor *t, float **out) {
                        gguf_quote(t->name).text, err_text(rc));
     }
     *out = values;
-    l->w->bytes += n_rows * cols * sizeof(float);
-    l->w->bytes_per_token += n_rows * cols * sizeof(float);
     return 0;
 }
 
-static int load_vector(loader *l, uint32_t layer, const char *name, uint64_t n,
-                       uint64_t rows, float **out) {
+int load_floats(loader *l, const gguf_tensor *t, float **out) {
+    int rc = read_floats(l, t, out);
+    if (rc < 0) return rc;
+    load_count(l, t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3] *
+                      sizeof(float));
+    return 0;
+}
+
+int load_vector(loader *l, uint32_t layer, const char *name, uint64_t n,
+                uint64_t rows, float **out) {
     const gguf_tensor *t;
     int rc =
         model_tensor(l->w->g, layer, name, n, rows, 0, &t, l->why, l->why_size);
@@ -53,68 +66,96 @@ static int load_vector(loader *l, uint32_t layer, const char *name, uint64_t n,
     return load_floats(l, t, out);
 }
 
-static int load_matrix(loader *l, uint32_t layer, const char *name,
-                       uint64_t cols, uint64_t rows, matrix *out) {
+static int find_bias(loader *l, uint32_t layer, const char *name, uint64_t n,
+                     const gguf_tensor **out) {
+    char full[NAME_MAX_BYTES];
+    snprintf(full, sizeof(full), "blk.%u.%s.bias", layer, name);
+    return model_tensor_named(l->w->g, full, n, 0, 0, out, l->why, l->why_size);
+}
+
+int load_bias(loader *l, uint32_t layer, const char *name, uint64_t n,
+              float **out) {
     const gguf_tensor *t;
-    int rc = model_tensor(l->w->g, layer, name, cols, rows, 0, &t, l->why,
-                          l->why_size);
+    int rc = find_bias(l, layer, name, n, &t);
     if (rc < 0) return rc;
-    rc = matrix_load(out, l->w->g, t, 0, l->why, l->why_size);
+    return load_floats(l, t, out);
+}
+
+int load_bias_part(loader *l, uint32_t layer, const char *name, uint64_t all,
+                   uint64_t from, uint64_t n, float **out) {
+    const gguf_tensor *t;
+    float *whole;
+    int rc = find_bias(l, layer, name, all, &t);
+    if (rc == 0) rc = read_floats(l, t, &whole);
     if (rc < 0) return rc;
-    l->w->bytes += out->bytes;
-    l->w->bytes_per_token += out->bytes;
+    *out = aligned_alloc_zero(n * sizeof(float));
+    if (*out != NULL) memcpy(*out, whole + from, n * sizeof(float));
+    aligned_release(whole);
+    if (*out == NULL) {
+        return err_why(l->why, l->why_size, -ENOMEM, "tensor %s: no memory",
+                       gguf_quote(t->name).text);
+    }
+    load_count(l, n * sizeof(float));
     return 0;
 }
 
-static int load_attention(loader *l, uint32_t layer, layer_weights *lw) {
-    const model_config *c = &l->w->config;
-    uint64_t q_dim = (uint64_t)c->n_heads * c->key_dim;
-    uint64_t k_dim = (uint64_t)c->n_kv_heads * c->key_dim;
-    uint64_t v_dim = (uint64_t)c->n_kv_heads * c->value_dim;
-    uint64_t o_dim = (uint64_t)c->n_heads * c->value_dim;
-
-    int rc = load_vector(l, layer, "attn_norm", c->n_embd, 0, &lw->attn_norm);
-    if (rc == 0) rc = load_matrix(l, layer, "attn_q", c->n_embd, q_dim, &lw->q);
-    if (rc == 0) rc = load_matrix(l, layer, "attn_k", c->n_embd, k_dim, &lw->k);
-    if (rc == 0) rc = load_matrix(l, layer, "attn_v", c->n_embd, v_dim, &lw->v);
-    if (rc == 0) {
-        rc = load_matrix(l, layer, "attn_output", o_dim, c->n_embd, &lw->o);
-    }
-    if (rc < 0 || !c->qk_norm) return rc;
-    rc = load_vector(l, layer, "attn_q_norm", c->key_dim, 0, &lw->q_norm);
-    if (rc < 0) return rc;
-    return load_vector(l, layer, "attn_k_norm", c->key_dim, 0, &lw->k_norm);
+int load_norm(loader *l, uint32_t layer, const char *name, bool bias,
+              norm_weights *out) {
+    uint64_t n = l->w->config.n_embd;
+    int rc = load_vector(l, layer, name, n, 0, &out->w);
+    if (rc < 0 || !bias) return rc;
+    return load_bias(l, layer, name, n, &out->b);
 }
 
-static int load_feed_forward(loader *l, uint32_t layer, layer_weights *lw) {
-    const model_config *c = &l->w->config;
-    int rc = load_vector(l, layer, "ffn_norm", c->n_embd, 0, &lw->ffn_norm);
+void norm_fini(norm_weights *n) {
+    aligned_release(n->w);
+    aligned_release(n->b);
+}
+
+int load_matrix_rows(loader *l, uint32_t layer, const char *name, uint64_t cols,
+                     uint64_t all, uint64_t row0, uint64_t rows, matrix *out) {
+    const gguf_tensor *t;
+    int rc = model_tensor(l->w->g, layer, name, cols, all, 0, &t, l->why,
+                          l->why_size);
     if (rc < 0) return rc;
-    if (model_is_moe(c, layer)) {
-        return load_vector(l, layer, "ffn_gate_inp", c->n_embd, c->n_experts,
-                           &lw->router);
-    }
-    rc = load_matrix(l, layer, "ffn_gate", c->n_embd, c->ffn_dim,
-                     &lw->dense.gate);
+    rc = matrix_load_rows(out, l->w->g, t, row0, rows, l->why, l->why_size);
     if (rc < 0) return rc;
-    rc = load_matrix(l, layer, "ffn_up", c->n_embd, c->ffn_dim, &lw->dense.up);
+    load_count(l, out->bytes);
+    return 0;
+}
+
+int load_matrix(loader *l, uint32_t layer, const char *name, uint64_t cols,
+                uint64_t rows, matrix *out) {
+    return load_matrix_rows(l, layer, name, cols, rows, 0, rows, out);
+}
+
+/* ---- what belongs to no layer ---- */
+
+/* A vector of n values under its full name. */
+static int load_named(loader *l, const char *name, uint64_t n, float **out) {
+    const gguf_tensor *t;
+    int rc =
+        model_tensor_named(l->w->g, name, n, 0, 0, &t, l->why, l->why_size);
     if (rc < 0) return rc;
-    return load_matrix(l, layer, "ffn_down", c->ffn_dim, c->n_embd,
-                       &lw->dense.down);
+    return load_floats(l, t, out);
+}
+
+static int load_output_norm(loader *l) {
+    weights *w = l->w;
+    uint64_t n = w->config.n_embd;
+    int rc = load_named(l, "output_norm.weight", n, &w->output_norm.w);
+    if (rc < 0 || !w->config.norm.bias) return rc;
+    return load_named(l, "output_norm.bias", n, &w->output_norm.b);
 }
 
 static int load_output(loader *l) {
     weights *w = l->w;
     const model_config *c = &w->config;
-    const gguf_tensor *t;
-    int rc = model_tensor_named(w->g, "output_norm.weight", c->n_embd, 0, 0, &t,
-                                l->why, l->why_size);
-    if (rc < 0) return rc;
-    rc = load_floats(l, t, &w->output_norm);
+    int rc = load_output_norm(l);
     if (rc < 0) return rc;
 
     /* Without an output matrix the embeddings are used ("tied"). */
-    t = w->embedding;
+    const gguf_tensor *t = w->embedding;
     if (gguf_find_tensor(w->g, "output.weight") != NULL) {
         rc = model_tensor_named(w->g, "output.weight", c->n_embd, c->n_vocab, 0,
                                 &t, l->why, l->why_size);
@@ -122,9 +163,9 @@ static int load_output(loader *l) {
     }
     rc = matrix_load(&w->output, w->g, t, 0, l->why, l->why_size);
     if (rc < 0) return rc;
-    w->bytes += w->output.bytes;
-    w->bytes_per_token += w->output.bytes;
-    return 0;
+    load_count(l, w->output.bytes);
+    if (!c->output_bias) return 0;
+    return load_named(l, "output.bias", c->n_vocab, &w->output_bias);
 }
 
 static int load_embedding(loader *l) {
@@ -140,14 +181,11 @@ static int load_embedding(loader *l) {
 }
 
 static int load_rope_factors(loader *l) {
-    static const char *const name = "rope_freqs.weight";
     weights *w = l->w;
-    const gguf_tensor *t;
+    const char *name = w->config.rope_factors;
     if (gguf_find_tensor(w->g, name) == NULL) return 0;
     uint32_t n = w->config.rope.n_dims / 2;
-    int rc = model_tensor_named(w->g, name, n, 0, 0, &t, l->why, l->why_size);
-    if (rc < 0) return rc;
-    rc = load_floats(l, t, &w->rope_factors);
+    int rc = load_named(l, name, n, &w->rope_factors);
     if (rc < 0) return rc;
 
     for (uint32_t i = 0; i < n; i++) { /* angles are divided by them */
@@ -159,6 +197,8 @@ static int load_rope_factors(loader *l) {
     }
     return 0;
 }
+
+/* ---- the whole ---- */
 
 int weights_load(weights **out, const gguf *g, const model_config *c, char *why,
                  size_t why_size) {
@@ -191,26 +231,25 @@ int weights_load(weights **out, const gguf *g, const model_config *c, char *why,
     return 0;
 }
 
-static void free_layer(layer_weights *lw) {
-    aligned_release(lw->attn_norm);
-    aligned_release(lw->q_norm);
-    aligned_release(lw->k_norm);
-    aligned_release(lw->ffn_norm);
-    aligned_release(lw->router);
-    matrix_fini(&lw->q);
-    matrix_fini(&lw->k);
-    matrix_fini(&lw->v);
-    matrix_fini(&lw->o);
+static void layer_fini(layer_weights *lw) {
+    norm_fini(&lw->attn_norm);
+    norm_fini(&lw->ffn_norm);
+    norm_fini(&lw->after_attention);
+    norm_fini(&lw->after_ffn);
+    attention_weights_fini(&lw->attention);
+    latent_weights_fini(&lw->latent);
     ffn_fini(&lw->dense);
+    moe_weights_fini(&lw->moe);
 }
 
 void weights_free(weights *w) {
     if (w == NULL) return;
     for (uint32_t i = 0; w->layers != NULL && i < w->config.n_layers; i++) {
-        free_layer(&w->layers[i]);
+        layer_fini(&w->layers[i]);
     }
     free(w->layers);
-    aligned_release(w->output_norm);
+    norm_fini(&w->output_norm);
+    aligned_release(w->output_bias);
     aligned_release(w->rope_factors);
     matrix_fini(&w->output);
     free(w);

@@ -18,8 +18,8 @@ for group in "$@"; do
         libprotobuf-c-dev protobuf-c-compiler libopenblas0-serial libuv1-dev
         libcurl4-openssl-dev libjansson-dev libpcre2-dev libutf8proc-dev
         libxxhash-dev libssl-dev" ;;
-    test) packages="$packages libcmocka-dev python3 etcd-server etcd-client
-        openssl patch git procps iproute2" ;;
+    test) packages="$packages libcmocka-dev python3 python3-jinja2 etcd-server
+        etcd-client openssl patch git procps iproute2" ;;
     cluster) packages="$packages etcd-server python3" ;;
     fuzz) packages="$packages clang libclang-rt-14-dev" ;;
     *) echo "deps.sh: unknown group '$group'" >&2; exit 2 ;;

@@ -6,8 +6,8 @@
  *
  * attention.sliding_window is not looked at: checkpoints of Mixtral carry it
  * although they attend to everything. */
+#include "engine/architecture.h"
 #include "engine/err.h"
-#include "engine/model.h"
 
 static int read_llama(model_config *c, const model_keys *k) {
     int rc = model_read_common(c, k);
@@ -27,4 +27,5 @@ static int read_llama(model_config *c, const model_keys *k) {
     return 0;
 }
 
-const architecture arch_llama = {"llama", read_llama};
+static const char *const takes[] = {"attention.sliding_window", NULL};
+const architecture arch_llama = {"llama", read_llama, takes};

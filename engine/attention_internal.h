@@ -5,17 +5,15 @@
 
 #include "engine/attention.h"
 
-typedef void (*attention_kernel)(const kv_cache *kv, const kv_seq *seq,
-                                 uint32_t layer, uint32_t kv_head,
-                                 uint32_t position, size_t group,
-                                 const float *q, float scale, float *out);
+/* Heads that a kernel takes at once: it keeps their scores on the stack. */
+#define ATTENTION_MAX_GROUP 64
 
-void attention_group_avx2(const kv_cache *kv, const kv_seq *seq, uint32_t layer,
-                          uint32_t kv_head, uint32_t position, size_t group,
-                          const float *q, float scale, float *out);
-void attention_group_avx512(const kv_cache *kv, const kv_seq *seq,
-                            uint32_t layer, uint32_t kv_head, uint32_t position,
-                            size_t group, const float *q, float scale,
+typedef void (*attention_kernel)(const kv_cache *kv,
+                                 const attention_query *query, float *out);
+
+void attention_group_avx2(const kv_cache *kv, const attention_query *query,
+                          float *out);
+void attention_group_avx512(const kv_cache *kv, const attention_query *query,
                             float *out);
 
 #endif

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include "engine/err.h"
+#include "engine/unit_image.h"
 #include "engine/util.h"
 
 /* Whole rows that a span of columns is picked from, at a time. */
@@ -24,17 +25,17 @@
 typedef _Atomic(ffn_weights *) place;
 
 typedef struct {
-    expert_tensors tensors; /* of the borrowed file */
-    place *units;           /* NULL: not loaded.  NULL for a dense layer */
-    uint64_t *sums;         /* of those that are; written before the place */
+    place *units;   /* NULL: not loaded.  NULL for a dense layer */
+    uint64_t *sums; /* of those that are; written before the place */
     uint32_t n_units, slices;
     size_t segments;     /* of one unit's down product */
-    uint64_t unit_bytes; /* packed */
+    uint64_t unit_bytes; /* in memory */
     act_form form;
 } layer_index;
 
 struct expert_store {
     const gguf *file;
+    const model_config *model;
     const manifest *checks;
     expert_source source;
     uint8_t *staging; /* of the loading thread; made when first needed */
@@ -75,20 +76,26 @@ static int read_file(void *ctx, const gguf_tensor *t, const expert_span *span,
 
 /* ---- the index ---- */
 
-/* Add the packed bytes of one unit's part of a tensor. */
-static int add_packed(layer_index *l, const gguf_tensor *t, size_t rows,
-                      size_t cols, char *why, size_t why_size) {
-    const weight_format *f;
-    int rc = matrix_format(t, &f, why, why_size);
-    if (rc < 0) return rc;
-    l->unit_bytes += matrix_bytes(f, rows, cols);
+/* Bytes that a unit takes in memory. */
+static int packed_bytes(const unit_image *u, uint64_t *out, char *why,
+                        size_t why_size) {
+    *out = 0;
+    for (size_t i = 0; i < u->n_parts; i++) {
+        const unit_part *p = &u->parts[i];
+        const weight_format *f;
+        int rc = matrix_format(p->tensor, &f, why, why_size);
+        if (rc < 0) return rc;
+        *out += i < UNIT_MATRICES ? matrix_bytes(f, p->rows, p->cols)
+                                  : p->cols * sizeof(float);
+    }
     return 0;
 }
 
-static int cut_layer(layer_index *l, const model_config *c, uint32_t slices,
-                     char *why, size_t why_size) {
+static int cut_layer(layer_index *l, const model_config *c,
+                     const expert_tensors *t, uint32_t slices, char *why,
+                     size_t why_size) {
     const weight_format *down;
-    int rc = matrix_format(l->tensors.down, &down, why, why_size);
+    int rc = matrix_format(t->down, &down, why, why_size);
     if (rc < 0) return rc;
     size_t segments = ffn_segments(down, c->expert_dim);
     l->slices = (uint32_t)size_min(slices, segments);
@@ -100,23 +107,20 @@ static int cut_layer(layer_index *l, const model_config *c, uint32_t slices,
 static int index_layer(expert_store *s, uint32_t layer, const model_config *c,
                        uint32_t slices, char *why, size_t why_size) {
     layer_index *l = &s->layers[layer];
-    expert_tensors *t = &l->tensors;
-    int rc = model_experts(c, s->file, layer, t, why, why_size);
+    expert_tensors t;
+    unit_image first;
+    int rc = model_experts(c, s->file, layer, &t, why, why_size);
     if (rc < 0) return rc;
-    rc = cut_layer(l, c, slices, why, why_size);
+    rc = cut_layer(l, c, &t, slices, why, why_size);
     if (rc < 0) return rc;
-
-    size_t width = c->expert_dim / l->slices;
-    rc = add_packed(l, t->gate, width, c->n_embd, why, why_size);
+    rc = unit_image_of(&first, s->file, c, layer, 0, l->slices, why, why_size);
     if (rc < 0) return rc;
-    rc = add_packed(l, t->up, width, c->n_embd, why, why_size);
-    if (rc < 0) return rc;
-    rc = add_packed(l, t->down, c->n_embd, width, why, why_size);
+    rc = packed_bytes(&first, &l->unit_bytes, why, why_size);
     if (rc < 0) return rc;
 
     /* Where gate and up want different forms, F32 travels. */
-    act_form gate = weight_format_find(t->gate->type)->act;
-    l->form = gate == weight_format_find(t->up->type)->act ? gate : ACT_F32;
+    act_form gate = weight_format_find(t.gate->type)->act;
+    l->form = gate == weight_format_find(t.up->type)->act ? gate : ACT_F32;
 
     l->units = calloc(l->n_units, sizeof(*l->units));
     l->sums = calloc(l->n_units, sizeof(*l->sums));
@@ -144,6 +148,7 @@ int expert_store_new(expert_store **out, const expert_store_config *c,
                        m->n_layers);
     }
     s->file = c->g;
+    s->model = m;
     s->checks = c->checks;
     s->source = c->source;
     if (s->source.read == NULL) s->source = (expert_source){read_file, s};
@@ -183,36 +188,18 @@ static place *find_place(const expert_store *s, uint32_t layer, uint32_t unit) {
 
 /* ---- loading ---- */
 
-/* A unit's part of one stacked tensor. */
+/* A unit that is being loaded, part after part. */
 typedef struct {
     expert_store *store;
-    const gguf_tensor *tensor;
-    uint32_t expert, slice, slices;
-    size_t rows, cols;     /* of the part */
-    uint64_t offset;       /* of its first row within the tensor */
-    uint64_t stride;       /* from row to row */
-    size_t row_bytes;      /* of the part; less than the stride for columns */
-    manifest_check *check; /* NULL: nothing is verified */
+    unit_image image;
+    const unit_part *part; /* in hand */
+    manifest_check *check; /* of it; NULL: nothing is verified */
     char detail[256];      /* what the source says of a failure */
-} unit_part;
-
-/* The rows [slice, slice + 1) of `slices`, or the columns. */
-static void find_part(unit_part *p, bool by_columns) {
-    const gguf_tensor *t = p->tensor;
-    size_t cols = t->dims[0], rows = t->dims[1];
-    uint64_t slab = t->bytes / p->store->n_experts;
-
-    p->stride = slab / rows;
-    p->rows = by_columns ? rows : rows / p->slices;
-    p->cols = by_columns ? cols / p->slices : cols;
-    p->row_bytes = p->stride / (by_columns ? p->slices : 1);
-    p->offset = p->expert * slab +
-                p->slice * (by_columns ? p->row_bytes : p->rows * p->stride);
-}
+} unit_load;
 
 /* Read a span of any size in pieces that a source takes. */
-static int read_span(unit_part *p, expert_span span, uint8_t *out) {
-    const expert_source *from = &p->store->source;
+static int read_span(unit_load *u, expert_span span, uint8_t *out) {
+    const expert_source *from = &u->store->source;
     size_t width = size_min(span.bytes, EXPERT_SPAN_MAX);
     size_t count = width == span.bytes ? EXPERT_SPAN_MAX / width : 1;
 
@@ -222,8 +209,8 @@ static int read_span(unit_part *p, expert_span span, uint8_t *out) {
                                  .stride = span.stride,
                                  .bytes = size_min(width, span.bytes - at),
                                  .count = size_min(count, span.count - i)};
-            int rc = from->read(from->ctx, p->tensor, &piece, out, p->detail,
-                                sizeof(p->detail));
+            int rc = from->read(from->ctx, u->part->tensor, &piece, out,
+                                u->detail, sizeof(u->detail));
             if (rc < 0) return rc;
             out += piece.bytes * piece.count;
         }
@@ -232,7 +219,8 @@ static int read_span(unit_part *p, expert_span span, uint8_t *out) {
 }
 
 static int read_rows(void *ctx, size_t row0, size_t n, void *out) {
-    unit_part *p = ctx;
+    unit_load *u = ctx;
+    const unit_part *p = u->part;
     expert_span span = {.offset = p->offset + row0 * p->stride,
                         .stride = p->stride,
                         .bytes = p->row_bytes,
@@ -241,51 +229,94 @@ static int read_rows(void *ctx, size_t row0, size_t n, void *out) {
         span.bytes *= n;
         span.count = 1;
     }
-    int rc = read_span(p, span, out);
-    if (rc == 0 && p->check != NULL)
-        manifest_check_add(p->check, out, n * p->row_bytes);
+    int rc = read_span(u, span, out);
+    if (rc == 0 && u->check != NULL)
+        manifest_check_add(u->check, out, n * p->row_bytes);
     return rc;
 }
 
-static int load_checked(unit_part *p, matrix *out) {
-    const expert_store *s = p->store;
-    if (s->checks != NULL) {
-        size_t index = (size_t)(p->tensor - gguf_tensor_at(s->file, 0));
-        int rc = manifest_check_open(&p->check, s->checks, index, p->expert,
-                                     p->slice, p->slices);
-        if (rc < 0) return rc;
-    }
-    int rc = matrix_build(out, weight_format_find(p->tensor->type), p->rows,
-                          p->cols, read_rows, p);
-    if (rc == 0 && p->check != NULL) rc = manifest_check_result(p->check);
-    manifest_check_close(p->check);
-    return rc;
+static int begin_part(unit_load *u, size_t which) {
+    const manifest *checks = u->store->checks;
+    const unit_image *i = &u->image;
+    u->part = &i->parts[which];
+    u->check = NULL;
+    u->detail[0] = '\0';
+    if (checks == NULL) return 0;
+    return manifest_check_open(&u->check, checks, u->part->index, u->part->slab,
+                               i->slice, i->slices);
 }
 
-static int load_matrix(unit_part *p, const gguf_tensor *t, bool by_columns,
-                       matrix *out, char *why, size_t why_size) {
-    p->tensor = t;
-    p->check = NULL;
-    p->detail[0] = '\0';
-    find_part(p, by_columns);
-    int rc = load_checked(p, out);
+/* `rc`: how reading it went. */
+static int end_part(unit_load *u, int rc, char *why, size_t why_size) {
+    if (rc == 0 && u->check != NULL) rc = manifest_check_result(u->check);
+    manifest_check_close(u->check);
     if (rc == 0) return 0;
+    return err_why(
+        why, why_size, rc, "tensor %s, expert %u, slice %u of %u: %s",
+        gguf_quote(u->part->tensor->name).text, u->image.expert, u->image.slice,
+        u->image.slices, u->detail[0] != '\0' ? u->detail : err_text(rc));
+}
 
-    return err_why(why, why_size, rc,
-                   "tensor %s, expert %u, slice %u of %u: %s",
-                   gguf_quote(t->name).text, p->expert, p->slice, p->slices,
-                   p->detail[0] != '\0' ? p->detail : err_text(rc));
+static int load_matrix(unit_load *u, size_t which, matrix *out, char *why,
+                       size_t why_size) {
+    int rc = begin_part(u, which);
+    const unit_part *p = u->part;
+    if (rc == 0) {
+        rc = matrix_build(out, weight_format_find(p->tensor->type), p->rows,
+                          p->cols, read_rows, u);
+    }
+    return end_part(u, rc, why, why_size);
+}
+
+static int read_bias(unit_load *u, float **out) {
+    const unit_part *p = u->part;
+    uint8_t *stored = malloc(p->row_bytes);
+    *out = aligned_alloc_zero(p->cols * sizeof(float));
+    int rc = stored == NULL || *out == NULL ? -ENOMEM : 0;
+    if (rc == 0) rc = read_rows(u, 0, 1, stored);
+    if (rc == 0) {
+        weight_format_find(p->tensor->type)->dequantize(p->cols, stored, *out);
+    }
+    free(stored);
+    return rc;
+}
+
+static int load_bias(unit_load *u, size_t which, float **out, char *why,
+                     size_t why_size) {
+    int rc = begin_part(u, which);
+    if (rc == 0) rc = read_bias(u, out);
+    return end_part(u, rc, why, why_size);
+}
+
+/* All parts in the image's order; what was loaded is the caller's to free. */
+static int load_parts(unit_load *u, ffn_weights *w, char *why,
+                      size_t why_size) {
+    matrix *const matrices[UNIT_MATRICES] = {&w->gate, &w->up, &w->down};
+    int rc = 0;
+    for (size_t i = 0; i < UNIT_MATRICES && rc == 0; i++)
+        rc = load_matrix(u, i, matrices[i], why, why_size);
+    if (rc < 0 || u->image.n_parts == UNIT_MATRICES) return rc;
+
+    rc = load_bias(u, UNIT_GATE_BIAS, &w->gate_bias, why, why_size);
+    if (rc < 0) return rc;
+    return load_bias(u, UNIT_UP_BIAS, &w->up_bias, why, why_size);
 }
 
 static uint64_t weight_bytes(const ffn_weights *w) {
-    return w->gate.bytes + w->up.bytes + w->down.bytes;
+    ffn_piece pieces[FFN_PIECES_MAX];
+    size_t n = ffn_pieces(w, pieces);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += pieces[i].bytes;
+    return bytes;
 }
 
 static uint64_t sum_of(const ffn_weights *w) {
+    ffn_piece pieces[FFN_PIECES_MAX];
+    size_t n = ffn_pieces(w, pieces);
     uint64_t sum = 0;
-    const matrix *parts[] = {&w->gate, &w->up, &w->down};
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-        sum = XXH3_64bits_withSeed(parts[i]->data, parts[i]->bytes, sum);
+    for (size_t i = 0; i < n; i++)
+        sum = XXH3_64bits_withSeed(pieces[i].data, pieces[i].bytes, sum);
     return sum;
 }
 
@@ -311,25 +342,21 @@ int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
     if (atomic_load_explicit(at, memory_order_acquire) != NULL) return 0;
 
     const layer_index *l = &s->layers[layer];
-    unit_part part = {.store = s,
-                      .expert = unit / l->slices,
-                      .slice = unit % l->slices,
-                      .slices = l->slices};
+    unit_load load = {.store = s};
+    int rc = unit_image_of(&load.image, s->file, s->model, layer, unit,
+                           l->slices, why, why_size);
+    if (rc < 0) return rc;
     ffn_weights *w = calloc(1, sizeof(*w));
     if (w == NULL) {
         return err_why(why, why_size, -ENOMEM,
-                       "no memory for expert %u of layer %u", part.expert,
+                       "no memory for expert %u of layer %u", load.image.expert,
                        layer);
     }
-    const expert_tensors *t = &l->tensors;
-    int rc = load_matrix(&part, t->gate, false, &w->gate, why, why_size);
-    if (rc < 0) goto fail;
-    rc = load_matrix(&part, t->up, false, &w->up, why, why_size);
-    if (rc < 0) goto fail;
-    rc = load_matrix(&part, t->down, true, &w->down, why, why_size);
+    rc = load_parts(&load, w, why, why_size);
     if (rc < 0) goto fail;
 
     w->segments = l->segments;
+    w->activation = s->model->activation;
     put(s, layer, unit, w, sum_of(w));
     return 0;
 

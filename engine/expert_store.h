@@ -2,7 +2,9 @@
  *
  * A unit is a slice of an expert along its hidden width: with S slices a
  * layer's units are numbered expert * S + slice.  A slice is itself a smaller
- * expert (ffn.h): its rows of gate and up, its columns of down.  S may be 1,
+ * expert (ffn.h): its rows of gate and up and values of their biases, its
+ * columns of down.  A bias of down belongs to the whole: who adds the slices
+ * adds it.  S may be 1,
  * then a unit is an expert.  A layer whose down product has fewer segments than
  * the store's slices is cut into as many as it has segments.
  *
@@ -80,15 +82,17 @@ void expert_store_drop(expert_store *s, uint32_t layer, uint32_t unit);
 const ffn_weights *expert_store_get(const expert_store *s, uint32_t layer,
                                     uint32_t unit);
 
-/* XXH3-64 of a loaded unit's packed bytes as they were when it was loaded:
- * gate's with seed 0, up's seeded by that, down's by that.  For the computing
- * thread, to find out whether memory has kept them. */
+/* XXH3-64 of a loaded unit's bytes in memory as they were when it was loaded:
+ * of each of its ffn_pieces(), the first with seed 0, each other one seeded by
+ * the one before.  For the computing thread, to find out whether memory has
+ * kept them. */
 uint64_t expert_store_sum(const expert_store *s, uint32_t layer, uint32_t unit);
 
 uint32_t expert_store_layers(const expert_store *s);
-uint64_t expert_store_bytes(const expert_store *s); /* packed, in memory */
+uint64_t expert_store_bytes(const expert_store *s); /* in memory */
 uint32_t expert_store_count(const expert_store *s); /* units loaded */
-/* Packed bytes of one unit of a layer, loaded or not; 0 for a dense layer. */
+/* Bytes in memory of one unit of a layer, loaded or not; 0 for a dense layer.
+ */
 uint64_t expert_store_unit_bytes(const expert_store *s, uint32_t layer);
 
 /* The activation form that experts of this layer take. */

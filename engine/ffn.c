@@ -74,6 +74,19 @@ void ffn_fini(ffn_weights *w) {
     matrix_fini(&w->gate);
     matrix_fini(&w->up);
     matrix_fini(&w->down);
+    aligned_release(w->gate_bias);
+    aligned_release(w->up_bias);
+    w->gate_bias = w->up_bias = NULL;
+}
+
+size_t ffn_pieces(const ffn_weights *w, ffn_piece out[FFN_PIECES_MAX]) {
+    size_t n = 0, bias_bytes = w->gate.rows * sizeof(float);
+    out[n++] = (ffn_piece){w->gate.data, w->gate.bytes};
+    out[n++] = (ffn_piece){w->up.data, w->up.bytes};
+    out[n++] = (ffn_piece){w->down.data, w->down.bytes};
+    if (w->gate_bias != NULL) out[n++] = (ffn_piece){w->gate_bias, bias_bytes};
+    if (w->up_bias != NULL) out[n++] = (ffn_piece){w->up_bias, bias_bytes};
+    return n;
 }
 
 /* ---- scratch ---- */
@@ -138,6 +151,7 @@ static int check_shape(const ffn_scratch *s, const ffn_weights *w) {
         return ERR_FORMAT;
     }
     if (ffn_dim > s->max_ffn_dim || model_dim > s->model_dim) return ERR_RANGE;
+    if ((unsigned)w->activation >= FFN_ACTIVATIONS) return ERR_RANGE;
 
     size_t c = w->segments;
     if (c == 0) return 0;
@@ -249,6 +263,14 @@ static void encode_rows(pool *p, ffn_scratch *s, size_t n_jobs) {
 
 /* ---- gate and up ---- */
 
+/* How a row of gate and one of up become one, by ffn_activation. */
+static void (*const joins[FFN_ACTIVATIONS])(size_t n, const float *gate,
+                                            const float *up, float *out) = {
+    [FFN_SWIGLU] = vm_silu_mul,
+    [FFN_GELU] = vm_gelu_mul,
+    [FFN_SWIGLU_CLAMPED] = vm_swiglu_clamped,
+};
+
 /* The hidden values of units [unit0, unit1), at most UP_UNITS of them, of rows
  * [row0, row0 + n) of the job, n at most BATCH. */
 static void compute_hidden(const ffn_scratch *s, const network *net,
@@ -274,7 +296,11 @@ static void compute_hidden(const ffn_scratch *s, const network *net,
     size_t to = size_min(unit1 * UNIT, net->ffn_dim);
     for (size_t i = 0; i < n; i++) {
         float joined[UP_WIDTH];
-        vm_silu_mul(to - from, gate[i], up[i], joined);
+        if (w->gate_bias != NULL) {
+            vm_add(to - from, gate[i], w->gate_bias + from);
+        }
+        if (w->up_bias != NULL) vm_add(to - from, up[i], w->up_bias + from);
+        joins[w->activation](to - from, gate[i], up[i], joined);
         act_encode_part(net->hidden_form, net->ffn_dim, from, to, joined,
                         s->hidden[net->first_row + row0 + i]);
     }

@@ -1,6 +1,9 @@
 /* ffn.h - the feed-forward network: one expert, a shared expert, a dense layer.
  *
- *   y = down * (silu(gate * x) .* (up * x))
+ *   y = down * join(gate * x + gate_bias, up * x + up_bias)
+ *
+ * A bias is added to the finished sum of its product, then the two are joined:
+ * how is the network's activation (vmath.h has the formulas).
  *
  * The down product is cut into C = 2^m equal segments of the hidden width, the
  * largest C <= 8 whose segment is a multiple of 32 and of the down format's
@@ -15,10 +18,21 @@
 #include <stdint.h>
 #include "engine/matrix.h"
 
+/* How gate and up are joined. */
+typedef enum {
+    FFN_SWIGLU,         /* vm_silu_mul() */
+    FFN_GELU,           /* vm_gelu_mul() */
+    FFN_SWIGLU_CLAMPED, /* vm_swiglu_clamped() */
+    FFN_ACTIVATIONS
+} ffn_activation;
+
 typedef struct {
     matrix gate; /* [model_dim, ffn_dim] */
     matrix up;   /* [model_dim, ffn_dim] */
     matrix down; /* [ffn_dim, model_dim] */
+    /* [ffn_dim] each, from aligned_alloc_zero(), owned; NULL: none */
+    float *gate_bias, *up_bias;
+    ffn_activation activation;
     /* Segments of the down product, a power of two; 0 means ffn_segments() of
      * this width.  A slice has its share of the whole network's. */
     size_t segments;
@@ -27,8 +41,17 @@ typedef struct {
 /* C of the contract for a hidden width and down format. */
 size_t ffn_segments(const weight_format *down, size_t ffn_dim);
 
-/* Release the three matrices. */
+/* Release matrices and biases. */
 void ffn_fini(ffn_weights *w);
+
+/* The memory of a network as it lies, in a fixed order: gate, up, down, then
+ * the biases that there are.  Returns how many pieces that is. */
+#define FFN_PIECES_MAX 5
+typedef struct {
+    const void *data;
+    size_t bytes;
+} ffn_piece;
+size_t ffn_pieces(const ffn_weights *w, ffn_piece out[FFN_PIECES_MAX]);
 
 /* One network applied to some activation rows. */
 typedef struct {

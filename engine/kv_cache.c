@@ -37,7 +37,7 @@ static size_t element_bytes(kv_type type) {
 
 size_t kv_page_bytes(const kv_config *c) {
     size_t dims, bytes;
-    if (!size_add(c->key_dim, c->value_dim, &dims)) return 0;
+    if (!size_add(c->key_dim, c->latent ? 0 : c->value_dim, &dims)) return 0;
     if (!size_mul(dims, KV_PAGE * element_bytes(c->type), &bytes)) return 0;
     if (!size_mul(bytes, c->n_kv_heads, &bytes)) return 0;
     if (!size_mul(bytes, c->n_layers, &bytes)) return 0;
@@ -60,7 +60,8 @@ int kv_cache_new(kv_cache **out, const kv_config *c) {
     *out = NULL;
     if ((int)c->type < 0 || c->type >= KV_TYPES) return ERR_UNSUPPORTED;
     if (c->n_layers == 0 || c->n_kv_heads == 0 || c->key_dim == 0 ||
-        c->value_dim == 0 || c->n_pages == 0) {
+        c->value_dim == 0 || c->n_pages == 0 ||
+        (c->latent && c->value_dim > c->key_dim)) {
         return ERR_RANGE;
     }
     size_t page_bytes = kv_page_bytes(c), data_bytes;
@@ -72,7 +73,8 @@ int kv_cache_new(kv_cache **out, const kv_config *c) {
     kv->config = *c;
     kv->page_bytes = page_bytes;
     kv->block_bytes = page_bytes / c->n_layers / c->n_kv_heads;
-    kv->key_bytes = (size_t)KV_PAGE * c->key_dim * element_bytes(c->type);
+    kv->key_bytes =
+        c->latent ? 0 : (size_t)KV_PAGE * c->key_dim * element_bytes(c->type);
     kv->data_bytes = data_bytes;
 
     int rc = allocate(kv);
@@ -197,6 +199,15 @@ static void write_f16(size_t key_dim, size_t value_dim, size_t slot,
     to_f16(value_dim, v, values + slot * value_dim);
 }
 
+static void write_latent(const kv_config *c, size_t slot, const float *k,
+                         void *keys) {
+    if (c->type == KV_F16) {
+        to_f16(c->key_dim, k, (uint16_t *)keys + slot * c->key_dim);
+    } else {
+        memcpy((float *)keys + slot * c->key_dim, k, c->key_dim * sizeof(*k));
+    }
+}
+
 void kv_write(kv_cache *kv, const kv_seq *seq, uint32_t layer,
               uint32_t position, const float *k, const float *v) {
     const kv_config *c = &kv->config;
@@ -207,6 +218,11 @@ void kv_write(kv_cache *kv, const kv_seq *seq, uint32_t layer,
     for (uint32_t head = 0; head < c->n_kv_heads; head++) {
         uint8_t *keys = block(kv, seq->pages[index], layer, head);
         void *values = keys + kv->key_bytes;
+        if (c->latent) {
+            write_latent(c, slot, k, keys);
+            k += c->key_dim;
+            continue;
+        }
         if (c->type == KV_F16) {
             write_f16(c->key_dim, c->value_dim, slot, k, v, (uint16_t *)keys,
                       values);

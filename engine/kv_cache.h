@@ -3,11 +3,15 @@
  * A page holds KV_PAGE (64) consecutive positions of one sequence, all layers
  * and KV heads.  Within a page, per layer and KV head, keys lie transposed,
  * [key_dim][64], and values [64][value_dim]: attention reads keys with one SIMD
- * lane per position.  All pages are allocated at once; a sequence is a list of
- * page numbers.  Owned by the step thread; no locks. */
+ * lane per position.  In a latent cache a key holds its value, as its first
+ * value_dim elements, and nothing is kept twice: keys lie [64][key_dim], and
+ * attention reads them with one lane per query head, of which there are many.
+ * All pages are allocated at once; a sequence is a list of page numbers.  Owned
+ * by the step thread; no locks. */
 #ifndef ENGINE_KV_CACHE_H
 #define ENGINE_KV_CACHE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +23,7 @@ typedef struct {
     kv_type type;
     uint32_t n_layers, n_kv_heads, key_dim, value_dim;
     uint32_t n_pages;
+    bool latent; /* values are in the keys; value_dim is at most key_dim */
 } kv_config;
 
 typedef struct kv_cache kv_cache;
@@ -42,17 +47,22 @@ int kv_reserve(kv_cache *kv, kv_seq *seq, uint32_t positions);
 void kv_release(kv_cache *kv, kv_seq *seq);
 
 /* Write one position's keys and values of one layer: k [n_kv_heads][key_dim],
- * v [n_kv_heads][value_dim].  The position must be reserved.  Different
- * positions may be written by different threads. */
+ * v [n_kv_heads][value_dim], which a latent cache has no use for (NULL).  The
+ * position must be reserved.  Different positions may be written by different
+ * threads. */
 void kv_write(kv_cache *kv, const kv_seq *seq, uint32_t layer,
               uint32_t position, const float *k, const float *v);
 
 /* Start of the key and value block of (page, layer, head); elements are f32 or
- * f16 by the cache's type. */
+ * f16 by the cache's type.  The value of position j is at j * kv_value_stride()
+ * elements. */
 const void *kv_keys(const kv_cache *kv, uint32_t page, uint32_t layer,
                     uint32_t kv_head);
 const void *kv_values(const kv_cache *kv, uint32_t page, uint32_t layer,
                       uint32_t kv_head);
+static inline size_t kv_value_stride(const kv_config *c) {
+    return c->latent ? c->key_dim : c->value_dim;
+}
 const kv_config *kv_cache_config(const kv_cache *kv);
 
 #endif

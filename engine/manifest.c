@@ -29,15 +29,23 @@ static bool ends_with(gguf_string s, const char *end) {
     return s.len >= n && memcmp(s.data + s.len - n, end, n) == 0;
 }
 
-/* A matrix of an expert that a slice has rows of. */
-static bool is_cut_by_rows(gguf_string name) {
-    static const char *const names[] = {".ffn_gate_exps.weight",
-                                        ".ffn_up_exps.weight",
-                                        ".ffn_gate_up_exps.weight"};
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (ends_with(name, names[i])) return true;
+/* Names of stacked tensors of which a slice has whole rows, or so many values
+ * of a bias: how many slabs of an expert are in one. */
+static const struct {
+    const char *end;
+    uint32_t slabs;
+} cut_by_rows[] = {
+    {".ffn_gate_exps.weight", 1},    {".ffn_gate_exps.bias", 1},
+    {".ffn_up_exps.weight", 1},      {".ffn_up_exps.bias", 1},
+    {".ffn_gate_up_exps.weight", 2}, {".ffn_gate_up_exps.bias", 2},
+};
+
+/* 0: it is not such a tensor. */
+static uint32_t slabs_cut_by_rows(gguf_string name) {
+    for (size_t i = 0; i < ARRAY_LEN(cut_by_rows); i++) {
+        if (ends_with(name, cut_by_rows[i].end)) return cut_by_rows[i].slabs;
     }
-    return false;
+    return 0;
 }
 
 static uint64_t stored_row_bytes(const gguf_tensor *t) {
@@ -48,12 +56,18 @@ static uint64_t stored_row_bytes(const gguf_tensor *t) {
 
 static manifest_layout cut(const gguf_tensor *t) {
     manifest_layout l = {.n_slabs = 1, .n_segments = 1};
+    uint32_t slabs = slabs_cut_by_rows(t->name);
     if (t->n_dims >= 2 && contains(t->name, "_exps.")) {
         l.n_slabs = t->dims[t->n_dims - 1];
     }
-    l.slab_bytes = l.piece_bytes = t->bytes / l.n_slabs;
+    l.slab_bytes = t->bytes / l.n_slabs;
+    if (slabs > 1 && l.slab_bytes % slabs == 0) {
+        l.n_slabs *= slabs;
+        l.slab_bytes /= slabs;
+    }
+    l.piece_bytes = l.slab_bytes;
 
-    if (is_cut_by_rows(t->name) && l.slab_bytes % MANIFEST_SEGMENTS == 0) {
+    if (slabs > 0 && l.slab_bytes % MANIFEST_SEGMENTS == 0) {
         l.n_segments = MANIFEST_SEGMENTS;
         l.piece_bytes = l.slab_bytes / MANIFEST_SEGMENTS;
     } else if (ends_with(t->name, ".ffn_down_exps.weight")) {

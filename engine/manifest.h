@@ -2,9 +2,11 @@
  *
  * A checksum is XXH3-64 of stored bytes.  What is summed:
  *   - a stacked expert tensor (its name contains "_exps."; the last dimension
- *     counts the experts): each expert's slab;
- *   - of ffn_gate_exps, ffn_up_exps and ffn_gate_up_exps each of the slab's
- *     eight equal segments of bytes, if eight divides it;
+ *     counts the experts): each expert's slab; of ffn_gate_up_exps, which has
+ *     gate's rows and then up's, each half is a slab of its own, so that the
+ *     checksums are those of two tensors;
+ *   - of the slabs of ffn_gate_exps, ffn_up_exps and ffn_gate_up_exps, weights
+ *     and biases, each of eight equal segments of bytes, if eight divides them;
  *   - of ffn_down_exps each of as many column segments as divide a row's stored
  *     bytes, a power of two up to eight: the segment's part of every row, one
  *     row after the other;
@@ -44,7 +46,8 @@ int manifest_open_kept(manifest **out, const gguf *g, char *why,
 void manifest_close(manifest *m); /* NULL is fine */
 
 /* A running check of what is loaded of tensor `tensor` (its index in the
- * model), slab `slab` (the expert; 0 for a plain tensor): slice `slice` of
+ * model), slab `slab` (the expert, of a merged tensor twice the expert or one
+ * more; 0 for a plain tensor): slice `slice` of
  * `slices` equal ones, or all of it (0 of 1).  -ENOMEM, or ERR_RANGE if there
  * is no such slab or its checksums cannot tell its slices apart.  The manifest
  * is borrowed until _close(). */

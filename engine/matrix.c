@@ -132,14 +132,14 @@ static int read_slab(void *ctx, size_t row0, size_t n, void *out) {
                      n * s->row_bytes, out);
 }
 
-int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
-                char *why, size_t why_size) {
+int matrix_load_rows(matrix *m, const gguf *g, const gguf_tensor *t,
+                     size_t row0, size_t rows, char *why, size_t why_size) {
     *m = (matrix){0};
     const weight_format *f;
     int rc = matrix_format(t, &f, why, why_size);
     if (rc < 0) return rc;
 
-    size_t cols = t->dims[0], rows = t->dims[1];
+    size_t cols = t->dims[0];
     if (!shape_fits(f, rows, cols)) {
         return err_why(why, why_size, ERR_FORMAT,
                        "tensor %s: shape [%zu, %zu] does not fit %s, whose "
@@ -147,18 +147,25 @@ int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
                        gguf_quote(t->name).text, cols, rows, f->name,
                        f->block_len);
     }
-    uint64_t slab = rows * row_bytes(f, cols);
-    if (index >= t->bytes / slab) {
+    size_t stride = row_bytes(f, cols), stored = t->bytes / stride;
+    if (row0 > stored || rows > stored - row0) {
         return err_why(why, why_size, ERR_RANGE,
-                       "tensor %s: there is no matrix %zu",
-                       gguf_quote(t->name).text, index);
+                       "tensor %s: there are no %zu rows from row %zu on",
+                       gguf_quote(t->name).text, rows, row0);
     }
 
-    file_slab source = {g, t, index * slab, row_bytes(f, cols)};
+    file_slab source = {g, t, row0 * stride, stride};
     rc = matrix_build(m, f, rows, cols, read_slab, &source);
     if (rc == 0) return 0;
     return err_why(why, why_size, rc, "tensor %s: %s", gguf_quote(t->name).text,
                    err_text(rc));
+}
+
+int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
+                char *why, size_t why_size) {
+    size_t rows = t->dims[1], row0;
+    if (!size_mul(index, rows, &row0)) row0 = SIZE_MAX;
+    return matrix_load_rows(m, g, t, row0, rows, why, why_size);
 }
 
 void matrix_fini(matrix *m) {
@@ -190,6 +197,22 @@ static size_t group_count(const matrix *m) {
     return matrix_padded_rows(m) / WEIGHT_GROUP;
 }
 
+/* The groups of one task, from group0 on. */
+static void multiply_groups(const part *p, size_t group0, const void *const *x,
+                            size_t n_x) {
+    size_t group1 = size_min(group0 + p->task_groups, group_count(p->m));
+
+    for (size_t t0 = 0; t0 < n_x; t0 += BATCH) {
+        size_t n = size_min(n_x - t0, BATCH);
+        float *y[BATCH];
+        for (size_t t = 0; t < n; t++) {
+            y[t] = p->y[t0 + t] + group0 * WEIGHT_GROUP;
+        }
+        p->kernel(p->m->data, p->m->cols, group0, group1, 0, p->m->cols, x + t0,
+                  n, y);
+    }
+}
+
 static void run_task(void *ctx, uint32_t task, uint32_t worker) {
     const product *job = ctx;
     (void)worker;
@@ -199,18 +222,8 @@ static void run_task(void *ctx, uint32_t task, uint32_t worker) {
         i--;
     }
     const part *p = &job->parts[i];
-    size_t group0 = (task - p->first_task) * p->task_groups;
-    size_t group1 = size_min(group0 + p->task_groups, group_count(p->m));
-
-    for (size_t t0 = 0; t0 < job->n_x; t0 += BATCH) {
-        size_t n = size_min(job->n_x - t0, BATCH);
-        float *y[BATCH];
-        for (size_t t = 0; t < n; t++) {
-            y[t] = p->y[t0 + t] + group0 * WEIGHT_GROUP;
-        }
-        p->kernel(p->m->data, p->m->cols, group0, group1, 0, p->m->cols,
-                  job->x + t0, n, y);
-    }
+    multiply_groups(p, (task - p->first_task) * p->task_groups, job->x,
+                    job->n_x);
 }
 
 void matrix_mul(pool *p, const matrix *m, act_form form, const void *const *x,
@@ -242,4 +255,43 @@ void matrix_mul_many(pool *p, size_t n, const matrix *const *m, act_form form,
     }
     assert(n_tasks <= UINT32_MAX);
     pool_run(p, (uint32_t)n_tasks, run_task, &job);
+}
+
+/* ---- a matrix for each head ---- */
+
+typedef struct {
+    part first; /* of matrix 0; the others are alike */
+    size_t tasks_each;
+    const void *const *x;
+    size_t n_x;
+} each_product;
+
+static void run_each(void *ctx, uint32_t task, uint32_t worker) {
+    const each_product *job = ctx;
+    size_t i = task / job->tasks_each;
+    part p = job->first;
+    (void)worker;
+
+    p.m += i;
+    p.y += i * job->n_x;
+    assert(p.m->rows == job->first.m->rows && p.m->cols == job->first.m->cols &&
+           p.m->format == job->first.m->format);
+    multiply_groups(&p, task % job->tasks_each * p.task_groups,
+                    job->x + i * job->n_x, job->n_x);
+}
+
+void matrix_mul_each(pool *p, size_t n, const matrix *m, act_form form,
+                     const void *const *x, size_t n_x, float *const *y) {
+    if (n == 0 || n_x == 0) return;
+
+    size_t cost = task_cost(m[0].bytes, n_x), groups = group_count(&m[0]);
+    size_t task_groups =
+        task_units(task_target(p, n * cost), cost, groups, GROUP_STEP);
+    each_product job = {.tasks_each = (groups + task_groups - 1) / task_groups,
+                        .x = x,
+                        .n_x = n_x};
+    job.first =
+        (part){&m[0], weight_kernel(m[0].format, form), y, 0, task_groups};
+    assert(job.first.kernel != NULL && n * job.tasks_each <= UINT32_MAX);
+    pool_run(p, (uint32_t)(n * job.tasks_each), run_each, &job);
 }

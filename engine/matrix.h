@@ -43,6 +43,11 @@ int matrix_build(matrix *m, const weight_format *f, size_t rows, size_t cols,
 int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
                 char *why, size_t why_size);
 
+/* The same for rows [row0, row0 + rows), counted through all slabs.  ERR_RANGE
+ * beyond the last. */
+int matrix_load_rows(matrix *m, const gguf *g, const gguf_tensor *t,
+                     size_t row0, size_t rows, char *why, size_t why_size);
+
 /* Pack rows that are in memory as stored (tests, and weights from a peer). */
 int matrix_pack(matrix *m, const weight_format *f, size_t rows, size_t cols,
                 const void *stored);
@@ -64,6 +69,11 @@ void matrix_mul(pool *p, const matrix *m, act_form form, const void *const *x,
 #define MATRIX_MUL_MAX 4
 void matrix_mul_many(pool *p, size_t n, const matrix *const *m, act_form form,
                      const void *const *x, size_t n_x, float *const *const *y);
+
+/* n matrices of one shape and format, as heads have them, with activation rows
+ * of their own, in one run: y[i * n_x + t] = matrix i of x[i * n_x + t]. */
+void matrix_mul_each(pool *p, size_t n, const matrix *m, act_form form,
+                     const void *const *x, size_t n_x, float *const *y);
 
 static inline size_t matrix_padded_rows(const matrix *m) {
     return (m->rows + WEIGHT_GROUP - 1) / WEIGHT_GROUP * WEIGHT_GROUP;

@@ -4,10 +4,11 @@
  * would give text that looks right and is not, so what could change a result is
  * listed by who reads the architecture and refused by name and value. */
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "engine/architecture.h"
 #include "engine/err.h"
-#include "engine/model.h"
 
 #define KEY_MAX 160
 
@@ -54,6 +55,18 @@ int model_key_f32_or(const model_keys *k, const char *rest, float *out,
     return gguf_get_f32(k->g, key.text, out, k->why, k->why_size);
 }
 
+int model_key_bool_or(const model_keys *k, const char *rest, bool *out,
+                      bool absent) {
+    key_text key = full_key(k, rest);
+    *out = absent;
+    if (!gguf_has(k->g, key.text)) return 0;
+    return gguf_get_bool(k->g, key.text, out, k->why, k->why_size);
+}
+
+bool model_has_tensor(const model_keys *k, const char *name) {
+    return gguf_find_tensor(k->g, name) != NULL;
+}
+
 /* The one value of an array that has it once for each layer. */
 static int uniform(const model_keys *k, const char *key, uint32_t n_layers,
                    uint32_t *out) {
@@ -95,6 +108,13 @@ int model_check_u32(const model_keys *k, const char *rest, uint32_t value,
     return err_why(k->why, k->why_size, ERR_FORMAT,
                    "%s.%s is %u, not in %u to %u", k->arch, rest, value, least,
                    most);
+}
+
+int model_check_positive(const model_keys *k, const char *rest, float value) {
+    if (value > 0.0f && isfinite(value)) return 0;
+    return err_why(k->why, k->why_size, ERR_FORMAT,
+                   "%s.%s = %g is not a positive number", k->arch, rest,
+                   (double)value);
 }
 
 /* A flag counts as 0 or 1. */

@@ -7,8 +7,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "engine/architecture.h"
 #include "engine/err.h"
-#include "engine/model.h"
 #include "engine/util.h"
 
 #define NAME_MAX_BYTES 160
@@ -42,55 +42,195 @@ int model_tensor(const gguf *g, uint32_t layer, const char *name, uint64_t cols,
     return model_tensor_named(g, full, cols, rows, slabs, out, why, why_size);
 }
 
-int model_experts(const model_config *c, const gguf *g, uint32_t layer,
-                  expert_tensors *out, char *why, size_t why_size) {
-    int rc = model_tensor(g, layer, "ffn_gate_exps", c->n_embd, c->expert_dim,
-                          c->n_experts, &out->gate, why, why_size);
-    if (rc < 0) return rc;
-    rc = model_tensor(g, layer, "ffn_up_exps", c->n_embd, c->expert_dim,
-                      c->n_experts, &out->up, why, why_size);
-    if (rc < 0) return rc;
-    return model_tensor(g, layer, "ffn_down_exps", c->expert_dim, c->n_embd,
-                        c->n_experts, &out->down, why, why_size);
+/* ---- every name is known ----
+ *
+ * A tensor is known by its name and by the feature that uses it.  A new feature
+ * brings its tensors as rows here. */
+
+/* Has the layer a use for it?  `name` is the tensor's, without its suffix. */
+typedef bool (*tensor_use)(const model_config *c, uint32_t layer,
+                           const char *name);
+
+static bool in_any(const model_config *c, uint32_t layer, const char *name) {
+    (void)c, (void)layer, (void)name;
+    return true;
 }
 
-uint64_t model_expert_bytes(const expert_tensors *t, uint32_t n_experts) {
-    return (t->gate->bytes + t->up->bytes + t->down->bytes) / n_experts;
+static bool is_norm(const char *role, const char *name) {
+    return role != NULL && strcmp(role, name) == 0;
 }
 
-/* ---- every name is known ---- */
+/* A norm's name tells little: architectures use the same ones for different
+ * places. */
+static bool as_norm(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer;
+    return is_norm(c->norm.ffn, name) ||
+           is_norm(c->norm.after_attention, name) ||
+           is_norm(c->norm.after_ffn, name);
+}
 
-typedef enum { ANY_LAYER, NORMED_LAYER, DENSE_LAYER, MOE_LAYER } layer_kind;
+static bool as_norm_bias(const model_config *c, uint32_t layer,
+                         const char *name) {
+    (void)layer;
+    return c->norm.bias &&
+           (is_norm(c->norm.ffn, name) || strcmp(name, "attn_norm") == 0);
+}
+
+static bool latent(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer, (void)name;
+    return c->attention.kind == ATTENTION_LATENT;
+}
+
+static bool latent_low_q(const model_config *c, uint32_t layer,
+                         const char *name) {
+    return latent(c, layer, name) && c->latent.q_rank > 0;
+}
+
+static bool latent_split(const model_config *c, uint32_t layer,
+                         const char *name) {
+    return latent(c, layer, name) && !c->latent.unsplit;
+}
+
+/* attn_q, which both kinds of attention have. */
+static bool plain_q(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer, (void)name;
+    return c->attention.kind == ATTENTION_LATENT ? c->latent.q_rank == 0
+                                                 : !c->attention.fused_qkv;
+}
+
+static bool split_qkv(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer, (void)name;
+    return c->attention.kind == ATTENTION_GROUPED && !c->attention.fused_qkv;
+}
+
+static bool split_qkv_bias(const model_config *c, uint32_t layer,
+                           const char *name) {
+    return split_qkv(c, layer, name) && c->attention.qkv_bias;
+}
+
+static bool fused_qkv(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer, (void)name;
+    return c->attention.kind == ATTENTION_GROUPED && c->attention.fused_qkv;
+}
+
+static bool fused_qkv_bias(const model_config *c, uint32_t layer,
+                           const char *name) {
+    return fused_qkv(c, layer, name) && c->attention.qkv_bias;
+}
+
+static bool output_bias(const model_config *c, uint32_t layer,
+                        const char *name) {
+    (void)layer, (void)name;
+    return c->attention.output_bias;
+}
+
+static bool qk_norm(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer, (void)name;
+    return c->attention.qk_norm != QK_NORM_NONE && !c->attention.qk_norm_plain;
+}
+
+static bool sinks(const model_config *c, uint32_t layer, const char *name) {
+    (void)layer, (void)name;
+    return c->attention.sinks;
+}
+
+static bool in_dense(const model_config *c, uint32_t layer, const char *name) {
+    (void)name;
+    return model_is_dense(c, layer);
+}
+
+static bool in_moe(const model_config *c, uint32_t layer, const char *name) {
+    (void)name;
+    return model_is_moe(c, layer);
+}
+
+static bool in_shared(const model_config *c, uint32_t layer, const char *name) {
+    return in_moe(c, layer, name) && c->shared_dim > 0;
+}
+
+static bool in_gated_shared(const model_config *c, uint32_t layer,
+                            const char *name) {
+    return in_shared(c, layer, name) && c->shared_gated;
+}
+
+static bool router_bias(const model_config *c, uint32_t layer,
+                        const char *name) {
+    return in_moe(c, layer, name) && c->router_bias;
+}
+
+static bool selection_bias(const model_config *c, uint32_t layer,
+                           const char *name) {
+    return in_moe(c, layer, name) && c->selection_bias;
+}
+
+static bool expert_bias(const model_config *c, uint32_t layer,
+                        const char *name) {
+    return in_moe(c, layer, name) && c->expert_bias;
+}
+
+#define WEIGHT ".weight"
+#define BIAS ".bias"
 
 static const struct {
-    const char *name; /* after "blk.<layer>." */
-    layer_kind kind;
+    const char *name, *suffix; /* after "blk.<layer>." */
+    tensor_use used;
 } layer_tensors[] = {
-    {"attn_norm.weight", ANY_LAYER},
-    {"attn_q.weight", ANY_LAYER},
-    {"attn_k.weight", ANY_LAYER},
-    {"attn_v.weight", ANY_LAYER},
-    {"attn_output.weight", ANY_LAYER},
-    {"attn_q_norm.weight", NORMED_LAYER},
-    {"attn_k_norm.weight", NORMED_LAYER},
-    {"ffn_norm.weight", ANY_LAYER},
-    {"ffn_gate.weight", DENSE_LAYER},
-    {"ffn_up.weight", DENSE_LAYER},
-    {"ffn_down.weight", DENSE_LAYER},
-    {"ffn_gate_inp.weight", MOE_LAYER},
-    {"ffn_gate_exps.weight", MOE_LAYER},
-    {"ffn_up_exps.weight", MOE_LAYER},
-    {"ffn_down_exps.weight", MOE_LAYER},
+    {"attn_norm", WEIGHT, in_any},
+    {"attn_norm", BIAS, as_norm_bias},
+    {"attn_q", WEIGHT, plain_q},
+    {"attn_k", WEIGHT, split_qkv},
+    {"attn_v", WEIGHT, split_qkv},
+    {"attn_q", BIAS, split_qkv_bias},
+    {"attn_k", BIAS, split_qkv_bias},
+    {"attn_v", BIAS, split_qkv_bias},
+    {"attn_qkv", WEIGHT, fused_qkv},
+    {"attn_qkv", BIAS, fused_qkv_bias},
+    {"attn_q_norm", WEIGHT, qk_norm},
+    {"attn_k_norm", WEIGHT, qk_norm},
+    {"attn_sinks", WEIGHT, sinks},
+    {"attn_q_a", WEIGHT, latent_low_q},
+    {"attn_q_a_norm", WEIGHT, latent_low_q},
+    {"attn_q_b", WEIGHT, latent_low_q},
+    {"attn_kv_a_mqa", WEIGHT, latent},
+    {"attn_kv_a_norm", WEIGHT, latent},
+    {"attn_k_b", WEIGHT, latent_split},
+    {"attn_v_b", WEIGHT, latent_split},
+    {"attn_kv_b", WEIGHT, latent}, /* beside the split ones it adds nothing */
+    {"attn_output", WEIGHT, in_any},
+    {"attn_output", BIAS, output_bias},
+    {"attn_output_norm", WEIGHT, as_norm},
+    {"post_attention_norm", WEIGHT, as_norm},
+    {"ffn_norm", WEIGHT, as_norm},
+    {"ffn_norm", BIAS, as_norm_bias},
+    {"post_ffw_norm", WEIGHT, as_norm},
+    {"layer_output_norm", WEIGHT, as_norm},
+    {"ffn_gate", WEIGHT, in_dense},
+    {"ffn_up", WEIGHT, in_dense},
+    {"ffn_down", WEIGHT, in_dense},
+    {"ffn_gate_inp", WEIGHT, in_moe},
+    {"ffn_gate_inp", BIAS, router_bias},
+    {"exp_probs_b", BIAS, selection_bias},
+    {"ffn_gate_exps", WEIGHT, in_moe},
+    {"ffn_up_exps", WEIGHT, in_moe},
+    {"ffn_down_exps", WEIGHT, in_moe},
+    {"ffn_gate_up_exps", WEIGHT, in_moe},
+    {"ffn_gate_exps", BIAS, expert_bias},
+    {"ffn_up_exps", BIAS, expert_bias},
+    {"ffn_down_exps", BIAS, expert_bias},
+    {"ffn_gate_up_exps", BIAS, expert_bias},
+    {"ffn_gate_shexp", WEIGHT, in_shared},
+    {"ffn_up_shexp", WEIGHT, in_shared},
+    {"ffn_down_shexp", WEIGHT, in_shared},
+    {"ffn_gate_inp_shexp", WEIGHT, in_gated_shared},
     /* a table of angles that some old files carry and nobody needs */
-    {"attn_rot_embd", ANY_LAYER},
-    {"attn_rot_embd.weight", ANY_LAYER},
+    {"attn_rot_embd", "", in_any},
+    {"attn_rot_embd", WEIGHT, in_any},
 };
 
 static const char *const model_wide[] = {
     "token_embd.weight",
     "output_norm.weight",
     "output.weight",
-    "rope_freqs.weight",
 };
 
 static bool same(gguf_string s, const char *text) {
@@ -123,32 +263,65 @@ static int unknown(const model_config *c, gguf_string name, char *why,
                    gguf_quote(name).text, c->arch);
 }
 
+/* A tensor of a kind of layer that this one is not. */
+static int wrong_layer(const model_config *c, gguf_string name, bool moe,
+                       char *why, size_t why_size) {
+    return err_why(why, why_size, ERR_FORMAT,
+                   "tensor %s is in a layer that by %s.expert_count = %u has "
+                   "%s experts",
+                   gguf_quote(name).text, c->arch, c->n_experts,
+                   moe ? "only" : "no");
+}
+
+/* "<name><suffix>" */
+static bool matches(gguf_string s, const char *name, const char *suffix) {
+    size_t n = strlen(name);
+    return s.len >= n && memcmp(s.data, name, n) == 0 &&
+           same((gguf_string){s.data + n, s.len - n}, suffix);
+}
+
 static int check_layer_tensor(const model_config *c, gguf_string name,
                               uint64_t layer, gguf_string rest, char *why,
                               size_t why_size) {
+    uint64_t n_stored = (uint64_t)c->n_layers + c->n_extra_layers;
+    /* Whatever is in layers that are never computed has no effect. */
+    if (layer >= c->n_layers && layer < n_stored) return 0;
+
     size_t i = 0;
-    while (i < ARRAY_LEN(layer_tensors) && !same(rest, layer_tensors[i].name))
+    while (i < ARRAY_LEN(layer_tensors) &&
+           !matches(rest, layer_tensors[i].name, layer_tensors[i].suffix))
         i++;
     if (i == ARRAY_LEN(layer_tensors)) return unknown(c, name, why, why_size);
-    if (layer >= c->n_layers) {
+    if (layer >= n_stored) {
         return err_why(why, why_size, ERR_FORMAT,
-                       "tensor %s is of a layer that %s.block_count = %u does "
-                       "not have",
-                       gguf_quote(name).text, c->arch, c->n_layers);
+                       "tensor %s is of a layer that %s.block_count = %" PRIu64
+                       " does not have",
+                       gguf_quote(name).text, c->arch, n_stored);
     }
-    layer_kind kind = layer_tensors[i].kind;
-    bool moe = model_is_moe(c, (uint32_t)layer);
-    if (kind == NORMED_LAYER && !c->qk_norm) {
-        return unknown(c, name, why, why_size);
+    tensor_use used = layer_tensors[i].used;
+    if (used(c, (uint32_t)layer, layer_tensors[i].name)) return 0;
+    if (used == in_dense || used == in_moe) {
+        return wrong_layer(c, name, used == in_dense, why, why_size);
     }
-    if ((kind == DENSE_LAYER && moe) || (kind == MOE_LAYER && !moe)) {
-        return err_why(why, why_size, ERR_FORMAT,
-                       "tensor %s is in a layer that by %s.expert_count = %u "
-                       "has %s experts",
-                       gguf_quote(name).text, c->arch, c->n_experts,
-                       moe ? "only" : "no");
+    return unknown(c, name, why, why_size);
+}
+
+/* Of the sets of factors that a file may have, one is used; the others are for
+ * contexts that we do not run (arch_phimoe.c). */
+static bool is_rope_factors(const model_config *c, gguf_string name) {
+    if (same(name, c->rope_factors)) return true;
+    return strcmp(c->rope_factors, "rope_factors_short.weight") == 0 &&
+           same(name, "rope_factors_long.weight");
+}
+
+/* Tensors that belong to no layer. */
+static bool model_wide_use(const model_config *c, gguf_string name) {
+    for (size_t i = 0; i < ARRAY_LEN(model_wide); i++) {
+        if (same(name, model_wide[i])) return true;
     }
-    return 0;
+    if (c->norm.bias && same(name, "output_norm.bias")) return true;
+    if (c->output_bias && same(name, "output.bias")) return true;
+    return is_rope_factors(c, name);
 }
 
 int model_check_tensors(const model_config *c, const gguf *g, char *why,
@@ -156,15 +329,13 @@ int model_check_tensors(const model_config *c, const gguf *g, char *why,
     for (size_t i = 0; i < gguf_n_tensors(g); i++) {
         gguf_string name = gguf_tensor_at(g, i)->name, rest;
         uint64_t layer;
+        int rc = 0;
         if (split_name(name, &layer, &rest)) {
-            int rc = check_layer_tensor(c, name, layer, rest, why, why_size);
-            if (rc < 0) return rc;
-            continue;
+            rc = check_layer_tensor(c, name, layer, rest, why, why_size);
+        } else if (!model_wide_use(c, name)) {
+            rc = unknown(c, name, why, why_size);
         }
-        size_t k = 0;
-        while (k < ARRAY_LEN(model_wide) && !same(name, model_wide[k]))
-            k++;
-        if (k == ARRAY_LEN(model_wide)) return unknown(c, name, why, why_size);
+        if (rc < 0) return rc;
     }
     return 0;
 }

@@ -1,9 +1,15 @@
 /* rope.h - rotary position embedding, with angles computed once per position.
  *
- * Angle of pair i at position p: p * base^(-2i/N), divided by the model's
- * rope_freqs factor i if it has them; N = rotated dims.  Angles, sines and
- * cosines are computed in double by vmath and rounded to f32 once.  NORM turns
- * pairs (2i, 2i+1), NEOX pairs (i, i + N/2).  Dims beyond N stay. */
+ * Angle of pair i at position p: theta = p * base^(-2i/N), divided by the
+ * model's rope_freqs factor i if it has them; N = rotated dims.  With a scale s
+ * it is theta / s, or with YaRN (Peng et al. 2023)
+ *   theta / s * (1 - m_i) + theta * m_i,
+ *   m_i = 1 - clamp((i - lo) / max(0.001, hi - lo), 0, 1),
+ *   lo = max(0, floor(d(beta_fast))),  hi = min(N - 1, ceil(d(beta_slow))),
+ *   d(r) = N * ln(original_context / (2 pi r)) / (2 ln base).
+ * Angles, sines and cosines are computed in double by vmath; sines and cosines
+ * are multiplied by the magnitude and rounded to f32 once.  NORM turns pairs
+ * (2i, 2i+1), NEOX pairs (i, i + N/2).  Dims beyond N stay. */
 #ifndef ENGINE_ROPE_H
 #define ENGINE_ROPE_H
 
@@ -13,12 +19,23 @@
 typedef enum { ROPE_NORM, ROPE_NEOX } rope_style;
 
 typedef struct {
+    double original_context; /* of training, in positions; 0: no YaRN */
+    double beta_fast, beta_slow;
+} rope_yarn;
+
+typedef struct {
     rope_style style;
     uint32_t n_dims; /* N, even */
     double base;
-    double scale;         /* linear scaling: angles times 1/scale; 1 = none */
+    double scale; /* s; 1 = none */
+    rope_yarn yarn;
+    double magnitude;     /* of the turned pairs; 0 or 1: kept */
     const float *factors; /* [N/2] or NULL; borrowed while the rope lives */
 } rope_config;
+
+/* What YaRN multiplies sines and cosines by, unless the model says otherwise:
+ * 1 + 0.1 ln s. */
+double rope_yarn_magnitude(double scale);
 
 typedef struct rope rope;
 int rope_new(rope **out, const rope_config *config);

@@ -16,22 +16,49 @@
 
 /* ---- the map ---- */
 
-static unit_part find_part(const unit_image *u, const gguf *g,
-                           const gguf_tensor *t, uint32_t n_experts,
-                           bool by_columns) {
-    uint64_t slab = t->bytes / n_experts, rows = t->dims[1];
+/* What an image takes of a stacked tensor. */
+typedef struct {
+    const gguf_tensor *tensor;
+    uint64_t rows, cols; /* of one expert */
+    uint32_t at, slabs;  /* the at-th of so many that each expert has there */
+    bool by_columns;
+} source;
+
+static unit_part find_part(const unit_image *u, const gguf *g, const source *s,
+                           uint32_t n_experts) {
+    uint64_t slab_bytes = s->tensor->bytes / n_experts / s->slabs;
+    uint32_t of_rows = s->by_columns ? 1 : u->slices;
+    uint32_t of_cols = s->by_columns ? u->slices : 1;
     unit_part p = {
-        .tensor = t,
-        .index = (size_t)(t - gguf_tensor_at(g, 0)),
+        .tensor = s->tensor,
+        .index = (size_t)(s->tensor - gguf_tensor_at(g, 0)),
+        .slab = (uint64_t)u->expert * s->slabs + s->at,
         .at = u->bytes,
-        .stride = slab / rows,
-        .rows = by_columns ? rows : rows / u->slices,
+        .stride = slab_bytes / s->rows,
+        .rows = s->rows / of_rows,
+        .cols = s->cols / of_cols,
     };
-    p.row_bytes = p.stride / (by_columns ? u->slices : 1);
-    p.offset = u->expert * slab +
-               u->slice * (by_columns ? p.row_bytes : p.rows * p.stride);
+    p.row_bytes = p.stride / of_cols;
+    p.offset = p.slab * slab_bytes +
+               u->slice * (s->by_columns ? p.row_bytes : p.rows * p.stride);
     p.bytes = p.rows * p.row_bytes;
     return p;
+}
+
+/* In the image's order.  Returns how many. */
+static size_t list_sources(const expert_tensors *t, const model_config *m,
+                           source out[UNIT_IMAGE_PARTS]) {
+    uint64_t width = m->expert_dim, n = m->n_embd;
+    uint32_t slabs = t->up == t->gate ? 2 : 1;
+    out[UNIT_GATE] = (source){t->gate, width, n, 0, slabs, false};
+    out[UNIT_UP] = (source){t->up, width, n, slabs - 1, slabs, false};
+    out[UNIT_DOWN] = (source){t->down, n, width, 0, 1, true};
+    if (t->gate_bias == NULL) return UNIT_MATRICES;
+
+    slabs = t->up_bias == t->gate_bias ? 2 : 1;
+    out[UNIT_GATE_BIAS] = (source){t->gate_bias, 1, width, 0, slabs, true};
+    out[UNIT_UP_BIAS] = (source){t->up_bias, 1, width, slabs - 1, slabs, true};
+    return UNIT_IMAGE_PARTS;
 }
 
 /* Can the layer's experts be cut so? */
@@ -69,10 +96,10 @@ int unit_image_of(unit_image *out, const gguf *g, const model_config *m,
                         .expert = unit / slices,
                         .slice = unit % slices,
                         .slices = slices};
-    const gguf_tensor *const tensors[UNIT_IMAGE_PARTS] = {t.gate, t.up, t.down};
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
-        bool by_columns = i == UNIT_IMAGE_PARTS - 1;
-        out->parts[i] = find_part(out, g, tensors[i], m->n_experts, by_columns);
+    source sources[UNIT_IMAGE_PARTS];
+    out->n_parts = list_sources(&t, m, sources);
+    for (size_t i = 0; i < out->n_parts; i++) {
+        out->parts[i] = find_part(out, g, &sources[i], m->n_experts);
         out->bytes += out->parts[i].bytes;
     }
     return 0;
@@ -104,9 +131,11 @@ int unit_image_find(const unit_image *u, const gguf_tensor *t,
     if (__builtin_mul_overflow(span->bytes, span->count, &bytes)) {
         return ERR_RANGE;
     }
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
+    for (size_t i = 0; i < u->n_parts; i++) {
         const unit_part *p = &u->parts[i];
         if (p->tensor != t || span->offset < p->offset) continue;
+        /* of a merged tensor, the next part may have it */
+        if (span->offset - p->offset >= p->rows * p->stride) continue;
         if (!find_in_part(p, span, at)) return ERR_RANGE;
         if (*at > p->bytes || bytes > p->bytes - *at) return ERR_RANGE;
         *at += p->at;
@@ -150,7 +179,7 @@ int unit_image_read(const unit_image *u, const gguf *g, uint64_t offset,
                     size_t bytes, void *out) {
     uint8_t *to = out;
     if (offset > u->bytes || bytes > u->bytes - offset) return ERR_RANGE;
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS && bytes > 0; i++) {
+    for (size_t i = 0; i < u->n_parts && bytes > 0; i++) {
         const unit_part *p = &u->parts[i];
         if (offset >= p->at + p->bytes) continue;
         uint64_t at = offset - p->at;
@@ -174,8 +203,8 @@ static const char domain[] = "roster unit image 1";
 static bool add_part(EVP_MD_CTX *digest, const unit_image *u,
                      const unit_part *p, const manifest *checks) {
     size_t n;
-    const uint64_t *sums = manifest_slice_sums(checks, p->index, u->expert,
-                                               u->slice, u->slices, &n);
+    const uint64_t *sums =
+        manifest_slice_sums(checks, p->index, p->slab, u->slice, u->slices, &n);
     if (sums == NULL) return false;
     const uint64_t shape[] = {p->tensor->type, p->rows, p->row_bytes, n};
     return EVP_DigestUpdate(digest, shape, sizeof(shape)) == 1 &&
@@ -187,7 +216,7 @@ int unit_image_key(const unit_image *u, const manifest *checks, unit_key *out) {
     if (digest == NULL) return -ENOMEM;
     bool good = EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
                 EVP_DigestUpdate(digest, domain, sizeof(domain)) == 1;
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS && good; i++)
+    for (size_t i = 0; i < u->n_parts && good; i++)
         good = add_part(digest, u, &u->parts[i], checks);
     if (good) good = EVP_DigestFinal_ex(digest, out->bytes, NULL) == 1;
     EVP_MD_CTX_free(digest);
@@ -218,9 +247,9 @@ int unit_check_open(unit_check **out, const unit_image *u,
     unit_check *c = calloc(1, sizeof(*c));
     if (c == NULL) return -ENOMEM;
     c->image = u;
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
+    for (size_t i = 0; i < u->n_parts; i++) {
         int rc = manifest_check_open(&c->parts[i], checks, u->parts[i].index,
-                                     u->expert, u->slice, u->slices);
+                                     u->parts[i].slab, u->slice, u->slices);
         if (rc < 0) {
             unit_check_close(c);
             return rc;
@@ -239,7 +268,7 @@ void unit_check_close(unit_check *c) {
 
 void unit_check_add(unit_check *c, const void *data, size_t bytes) {
     const uint8_t *from = data;
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS && bytes > 0; i++) {
+    for (size_t i = 0; i < c->image->n_parts && bytes > 0; i++) {
         const unit_part *p = &c->image->parts[i];
         if (c->at >= p->at + p->bytes) continue;
         size_t n = size_min(bytes, p->at + p->bytes - c->at);
@@ -252,7 +281,7 @@ void unit_check_add(unit_check *c, const void *data, size_t bytes) {
 }
 
 const unit_part *unit_check_damaged(const unit_check *c) {
-    for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
+    for (size_t i = 0; i < c->image->n_parts; i++) {
         if (manifest_check_result(c->parts[i]) < 0) return &c->image->parts[i];
     }
     return NULL;

@@ -3,9 +3,11 @@
  *
  * The image is the unit's part of gate, then of up, then of down, each row
  * after row as stored; for a slice those are rows of gate and up and columns of
- * down.  So it is in the order in which a store loads it.  Its key is a digest
- * of format, shape and the manifest's checksums: the same experts in a file
- * that is split or named differently have the same key.
+ * down.  Then, if the model's experts have them, come its values of the biases
+ * of gate and of up.  So it is in the order in which a store loads it.  Its key
+ * is a digest of format, shape and the manifest's checksums: the same experts
+ * in a file that is split or named differently, or has gate and up in one
+ * tensor, have the same key.
  *
  * Plain values and pure functions over an open model; any thread. */
 #ifndef ENGINE_UNIT_IMAGE_H
@@ -19,20 +21,31 @@
 #include "engine/manifest.h"
 #include "engine/model.h"
 
-#define UNIT_IMAGE_PARTS 3
+enum {
+    UNIT_GATE,
+    UNIT_UP,
+    UNIT_DOWN,
+    UNIT_MATRICES,
+    UNIT_GATE_BIAS = UNIT_MATRICES,
+    UNIT_UP_BIAS,
+    UNIT_IMAGE_PARTS
+};
 
 typedef struct {
     const gguf_tensor *tensor;
-    size_t index;             /* of the tensor in the model */
-    uint64_t at, bytes;       /* in the image */
-    uint64_t offset;          /* of its first row within the tensor */
-    uint64_t stride;          /* from row to row there */
-    uint64_t rows, row_bytes; /* less than the stride for columns */
+    size_t index;        /* of the tensor in the model */
+    uint64_t slab;       /* in which the part is, as the manifest counts */
+    uint64_t at, bytes;  /* in the image */
+    uint64_t offset;     /* of its first row within the tensor */
+    uint64_t stride;     /* from row to row there */
+    uint64_t rows, cols; /* a bias is one row */
+    uint64_t row_bytes;  /* less than the stride for columns */
 } unit_part;
 
 typedef struct {
     uint32_t layer, unit, expert, slice, slices;
     uint64_t bytes;
+    size_t n_parts; /* UNIT_MATRICES, or UNIT_IMAGE_PARTS with biases */
     unit_part parts[UNIT_IMAGE_PARTS];
 } unit_image;
 

@@ -265,6 +265,13 @@ V16_INLINE v16 v16_exp(v16 x) {
     return v16_if_nan(x, v16_set(NAN), p);
 }
 
+/* vm_softcapf() in each lane. */
+V16_INLINE v16 v16_softcap(v16 x, v16 cap) {
+    const v16 one = v16_set(1.0f), two = v16_set(2.0f);
+    v16 e = v16_exp(v16_mul(two, v16_div(x, cap)));
+    return v16_mul(cap, v16_sub(one, v16_div(two, v16_add(e, one))));
+}
+
 /* Lane j += lane j + 8, then + 4, + 2, + 1: the order of vm_sum(). */
 V16_INLINE float v16_fold_sum(v16 a) {
     __m256 eight = _mm256_add_ps(v16_low(a), v16_high(a));

@@ -49,11 +49,34 @@ float vm_sigmoidf(float x) {
     return 1.0f / (1.0f + vm_expf(-x));
 }
 
+float vm_softcapf(float x, float cap) {
+    float e = vm_expf(2.0f * (x / cap));
+    return cap * (1.0f - 2.0f / (e + 1.0f));
+}
+
 /* ---- reference loops ---- */
 
 static void silu_mul(size_t n, const float *gate, const float *up, float *out) {
     for (size_t i = 0; i < n; i++) {
         out[i] = gate[i] / (1.0f + vm_expf(-gate[i])) * up[i];
+    }
+}
+
+static void gelu_mul(size_t n, const float *gate, const float *up, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        float x = gate[i];
+        float z = x * fmaf(x * x, VM_GELU_C3, VM_GELU_C1);
+        out[i] = x / (1.0f + vm_expf(-z)) * up[i];
+    }
+}
+
+static void swiglu_clamped(size_t n, const float *gate, const float *up,
+                           float *out) {
+    for (size_t i = 0; i < n; i++) {
+        float g = VM_CLAMP_LIMIT < gate[i] ? VM_CLAMP_LIMIT : gate[i];
+        float u = VM_CLAMP_LIMIT < up[i] ? VM_CLAMP_LIMIT : up[i];
+        u = u < -VM_CLAMP_LIMIT ? -VM_CLAMP_LIMIT : u;
+        out[i] = g / (1.0f + vm_expf(-(VM_CLAMP_SLOPE * g))) * (u + 1.0f);
     }
 }
 
@@ -82,6 +105,14 @@ static float sum_squares(size_t n, const float *x) {
     return fold_sum(lane);
 }
 
+static float dot(size_t n, const float *x, const float *y) {
+    float lane[VM_LANES] = {0};
+    for (size_t i = 0; i < n; i++) {
+        lane[i % VM_LANES] = fmaf(x[i], y[i], lane[i % VM_LANES]);
+    }
+    return fold_sum(lane);
+}
+
 /* A NaN is never larger, so it is passed over.  The lanes decide which zero is
  * returned where the maximum is both +0 and -0. */
 static float max(size_t n, const float *x) {
@@ -105,6 +136,31 @@ static void scale(size_t n, const float *x, float r, const float *w,
                   float *out) {
     for (size_t i = 0; i < n; i++) {
         out[i] = (x[i] * r) * w[i];
+    }
+}
+
+static void times(size_t n, const float *x, float a, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        out[i] = x[i] * a;
+    }
+}
+
+static void minus(size_t n, const float *x, float a, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        out[i] = x[i] - a;
+    }
+}
+
+static void clamp(size_t n, float *x, float limit) {
+    for (size_t i = 0; i < n; i++) {
+        if (x[i] < -limit) x[i] = -limit;
+        if (limit < x[i]) x[i] = limit;
+    }
+}
+
+static void softcap(size_t n, float *x, float cap) {
+    for (size_t i = 0; i < n; i++) {
+        x[i] = vm_softcapf(x[i], cap);
     }
 }
 
@@ -136,10 +192,17 @@ static void divide(size_t n, float *x, float divisor) {
 
 static const vmath_rows rows_scalar = {
     .silu_mul = silu_mul,
+    .gelu_mul = gelu_mul,
+    .swiglu_clamped = swiglu_clamped,
     .sum = sum,
     .sum_squares = sum_squares,
+    .dot = dot,
     .max = max,
     .scale = scale,
+    .times = times,
+    .minus = minus,
+    .clamp = clamp,
+    .softcap = softcap,
     .add = add,
     .axpy = axpy,
     .exp_shifted = exp_shifted,
@@ -160,6 +223,15 @@ void vm_silu_mul(size_t n, const float *gate, const float *up, float *out) {
     rows()->silu_mul(n, gate, up, out);
 }
 
+void vm_gelu_mul(size_t n, const float *gate, const float *up, float *out) {
+    rows()->gelu_mul(n, gate, up, out);
+}
+
+void vm_swiglu_clamped(size_t n, const float *gate, const float *up,
+                       float *out) {
+    rows()->swiglu_clamped(n, gate, up, out);
+}
+
 float vm_sum(size_t n, const float *x) {
     return rows()->sum(n, x);
 }
@@ -172,11 +244,38 @@ float vm_max(size_t n, const float *x) {
     return rows()->max(n, x);
 }
 
+float vm_dot(size_t n, const float *x, const float *y) {
+    return rows()->dot(n, x, y);
+}
+
 void vm_rms_norm(size_t n, const float *x, const float *w, float eps,
                  float *out) {
     const vmath_rows *level = rows();
     float r = 1.0f / sqrtf(level->sum_squares(n, x) / (float)n + eps);
-    level->scale(n, x, r, w, out);
+    if (w == NULL) {
+        level->times(n, x, r, out);
+    } else {
+        level->scale(n, x, r, w, out);
+    }
+}
+
+void vm_layer_norm(size_t n, const float *x, const float *w, float eps,
+                   float *out) {
+    const vmath_rows *level = rows();
+    level->minus(n, x, level->sum(n, x) / (float)n, out);
+    vm_rms_norm(n, out, w, eps, out);
+}
+
+void vm_scale(size_t n, float *x, float a) {
+    rows()->times(n, x, a, x);
+}
+
+void vm_clamp(size_t n, float *x, float limit) {
+    rows()->clamp(n, x, limit);
+}
+
+void vm_softcap(size_t n, float *x, float cap) {
+    rows()->softcap(n, x, cap);
 }
 
 void vm_add(size_t n, float *x, const float *y) {

@@ -25,6 +25,14 @@
 #define VM_EXPF_C5 0x1.123a20p-7f
 #define VM_EXPF_C6 0x1.6a23cep-10f
 
+/* GELU's argument: sqrt(8 / pi), and 0.044715 times that. */
+#define VM_GELU_C1 0x1.988454p+0f
+#define VM_GELU_C3 0x1.2444f2p-4f
+
+/* The clamped SwiGLU's bound and slope. */
+#define VM_CLAMP_LIMIT 7.0f
+#define VM_CLAMP_SLOPE 1.702f
+
 /* Lanes of a sum or maximum: see vm_sum(). */
 #define VM_LANES 16
 
@@ -33,12 +41,21 @@
  * is left to the CPU. */
 typedef struct {
     void (*silu_mul)(size_t n, const float *gate, const float *up, float *out);
+    void (*gelu_mul)(size_t n, const float *gate, const float *up, float *out);
+    void (*swiglu_clamped)(size_t n, const float *gate, const float *up,
+                           float *out);
     float (*sum)(size_t n, const float *x);
     float (*sum_squares)(size_t n, const float *x);
+    float (*dot)(size_t n, const float *x, const float *y);
     float (*max)(size_t n, const float *x);
     /* out[i] = (x[i] * r) * w[i] */
     void (*scale)(size_t n, const float *x, float r, const float *w,
                   float *out);
+    /* out[i] = x[i] * a, and x[i] - a */
+    void (*times)(size_t n, const float *x, float a, float *out);
+    void (*minus)(size_t n, const float *x, float a, float *out);
+    void (*clamp)(size_t n, float *x, float limit);
+    void (*softcap)(size_t n, float *x, float cap);
     void (*add)(size_t n, float *x, const float *y);
     void (*axpy)(size_t n, float *x, float a, const float *y);
     /* x[i] = exp(x[i] - shift) */

@@ -1,6 +1,6 @@
 /* scrub.c - see scrub.h.
  *
- * Where it is: a unit, one of its three matrices, an offset.  A unit that was
+ * Where it is: a unit, one of its pieces of memory, an offset.  A unit that was
  * dropped meanwhile is passed over; one that was dropped and loaded again lies
  * elsewhere, most likely, and is begun anew.  (At the same address it has the
  * same bytes: packing is a function of the file.)
@@ -18,7 +18,6 @@
 
 #define LEAST_INTERVAL_US 100 /* leaves the thread to its work, mostly */
 #define IDLE_US 1000000       /* with nothing resident */
-#define PARTS 3
 
 struct scrub {
     expert_store *store;
@@ -27,9 +26,9 @@ struct scrub {
 
     uint32_t layer, unit;
     const ffn_weights *weights; /* of the unit being read; NULL: none is */
-    int part;
-    size_t at;     /* in the part */
-    uint64_t seed; /* the sum of the parts before */
+    size_t piece;               /* of its ffn_pieces() */
+    size_t at;                  /* in the piece */
+    uint64_t seed;              /* the sum of the pieces before */
     XXH3_state_t *state;
     bool planted; /* a test's flipped bit: one is enough */
 
@@ -89,7 +88,7 @@ static void plant(scrub *s, const ffn_weights *w) {
 static void begin_unit(scrub *s, const ffn_weights *w) {
     plant(s, w);
     s->weights = w;
-    s->part = 0;
+    s->piece = 0;
     s->at = 0;
     s->seed = 0;
     XXH3_64bits_reset_withSeed(s->state, 0);
@@ -129,28 +128,30 @@ static bool end_unit(scrub *s) {
     return damaged;
 }
 
-/* Up to a piece of one matrix.  True: that ended a unit, which is damaged. */
-static bool read_piece(scrub *s) {
-    const ffn_weights *w = s->weights;
-    const matrix *parts[PARTS] = {&w->gate, &w->up, &w->down};
-    const matrix *m = parts[s->part];
-    size_t n = size_min(m->bytes - s->at, SCRUB_PIECE);
+/* Up to SCRUB_PIECE bytes.  True: that ended a unit, which is damaged. */
+static bool read_some(scrub *s) {
+    ffn_piece pieces[FFN_PIECES_MAX];
+    size_t n_pieces = ffn_pieces(s->weights, pieces);
+    const ffn_piece *p = &pieces[s->piece];
+    size_t n = size_min(p->bytes - s->at, SCRUB_PIECE);
 
-    XXH3_64bits_update(s->state, (const uint8_t *)m->data + s->at, n);
+    XXH3_64bits_update(s->state, (const uint8_t *)p->data + s->at, n);
     atomic_fetch_add_explicit(&s->bytes, n, memory_order_relaxed);
     s->at += n;
-    if (s->at < m->bytes) return false;
+    if (s->at < p->bytes) return false;
     s->seed = XXH3_64bits_digest(s->state);
     s->at = 0;
-    if (++s->part == PARTS) return end_unit(s);
+    if (++s->piece == n_pieces) return end_unit(s);
     XXH3_64bits_reset_withSeed(s->state, s->seed);
     return false;
 }
 
+/* All units have as many pieces as the one in hand. */
 static uint64_t interval_us(const scrub *s) {
+    ffn_piece of_unit[FFN_PIECES_MAX];
     uint64_t bytes = expert_store_bytes(s->store);
-    uint64_t pieces =
-        bytes / SCRUB_PIECE + PARTS * expert_store_count(s->store);
+    uint64_t pieces = bytes / SCRUB_PIECE + ffn_pieces(s->weights, of_unit) *
+                                                expert_store_count(s->store);
     if (pieces == 0) return IDLE_US;
     return size_max(s->pass_us / pieces, LEAST_INTERVAL_US);
 }
@@ -168,7 +169,7 @@ bool scrub_turn(scrub *s, uint64_t now_us) {
         return false;
     }
     s->due_us = now_us + interval_us(s);
-    return read_piece(s);
+    return read_some(s);
 }
 
 /* ---- for others ---- */

@@ -25,6 +25,7 @@
 #include <unistd.h>
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/model.h"
 #include "engine/util.h"
 
 #define FILE_MOST ((uint64_t)1 << 46)
@@ -253,12 +254,17 @@ static void remove_folder(puller *p) {
 /* The model whose first file is `name` in `folder`. */
 static int open_model(skeleton *out, const char *folder, const char *name,
                       char *why, size_t why_size) {
+    model_config known;
     char *path;
     if (asprintf(&path, "%s/%s", folder, name) < 0) {
         return err_why(why, why_size, -ENOMEM, "out of memory");
     }
     int rc = gguf_open(&out->g, path, why, why_size);
     free(path);
+    if (rc < 0) return rc;
+    /* What a newer release sums of a model that we do not know may be laid out
+     * in another way: so it is the model that is named, not its manifest. */
+    rc = model_read(&known, out->g, why, why_size);
     if (rc < 0) return rc;
     rc = manifest_open_kept(&out->checks, out->g, why, why_size);
     if (rc < 0) return rc;

@@ -147,7 +147,8 @@ class Bits(RackTest):
                                 (slices, nodes, replicas))
 
     def test_slices_of_every_format(self):
-        kinds = ("q4_k", "q6_k", "q4_0", "q8_0", "q5_k", "bf16")
+        kinds = ("q4_k", "q6_k", "q4_0", "q8_0", "q5_k", "bf16", "q2_k",
+                 "mxfp4", "iq4_xs")
         for i, kind in enumerate(kinds if SOAK else kinds[:4]):
             n = 20 if SOAK else 2 if rack.QUICK else 3
             self.check_cuts(kind, n, SEED + 10 + i)

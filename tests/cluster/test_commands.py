@@ -488,6 +488,8 @@ class Settings(RackTest):
                 ("roster", ()), ("roster", ("up",)), ("roster", ("generate",)),
                 ("roster", ("chat",)), ("roster", ("eval",)),
                 ("roster", ("tokenize",)), ("roster", ("detokenize",)),
+                ("roster", ("template",)),
+                ("roster", ("inspect",)), ("roster", ("perplexity",)),
                 ("roster", ("status",)), ("roster", ("top",)),
                 ("roster", ("drain",))):
             told = self.rack.start(program, *arguments, "--help").result()

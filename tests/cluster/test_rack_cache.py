@@ -101,6 +101,20 @@ class Kept(Keeping):
         self.assertAlmostEqual(UNITS * EXPERT_BYTES / MIB, kept, delta=0.2)
         self.assertEqual(before, self.bytes_given(asked))
 
+    def test_units_with_biases_are_kept(self):
+        self.rack.model = rack.make_model(self.rack.folder, arch="gpt-oss",
+                                          merged=True)
+        story = told_alone(self.rack.model)
+        asked, node = self.start_pair()
+        self.serves(asked, story, "one")
+        self.wait_kept(8)
+        before = self.bytes_given(asked)
+        node.kill()
+        node = self.start_keeper()
+        self.serves(asked, story, "one")
+        self.assertEqual(0, self.told(node)[0])
+        self.assertEqual(before, self.bytes_given(asked))
+
     def test_a_node_comes_back_before_its_coordinator(self):
         """Model description and units are kept: only etcd has to be there."""
         story = told_alone(self.rack.model)

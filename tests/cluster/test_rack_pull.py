@@ -110,6 +110,25 @@ class FixedList(RackTest):
         asked, _ = self.start(["--experts", "*:0-7"], ["--experts", "*:8-15"])
         self.assertEqual(story, self.rack.generate(asked, PROMPT))
 
+    def test_biases_and_merged_tensors_are_pulled(self):
+        """In slices, with what an expert of gpt-oss has beside its matrices."""
+        shape = dict(arch="gpt-oss", expert_width=256, down_type="q4_0")
+        two = rack.make_model(self.rack.folder, "two.gguf", **shape)
+        one = rack.make_model(self.rack.folder, "one.gguf", merged=True,
+                              **shape)
+        story = told_alone(two, n=24)
+        for model in (two, one):
+            asked, nodes = self.start(
+                ["--slices", 4, "--share", "0/2"],
+                ["--slices", 4, "--share", "1/2"], model=model,
+                options=["--slices", 4])
+            self.assertEqual(story, self.rack.generate(asked, PROMPT, n=24))
+            status = self.rack.status(asked)
+            self.assertEqual([16, 16], [n["held"] for n in status["nodes"]])
+            self.assertEqual(0, status["dispatch"]["local_pairs"])
+            for program in [asked] + nodes:
+                program.terminate()
+
     def test_a_split_model_is_pulled(self):
         model = split_model(self.rack.folder)
         asked, _ = self.start(["--share", "0/2"], ["--share", "1/2"],

@@ -464,7 +464,8 @@ class Usage(RackTest):
             self.check(program)
             self.check(program, rack.STORIES, "another.gguf")
         for command in ("up", "generate", "chat", "eval", "tokenize",
-                        "detokenize", "status"):
+                        "detokenize", "template", "inspect", "perplexity",
+                        "status"):
             self.check("roster", command, "--wrong", words=["--wrong"])
         self.check("roster", "sing", words=["sing"])
         self.check("roster")

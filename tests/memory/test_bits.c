@@ -1,12 +1,8 @@
 /* test_bits.c - the numerics contract from end to end: a token's logits are the
  * same bits whatever the rack, the placement, the replica, the slices of an
  * expert, the batch, the prompt's chunks, the threads and the CPU level, and
- * although the rack changes on the way.
- *
- * Every shuffle draws all of these from its seed, runs several sequences
- * through the real forward pass, exchange and node workers, and compares each
- * row with the logits of one process, one thread, one whole prompt at the
- * scalar level. tests/planted/arrival_order_sum.patch and slice_order.patch are
+ * although the rack changes on the way (tests/support/shuffle.h).
+ * tests/planted/arrival_order_sum.patch and slice_order.patch are
  * bugs that this must catch. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,264 +10,46 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include "engine/cpu.h"
 #include "engine/util.h"
 #include "engine/weight.h"
+#include "tests/support/family_gen.h"
 #include "tests/support/fixture.h"
-#include "tests/support/memory_rack.h"
 #include "tests/support/model_gen.h"
+#include "tests/support/shuffle.h"
 
-#define MAX_TOKENS 200
-#define SEQUENCES 3
-#define MAX_ROWS 64
-
-/* ---- a small generator of our own: the same draws everywhere ---- */
-
-static uint64_t random_state;
-
-static uint32_t draw(uint32_t below) {
-    random_state += 0x9e3779b97f4a7c15u; /* splitmix64 */
-    uint64_t z = random_state;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (uint32_t)((z ^ (z >> 31)) >> 32) % below;
-}
-
-/* ---- the model, its sequences and what they must give ---- */
-
-typedef struct {
-    memory_model *model;
-    uint32_t n_tokens[SEQUENCES];
-    uint32_t tokens[SEQUENCES][MAX_TOKENS];
-    float *expected[SEQUENCES]; /* [n_tokens][n_vocab] */
-    kv_type kv;
-    bool exact;
-} subject;
-
-typedef struct {
-    kv_seq kv;
-    uint32_t done;
-} progress;
-
-/* Compare, or with `learn` keep, the logits of an item's rows.  Returns the
- * number of rows that differ. */
-static int check_rows(subject *s, memory_rack *r, uint32_t seq,
-                      uint32_t first_row, uint32_t from, uint32_t n,
-                      bool learn) {
-    uint32_t n_vocab = s->model->config.n_vocab;
-    int differ = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t row = first_row + i;
-        const float *logits;
-        forward_logits(memory_rack_forward(r), &row, 1, &logits);
-        float *expected = s->expected[seq] + (size_t)(from + i) * n_vocab;
-        if (learn) {
-            memcpy(expected, logits, n_vocab * sizeof(float));
-        } else if (memcmp(expected, logits, n_vocab * sizeof(float)) != 0) {
-            differ++;
-        }
-    }
-    return differ;
-}
-
-/* Now and then the rack changes: no node is up, and the coordinator goes on by
- * itself with experts cut in another way; or they are back. */
-static void change_rack(memory_rack *r, const holdings *held,
-                        uint32_t n_nodes) {
-    const holdings *list[MEMORY_RACK_NODES] = {NULL};
-    uint32_t what = draw(24);
-    for (uint32_t i = 0; i < n_nodes; i++)
-        list[i] = draw(8) > 0 ? &held[i] : NULL;
-    if (what == 0) memory_rack_post_alone(r, 1u << draw(4));
-    if (what > 0 && what < 4) memory_rack_post(r, list);
-}
-
-/* Feed all sequences, each in chunks of its own, in batches of any mix. */
-static int run_sequences(subject *s, memory_rack *r, const holdings *held,
-                         uint32_t n_nodes, bool learn) {
-    progress p[SEQUENCES] = {{{0}, 0}};
-    int differ = 0;
-    for (;;) {
-        if (!learn) change_rack(r, held, n_nodes);
-        forward_item items[SEQUENCES];
-        uint32_t owner[SEQUENCES], n_items = 0, room = MAX_ROWS;
-        bool left = false;
-        for (uint32_t q = 0; q < SEQUENCES; q++) {
-            uint32_t rest = s->n_tokens[q] - p[q].done;
-            if (rest == 0) continue;
-            left = true;
-            if (!learn && draw(3) == 0) continue; /* not in this batch */
-            uint32_t most = draw(4) == 0 ? MAX_ROWS : 20;
-            uint32_t n = learn ? rest : 1 + draw(rest < most ? rest : most);
-            if (n > room) n = room;
-            if (n == 0 || (learn && n_items > 0)) continue;
-            assert_int_equal(
-                kv_reserve(memory_rack_kv(r), &p[q].kv, p[q].done + n), 0);
-            owner[n_items] = q;
-            items[n_items++] =
-                (forward_item){.tokens = s->tokens[q] + p[q].done,
-                               .n_rows = n,
-                               .first = p[q].done,
-                               .kv = &p[q].kv};
-            room -= n;
-        }
-        if (!left) break;
-        if (n_items == 0) continue;
-        assert_int_equal(forward_run(memory_rack_forward(r), items, n_items, 0),
-                         0);
-        uint32_t row = 0;
-        for (uint32_t i = 0; i < n_items; i++) {
-            assert_false(items[i].lost);
-            uint32_t q = owner[i];
-            differ +=
-                check_rows(s, r, q, row, p[q].done, items[i].n_rows, learn);
-            row += items[i].n_rows;
-            p[q].done += items[i].n_rows;
-        }
-    }
-    for (uint32_t q = 0; q < SEQUENCES; q++) {
-        kv_release(memory_rack_kv(r), &p[q].kv);
-    }
-    return differ;
-}
-
-static void open_subject(subject *s, const model_shape *shape, const char *name,
-                         uint32_t most_tokens) {
+static const char *make(const model_shape *shape, const char *name) {
     char why[256] = "";
     const char *path = fixture_path(name);
     if (model_gen(shape, path, why, sizeof(why)) < 0) fail_msg("%s", why);
-    s->model = memory_model_open(path);
-    random_state = shape->seed;
-    for (uint32_t q = 0; q < SEQUENCES; q++) {
-        s->n_tokens[q] = most_tokens / (q + 1);
-        for (uint32_t t = 0; t < s->n_tokens[q]; t++) {
-            s->tokens[q][t] = draw(shape->n_vocab);
-        }
-        s->expected[q] =
-            calloc((size_t)s->n_tokens[q] * shape->n_vocab, sizeof(float));
-        assert_non_null(s->expected[q]);
-    }
-}
-
-static void close_subject(subject *s) {
-    for (uint32_t q = 0; q < SEQUENCES; q++) {
-        free(s->expected[q]);
-    }
-    memory_model_close(s->model);
-}
-
-/* One process, one thread, whole prompts, scalar kernels. */
-static void learn_expected(subject *s) {
-    assert_int_equal(cpu_force(CPU_SCALAR), 0);
-    memory_rack_config c = {.threads = 1,
-                            .exact = s->exact,
-                            .local = true,
-                            .kv = s->kv,
-                            .max_rows = MAX_ROWS,
-                            .piece_bytes = 1 << 20,
-                            .credit_bytes = 16 << 20};
-    memory_rack *r = memory_rack_open(s->model, &c);
-    assert_int_equal(run_sequences(s, r, NULL, 0, true), 0);
-    memory_rack_close(r);
-}
-
-/* Every unit on at least one node or, now and then, on none: then it is
- * computed by the coordinator. */
-static void draw_holdings(const subject *s, holdings *held, uint32_t n_nodes,
-                          uint32_t slices) {
-    const model_config *m = &s->model->config;
-    const expert_store *store = memory_model_store(s->model, slices);
-    for (uint32_t i = 0; i < n_nodes; i++) {
-        assert_int_equal(
-            holdings_init_slices(&held[i], m->n_layers, m->n_experts, slices),
-            0);
-    }
-    for (uint32_t l = 0; l < m->n_layers && n_nodes > 0; l++) {
-        for (uint32_t u = 0; u < expert_store_units(store, l); u++) {
-            if (draw(16) == 0) continue;
-            uint32_t copies = 1 + draw(n_nodes);
-            for (uint32_t i = 0; i < copies; i++) {
-                holdings_add(&held[draw(n_nodes)], l, u);
-            }
-        }
-    }
-}
-
-/* Runs of one expert that went to two nodes, so far. */
-static uint64_t splits;
-
-static int shuffle(subject *s, uint64_t seed) {
-    random_state = seed * 1000003;
-    uint32_t n_nodes = draw(4), slices = 1u << draw(4);
-    holdings held[MEMORY_RACK_NODES];
-    draw_holdings(s, held, n_nodes, slices);
-    cpu_level level = (cpu_level)draw((uint32_t)cpu_best() + 1);
-    assert_int_equal(cpu_force(level), 0);
-    memory_rack_config c = {
-        .n_nodes = n_nodes,
-        .held = held,
-        .threads = 1 + draw(3),
-        .exact = s->exact,
-        .local = true,
-        .kv = s->kv,
-        .max_rows = MAX_ROWS,
-        .piece_bytes = (uint64_t)1 << (12 + draw(9)),
-        .credit_bytes = (uint64_t)1 << (16 + draw(9)),
-        .split_gain = draw(2) * 1000000, /* whether it pays or not */
-    };
-    memory_rack *r = memory_rack_open(s->model, &c);
-    int differ = run_sequences(s, r, held, n_nodes, false);
-    dispatch_stats stats;
-    exchange_totals(memory_rack_exchange(r), &stats);
-    splits += stats.splits;
-    memory_rack_close(r);
-    for (uint32_t i = 0; i < n_nodes; i++) {
-        holdings_fini(&held[i]);
-    }
-    if (differ > 0) {
-        print_message("seed %llu: %d rows differ (%u nodes, %u slices, %u "
-                      "threads, %s)\n",
-                      (unsigned long long)seed, differ, n_nodes, slices,
-                      c.threads, cpu_name(level));
-    }
-    return differ;
-}
-
-static uint32_t shuffles(uint32_t usual) {
-    const char *text = getenv("ROSTER_SHUFFLES");
-    if (text != NULL) return (uint32_t)atoi(text);
-    return getenv("ROSTER_TEST_QUICK") != NULL ? usual / 8 : usual;
+    return path;
 }
 
 static void run_shuffles(const model_shape *shape, const char *name,
                          uint32_t most_tokens, uint32_t n, kv_type kv,
                          bool exact) {
-    subject s = {.kv = kv, .exact = exact};
-    open_subject(&s, shape, name, most_tokens);
-    learn_expected(&s);
-    int differ = 0;
-    for (uint64_t seed = 1; seed <= n; seed++) {
-        differ += shuffle(&s, seed);
-    }
-    close_subject(&s);
-    assert_int_equal(differ, 0);
+    shuffle_model(make(shape, name), most_tokens, n, kv, exact);
 }
 
 static void small_model_has_the_same_bits_everywhere(void **state) {
     (void)state;
     model_shape shape = model_shape_small();
     shape.n_experts = 4;
-    splits = 0;
-    run_shuffles(&shape, "small.gguf", 90, shuffles(200), KV_F16, false);
-    if (shuffles(200) >= 40) assert_true(splits > 0);
+    shuffle_subject s = {.kv = KV_F16};
+    uint32_t n = shuffle_count(200);
+    int differ = 0;
+    shuffle_open(&s, make(&shape, "small.gguf"), 1, 90);
+    shuffle_learn(&s);
+    for (uint64_t seed = 1; seed <= n; seed++)
+        differ += shuffle_run(&s, seed);
+    assert_int_equal(differ, 0);
+    if (n >= 40) assert_true(s.splits > 0);
+    shuffle_close(&s);
 }
 
 static void exact_mode_has_the_same_bits_everywhere(void **state) {
     (void)state;
     model_shape shape = model_shape_small();
-    run_shuffles(&shape, "exact.gguf", 70, shuffles(40), KV_F32, true);
+    run_shuffles(&shape, "exact.gguf", 70, shuffle_count(40), KV_F32, true);
 }
 
 static void float_weights_have_the_same_bits_everywhere(void **state) {
@@ -279,7 +57,7 @@ static void float_weights_have_the_same_bits_everywhere(void **state) {
     model_shape shape = model_shape_small();
     shape.arch = "qwen3moe";
     shape.type = WEIGHT_BF16;
-    run_shuffles(&shape, "bf16.gguf", 70, shuffles(40), KV_F32, false);
+    run_shuffles(&shape, "bf16.gguf", 70, shuffle_count(40), KV_F32, false);
 }
 
 static void wide_model_has_the_same_bits_everywhere(void **state) {
@@ -291,7 +69,7 @@ static void wide_model_has_the_same_bits_everywhere(void **state) {
     shape.head_dim = 64;
     shape.expert_width = 2048;
     shape.n_experts = 8;
-    run_shuffles(&shape, "wide.gguf", 24, shuffles(24), KV_F16, false);
+    run_shuffles(&shape, "wide.gguf", 24, shuffle_count(6), KV_F16, false);
 }
 
 /* Widths that all of them can be cut into eight segments of. */
@@ -300,11 +78,14 @@ static void all_formats_have_the_same_bits_everywhere(void **state) {
     static const struct {
         uint32_t type;
         const char *name;
-    } formats[] = {{WEIGHT_Q4_0, "q4_0.gguf"},
-                   {WEIGHT_Q4_K, "q4_k.gguf"},
-                   {WEIGHT_Q5_K, "q5_k.gguf"},
-                   {WEIGHT_Q6_K, "q6_k.gguf"},
-                   {WEIGHT_Q8_0, "q8_0.gguf"}};
+    } formats[] = {
+        {WEIGHT_Q4_0, "q4_0.gguf"},     {WEIGHT_Q4_1, "q4_1.gguf"},
+        {WEIGHT_Q5_0, "q5_0.gguf"},     {WEIGHT_Q5_1, "q5_1.gguf"},
+        {WEIGHT_Q8_0, "q8_0.gguf"},     {WEIGHT_Q2_K, "q2_k.gguf"},
+        {WEIGHT_Q3_K, "q3_k.gguf"},     {WEIGHT_Q4_K, "q4_k.gguf"},
+        {WEIGHT_Q5_K, "q5_k.gguf"},     {WEIGHT_Q6_K, "q6_k.gguf"},
+        {WEIGHT_IQ4_NL, "iq4_nl.gguf"}, {WEIGHT_IQ4_XS, "iq4_xs.gguf"},
+        {WEIGHT_MXFP4, "mxfp4.gguf"}};
     for (size_t i = 0; i < ARRAY_LEN(formats); i++) {
         model_shape shape = model_shape_small();
         shape.width = 256;
@@ -313,7 +94,137 @@ static void all_formats_have_the_same_bits_everywhere(void **state) {
         shape.head_dim = 64;
         shape.expert_width = 2048;
         shape.type = formats[i].type;
-        run_shuffles(&shape, formats[i].name, 12, shuffles(12), KV_F16, false);
+        run_shuffles(&shape, formats[i].name, 12, shuffle_count(2), KV_F16,
+                     false);
+    }
+}
+
+/* Biases, sinks and windows; a weight on the input; a dense network beside the
+ * experts.  Widths that slices of all sizes divide. */
+static void all_kinds_of_layers_have_the_same_bits_everywhere(void **state) {
+    (void)state;
+    static const struct {
+        const char *arch, *name;
+        uint32_t type, n_used;
+    } kinds[] = {{"gpt-oss", "gpt-oss.gguf", WEIGHT_Q8_0, 3},
+                 {"gpt-oss", "gpt-oss-float.gguf", WEIGHT_F16, 2},
+                 {"llama4", "llama4.gguf", WEIGHT_Q8_0, 1},
+                 {"grok", "grok.gguf", WEIGHT_Q4_0, 2}};
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        model_shape shape = model_shape_small();
+        shape.arch = kinds[i].arch;
+        shape.type = kinds[i].type;
+        shape.n_used = kinds[i].n_used;
+        shape.expert_width = 256;
+        run_shuffles(&shape, kinds[i].name, 60, shuffle_count(8), KV_F16,
+                     false);
+    }
+}
+
+/* Latents, a dense layer, groups, a selection bias; heads that do not fill a
+ * vector, and more than one; keys that had to be turned. */
+static void latent_attention_has_the_same_bits_everywhere(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t type, n_heads, head_dim;
+        bool unsplit;
+        kv_type kv;
+        const char *name;
+    } kinds[] = {{WEIGHT_Q8_0, 4, 32, false, KV_F32, "latent.gguf"},
+                 {WEIGHT_Q4_0, 20, 32, true, KV_F16, "unsplit.gguf"},
+                 {WEIGHT_BF16, 3, 12, true, KV_F16, "unsplit_bf16.gguf"},
+                 {WEIGHT_F32, 17, 20, false, KV_F16, "latent_f32.gguf"}};
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        model_shape shape = model_shape_small();
+        shape.arch = "deepseek2";
+        shape.n_layers = 3;
+        shape.n_experts = 8;
+        shape.n_used = 3;
+        shape.expert_width = 256;
+        shape.type = kinds[i].type;
+        shape.n_heads = shape.n_kv_heads = kinds[i].n_heads;
+        shape.head_dim = kinds[i].head_dim;
+        shape.unsplit = kinds[i].unsplit;
+        run_shuffles(&shape, kinds[i].name, 80, shuffle_count(4), kinds[i].kv,
+                     false);
+    }
+}
+
+/* Every one of thousands is used, and nothing stops at a smaller number. */
+static void thousands_of_experts_have_the_same_bits_everywhere(void **state) {
+    (void)state;
+    static const uint32_t used[] = {8, 4096};
+    static const char *const names[] = {"some.gguf", "all.gguf"};
+    for (size_t i = 0; i < ARRAY_LEN(used); i++) {
+        model_shape shape = model_shape_small();
+        shape.width = 32;
+        shape.n_experts = 4096;
+        shape.n_used = used[i];
+        shape.expert_width = 32;
+        run_shuffles(&shape, names[i], 7, shuffle_count(1), KV_F16, false);
+    }
+}
+
+/* Down in another format than gate and up, and odd layers in a third one, which
+ * are cut into other segments. */
+static void mixed_formats_have_the_same_bits_everywhere(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t type, down_type, odd_type;
+        const char *name;
+    } mixes[] = {{WEIGHT_Q4_K, WEIGHT_Q6_K, WEIGHT_Q8_0, "q4_k_m.gguf"},
+                 {WEIGHT_Q2_K, WEIGHT_Q3_K, WEIGHT_Q4_0, "q2_k_m.gguf"},
+                 {WEIGHT_IQ4_XS, WEIGHT_IQ4_NL, WEIGHT_MXFP4, "iq4.gguf"},
+                 {WEIGHT_Q8_0, WEIGHT_F16, WEIGHT_Q4_0, "half_down.gguf"},
+                 {WEIGHT_BF16, WEIGHT_Q5_K, WEIGHT_Q6_K, "float_up.gguf"}};
+    for (size_t i = 0; i < ARRAY_LEN(mixes); i++) {
+        model_shape shape = model_shape_small();
+        shape.width = 256;
+        shape.head_dim = 64;
+        shape.expert_width = 1024;
+        shape.type = mixes[i].type;
+        shape.down_type = mixes[i].down_type;
+        shape.odd_type = mixes[i].odd_type;
+        run_shuffles(&shape, mixes[i].name, 16, shuffle_count(4), KV_F16,
+                     false);
+    }
+}
+
+/* Against the logits of the same weights in two tensors. */
+static void merged_experts_have_the_bits_of_two_tensors(void **state) {
+    (void)state;
+    static const char *const archs[] = {"llama", "gpt-oss"};
+    for (size_t i = 0; i < ARRAY_LEN(archs); i++) {
+        shuffle_subject s = {.kv = KV_F16};
+        model_shape shape = model_shape_small();
+        shape.arch = archs[i];
+        shape.expert_width = 256;
+        shuffle_open(&s, make(&shape, "split.gguf"), 1, 40);
+        shuffle_learn(&s);
+        memory_model_close(s.model);
+
+        shape.merged = true;
+        s.model = memory_model_open(make(&shape, "merged.gguf"));
+        int differ = 0;
+        for (uint64_t seed = 1; seed <= shuffle_count(16); seed++) {
+            differ += shuffle_run(&s, seed);
+        }
+        shuffle_close(&s);
+        assert_int_equal(differ, 0);
+    }
+}
+
+/* Every architecture with all that its files may have. */
+static void every_family_has_the_same_bits_everywhere(void **state) {
+    (void)state;
+    for (size_t i = 0; i < family_count(); i++) {
+        char name[64];
+        snprintf(name, sizeof(name), "%s.gguf", family_name(i));
+        const char *path = fixture_path(name);
+        uint32_t type = i % 3 == 0 ? WEIGHT_F16 : WEIGHT_Q8_0;
+        family_gen(i, type, path);
+        shuffle_model(path, 70, shuffle_count(4), i % 2 ? KV_F16 : KV_F32,
+                      false);
     }
 }
 
@@ -324,6 +235,12 @@ int main(void) {
         cmocka_unit_test(float_weights_have_the_same_bits_everywhere),
         cmocka_unit_test(wide_model_has_the_same_bits_everywhere),
         cmocka_unit_test(all_formats_have_the_same_bits_everywhere),
+        cmocka_unit_test(all_kinds_of_layers_have_the_same_bits_everywhere),
+        cmocka_unit_test(latent_attention_has_the_same_bits_everywhere),
+        cmocka_unit_test(thousands_of_experts_have_the_same_bits_everywhere),
+        cmocka_unit_test(mixed_formats_have_the_same_bits_everywhere),
+        cmocka_unit_test(merged_experts_have_the_bits_of_two_tensors),
+        cmocka_unit_test(every_family_has_the_same_bits_everywhere),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,6 +45,9 @@ def chaos(kinds, words, faults=8):
 PLANTS = {
     "arrival_order_sum": bits(),
     "slice_order": bits(),
+    "nibble_order": Plant(["build/tests/unit/test_weight"],
+                          ["build/tests/unit/test_weight"],
+                          r"q4_0, form \d, kind \d, scalar"),
     # test_rack_leaders plants this one and looks for a double write
     "missing_compare": None,
     "payload_checksum": chaos("corrupt", r"\bwrong \d+ \d+"),

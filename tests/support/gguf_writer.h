@@ -18,7 +18,8 @@ typedef struct gguf_writer gguf_writer;
 /* Produce the next `bytes` of a tensor's data.  Called with ascending pieces,
  * each a multiple of `GGUF_WRITER_PIECE` but the last. */
 typedef void (*gguf_fill)(void *context, size_t bytes, void *out);
-/* Whole blocks of every format, be they of 4, 18, 34, 144, 176 or 210 bytes. */
+/* Whole blocks of every format: a multiple of 17 to 24, 34, 84, 110, 136, 144,
+ * 176 and 210 bytes (but 19, 21 and 23, which no format has). */
 #define GGUF_WRITER_PIECE ((size_t)16 * 9 * 5 * 7 * 11 * 17)
 
 /* Version 3, alignment 32.  NULL if there is no memory. */

@@ -178,8 +178,8 @@ memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {
     local_config local = {m->file,    config,    NULL,    r->threads,
                           UINT64_MAX, max_pairs, c->exact};
     must(local_experts_new(&r->local, &local, why, sizeof(why)), "local", why);
-    kv_config kv = {c->kv,           config->n_layers,  config->n_kv_heads,
-                    config->key_dim, config->value_dim, KV_PAGES};
+    kv_config kv = forward_kv(config, c->kv);
+    kv.n_pages = KV_PAGES;
     must(kv_cache_new(&r->kv, &kv), "kv_cache_new", "");
     exchange_config x = {
         .self = &r->self,

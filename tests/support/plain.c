@@ -108,17 +108,17 @@ static float dot_a8(uint32_t type, size_t cols, size_t col0, size_t col1,
     float acc = 0.0f;
     for (size_t b = col0 / 32; b < col1 / 32; b++) {
         float x_scale = act_scales(x)[b];
-        int sum = 0, x_sum = 0;
+        int sum = 0, minima = 0;
         plain_quant w = {0};
         for (size_t i = b * 32; i < (b + 1) * 32; i++) {
             int value = act_values(cols, x)[i];
             w = plain_quant_at(type, stored, i);
             sum += w.sub_scale * w.value * value;
-            x_sum += value;
+            minima += w.sub_min * value;
         }
         acc = fmaf(w.scale * x_scale, (float)sum, acc);
         if (plain_quant_has_min(type)) {
-            acc = fmaf(-(w.min * x_scale), (float)(w.sub_min * x_sum), acc);
+            acc = fmaf(-(w.min * x_scale), (float)minima, acc);
         }
     }
     return acc;
@@ -177,9 +177,24 @@ static float tree(const plain_matrix *down, act_form form, size_t row,
            tree(down, form, row, width, first + n / 2, n / 2, hidden);
 }
 
+static float joined(ffn_activation activation, float g, float u) {
+    float z = g;
+    if (activation == FFN_GELU) {
+        z = g * fmaf(g * g, 0x1.2444f2p-4f, 0x1.988454p+0f);
+    }
+    if (activation == FFN_SWIGLU_CLAMPED) {
+        if (g > 7.0f) g = 7.0f;
+        if (u > 7.0f) u = 7.0f;
+        if (u < -7.0f) u = -7.0f;
+        u = u + 1.0f;
+        z = 1.702f * g;
+    }
+    return g / (1.0f + vm_expf(-z)) * u;
+}
+
 void plain_ffn(const plain_matrix *gate, const plain_matrix *up,
-               const plain_matrix *down, size_t segments, int exact,
-               act_form x_form, const void *x, float *y) {
+               const plain_matrix *down, const plain_join *how, size_t segments,
+               int exact, act_form x_form, const void *x, float *y) {
     size_t n = gate->rows;
     float *g = malloc(n * sizeof(float));
     float *u = malloc(n * sizeof(float));
@@ -187,7 +202,9 @@ void plain_ffn(const plain_matrix *gate, const plain_matrix *up,
     product(gate, exact, x_form, x, g);
     product(up, exact, x_form, x, u);
     for (size_t i = 0; i < n; i++) {
-        g[i] = g[i] / (1.0f + vm_expf(-g[i])) * u[i];
+        if (how->gate_bias != NULL) g[i] += how->gate_bias[i];
+        if (how->up_bias != NULL) u[i] += how->up_bias[i];
+        g[i] = joined(how->activation, g[i], u[i]);
     }
 
     act_form form;

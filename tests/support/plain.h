@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "engine/act.h"
+#include "engine/ffn.h"
 #include "engine/weight.h"
 
 /* ---- random data, the same for a seed on every machine ---- */
@@ -45,10 +46,16 @@ typedef struct {
     const void *stored;
 } plain_matrix;
 
-/* down * (silu(gate * x) .* (up * x)) for one row, with `segments` in the down
+/* What a network has beside its matrices; zeroed: SwiGLU without biases. */
+typedef struct {
+    ffn_activation activation;
+    const float *gate_bias, *up_bias; /* NULL: none */
+} plain_join;
+
+/* down * join(gate * x, up * x) for one row, with `segments` in the down
  * product; y has down.rows values. */
 void plain_ffn(const plain_matrix *gate, const plain_matrix *up,
-               const plain_matrix *down, size_t segments, int exact,
-               act_form x_form, const void *x, float *y);
+               const plain_matrix *down, const plain_join *how, size_t segments,
+               int exact, act_form x_form, const void *x, float *y);
 
 #endif

@@ -17,7 +17,7 @@ BUILD = os.path.relpath(os.environ.get("ROSTER_BUILD", "build"), ROOT)
 NORMAL = BUILD == "build"  # no other build is planted with bugs
 SOURCES = ("engine", "proto", "discovery", "coordinator", "expert_node",
            "client", "models", "tests/support", "tests/memory", "tests/chaos",
-           "tests/planted")
+           "tests/planted", "tests/unit")
 BUILT = ("build/obj", "build/gen", "build/lib")
 FILES = ("Makefile", "build/libroster.a", "build/libetcd.a")
 

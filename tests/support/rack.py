@@ -474,7 +474,8 @@ def make_model(folder, name="model.gguf", **shape):
     path = os.path.join(folder, name)
     options = []
     for key, value in shape.items():
-        options += ["--" + key.replace("_", "-"), str(value)]
+        options += ["--" + key.replace("_", "-")]
+        options += [] if value is True else [str(value)]
     subprocess.run([os.path.join(BUILD, "tests/tools/make_model"), "--out",
                     path] + options, check=True, stdin=subprocess.DEVNULL)
     return path

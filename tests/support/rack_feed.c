@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "engine/profile.h"
 #include "tests/support/rack_feed.h"
 
 void rack_feed_open(rack_feed *f) {
@@ -42,7 +43,8 @@ static void put_text(rack_feed *f, const char *folder, const char *name,
     free(text);
 }
 
-static const record_profile some_profile = {1, "a8", "f32", "", "", ""};
+static const record_profile some_profile = {
+    PROFILE_VERSION, "a8", "f32", "", "", ""};
 
 void rack_feed_node(rack_feed *f, const char *name, uint64_t boot,
                     const char *control) {

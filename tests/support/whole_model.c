@@ -71,9 +71,7 @@ static int open_model(whole *w) {
 }
 
 static int open_kv(whole *w) {
-    const model_config *m = &w->config;
-    kv_config k = {KV_F16,     m->n_layers,  m->n_kv_heads,
-                   m->key_dim, m->value_dim, 0};
+    kv_config k = forward_kv(&w->config, KV_F16);
     uint64_t page = kv_page_bytes(&k);
     if (page == 0) return say(w, ERR_RANGE, "KV cache");
     uint64_t wanted = MAX_CONTEXT / KV_PAGE, fit = KV_BYTES / page;

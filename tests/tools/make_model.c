@@ -15,12 +15,10 @@
 
 /* The computable format of that name. */
 static int find_type(const char *name, uint32_t *type) {
-    static const uint32_t types[] = {WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16,
-                                     WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
-                                     WEIGHT_Q5_K, WEIGHT_Q6_K};
-    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
-        if (strcasecmp(name, weight_type_name(types[i])) != 0) continue;
-        *type = types[i];
+    for (uint32_t i = 0; i <= WEIGHT_MXFP4; i++) {
+        const weight_format *f = weight_format_find(i);
+        if (f == NULL || strcasecmp(name, f->name) != 0) continue;
+        *type = i;
         return 0;
     }
     return ERR_USAGE;
@@ -28,11 +26,12 @@ static int find_type(const char *name, uint32_t *type) {
 
 int main(int argc, char **argv) {
     model_shape s = model_shape_small();
-    const char *out = NULL, *type = "q8_0";
+    const char *out = NULL, *type = "q8_0", *down_type = NULL;
     float skew = 0;
     const option table[] = {
         {"out", 'o', OPTION_STRING, &out, "FILE", "Where to write it."},
-        {"arch", 0, OPTION_STRING, &s.arch, "NAME", "llama or qwen3moe."},
+        {"arch", 0, OPTION_STRING, &s.arch, "NAME",
+         "llama, qwen3moe, gpt-oss, llama4, grok or deepseek2."},
         {"layers", 0, OPTION_U32, &s.n_layers, "N", "Layers."},
         {"width", 0, OPTION_U32, &s.width, "N", "Width of the model."},
         {"heads", 0, OPTION_U32, &s.n_heads, "N", "Query heads."},
@@ -47,8 +46,12 @@ int main(int argc, char **argv) {
          "Tokens, at least 259: specials and bytes come first."},
         {"context", 0, OPTION_U32, &s.n_context, "N", "Context length."},
         {"type", 0, OPTION_STRING, &type, "TYPE",
-         "Weights: f32, f16, bf16, q8_0, q4_0, q4_k, q5_k or q6_k; norms and "
-         "router are f32."},
+         "Weights: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k to q6_k, "
+         "iq4_nl, iq4_xs or mxfp4; norms and router are f32."},
+        {"down-type", 0, OPTION_STRING, &down_type, "TYPE",
+         "Of the experts' down matrices, if it is another."},
+        {"merged", 0, OPTION_FLAG, &s.merged, NULL,
+         "Gate and up of the experts in one tensor."},
         {"skew", 0, OPTION_F32, &skew, "S",
          "Exponent of the routers' preference: 0 is even traffic, 1 makes a "
          "few experts of each layer hot."},
@@ -75,7 +78,8 @@ int main(int argc, char **argv) {
     }
     const char *const *args;
     if (out == NULL || options_args(o, &args) > 0 ||
-        find_type(type, &s.type) < 0) {
+        find_type(type, &s.type) < 0 ||
+        (down_type != NULL && find_type(down_type, &s.down_type) < 0)) {
         fprintf(stderr, "make_model: --out FILE, a type that --help names, and "
                         "nothing else are needed\n");
         options_free(o);

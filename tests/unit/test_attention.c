@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine/attention.h"
@@ -16,17 +17,26 @@
 #include "engine/weight.h"
 
 #define MAX_POSITIONS 832
-#define MAX_ROW 2048 /* group * dim of the largest case */
+#define MAX_ROW 16384 /* group * dim of the largest case */
 
 typedef struct {
     kv_type type;
     uint32_t n_kv_heads, key_dim, value_dim;
     size_t group;
+    bool latent;
 } shape;
+
+/* What a query sees, and what is done to its scores. */
+typedef struct {
+    uint32_t window; /* 0: all keys */
+    float softcap;
+    bool sinks;
+} manner;
 
 /* A cache with two layers; sequences are filled by fill_positions(). */
 typedef struct {
     shape shape;
+    manner manner;
     kv_cache *kv;
     kv_seq seq;
 } fixture;
@@ -60,6 +70,7 @@ static void setup(fixture *f, shape s, uint32_t positions) {
                         .n_kv_heads = s.n_kv_heads,
                         .key_dim = s.key_dim,
                         .value_dim = s.value_dim,
+                        .latent = s.latent,
                         .n_pages = positions / KV_PAGE + 3};
     memset(f, 0, sizeof(*f));
     f->shape = s;
@@ -102,12 +113,41 @@ static float scale_of(const fixture *f) {
     return 1.0f / sqrtf((float)f->shape.key_dim);
 }
 
-static void attend(const fixture *f, uint32_t layer, uint32_t head,
-                   uint32_t position, float *out) {
-    static float q[MAX_ROW];
+static uint32_t first_of(const fixture *f, uint32_t position) {
+    uint32_t window = f->manner.window;
+    return window == 0 || position < window ? 0 : position - window + 1;
+}
+
+/* Large enough to take a good part of the weight. */
+static float sink_of(uint32_t head) {
+    return 2 * value_at(11, 0, head);
+}
+
+static void attend_group(const fixture *f, uint32_t layer, uint32_t kv_head,
+                         uint32_t position, size_t head0, size_t group,
+                         float *out) {
+    static float q[MAX_ROW], sinks[MAX_ROW];
     fill_query(f, position, q);
-    attention_group(f->kv, &f->seq, layer, head, position, f->shape.group, q,
-                    scale_of(f), out);
+    for (uint32_t h = 0; h < f->shape.group; h++)
+        sinks[h] = sink_of(h);
+    const attention_query query = {
+        .seq = &f->seq,
+        .layer = layer,
+        .kv_head = kv_head,
+        .position = position,
+        .first = first_of(f, position),
+        .group = group,
+        .q = q + head0 * f->shape.key_dim,
+        .scale = scale_of(f),
+        .softcap = f->manner.softcap,
+        .sinks = f->manner.sinks ? sinks + head0 : NULL,
+    };
+    attention_group(f->kv, &query, out);
+}
+
+static void attend(const fixture *f, uint32_t layer, uint32_t kv_head,
+                   uint32_t position, float *out) {
+    attend_group(f, layer, kv_head, position, 0, f->shape.group, out);
 }
 
 static double stored(const fixture *f, const void *from, size_t i) {
@@ -117,31 +157,49 @@ static double stored(const fixture *f, const void *from, size_t i) {
     return (double)((const float *)from)[i];
 }
 
-/* softmax(scale * q K^T) V in double, from what the cache stores. */
-static void attend_plainly(const fixture *f, uint32_t layer, uint32_t head,
-                           uint32_t position, const float *q, double *out) {
-    static double p[MAX_POSITIONS];
-    double max = -INFINITY, sum = 0;
+/* Where element d of key j stands in its block, and of value j. */
+static size_t key_at(const fixture *f, uint32_t j, size_t d) {
+    size_t slot = j % KV_PAGE;
+    return f->shape.latent ? slot * f->shape.key_dim + d : d * KV_PAGE + slot;
+}
 
-    for (uint32_t j = 0; j <= position; j++) {
+static size_t value_at_slot(const fixture *f, uint32_t j, size_t d) {
+    size_t row = f->shape.latent ? f->shape.key_dim : f->shape.value_dim;
+    return j % KV_PAGE * row + d;
+}
+
+/* softmax(scale * q K^T) V in double, from what the cache stores, for query
+ * head g. */
+static void attend_plainly(const fixture *f, uint32_t layer, uint32_t head,
+                           uint32_t position, uint32_t g, double *out) {
+    static double p[MAX_POSITIONS];
+    static float queries[MAX_ROW];
+    const float *q = queries + g * f->shape.key_dim;
+    const uint32_t first = first_of(f, position);
+    const double cap = (double)f->manner.softcap, sink = (double)sink_of(g);
+    double max = f->manner.sinks ? sink : -INFINITY, sum = 0;
+
+    fill_query(f, position, queries);
+    for (uint32_t j = first; j <= position; j++) {
         uint32_t page = f->seq.pages[j / KV_PAGE];
         const void *keys = kv_keys(f->kv, page, layer, head);
         p[j] = 0;
         for (size_t d = 0; d < f->shape.key_dim; d++) {
-            p[j] += (double)q[d] * stored(f, keys, d * KV_PAGE + j % KV_PAGE);
+            p[j] += (double)q[d] * stored(f, keys, key_at(f, j, d));
         }
         p[j] *= (double)scale_of(f);
+        if (cap > 0) p[j] = cap * tanh(p[j] / cap);
         max = fmax(max, p[j]);
     }
+    if (f->manner.sinks) sum = exp(sink - max);
     memset(out, 0, f->shape.value_dim * sizeof(*out));
-    for (uint32_t j = 0; j <= position; j++) {
+    for (uint32_t j = first; j <= position; j++) {
         uint32_t page = f->seq.pages[j / KV_PAGE];
         const void *values = kv_values(f->kv, page, layer, head);
         double weight = exp(p[j] - max);
         sum += weight;
         for (size_t d = 0; d < f->shape.value_dim; d++) {
-            size_t at = j % KV_PAGE * f->shape.value_dim + d;
-            out[d] += weight * stored(f, values, at);
+            out[d] += weight * stored(f, values, value_at_slot(f, j, d));
         }
     }
     for (size_t d = 0; d < f->shape.value_dim; d++) {
@@ -150,98 +208,109 @@ static void attend_plainly(const fixture *f, uint32_t layer, uint32_t head,
 }
 
 static const shape shapes[] = {
-    {KV_F32, 2, 16, 16, 1},    {KV_F16, 2, 16, 16, 2},
-    {KV_F32, 1, 12, 12, 4},    {KV_F16, 1, 12, 12, 3},
-    {KV_F32, 2, 32, 32, 8},    {KV_F16, 3, 128, 128, 8},
-    {KV_F32, 1, 1, 1, 5},      {KV_F16, 1, 1, 3, 1},
-    {KV_F32, 1, 7, 33, 7},     {KV_F16, 1, 33, 71, 6},
-    {KV_F32, 1, 64, 80, 4},    {KV_F16, 1, 192, 128, 4},
-    {KV_F32, 1, 576, 512, 3},  {KV_F16, 1, 1024, 1024, 2},
-    {KV_F32, 1, 8, 15, 64},    {KV_F16, 2, 16, 17, 64},
-    {KV_F32, 1, 128, 128, 16},
+    {KV_F32, 2, 16, 16, 1, false},    {KV_F16, 2, 16, 16, 2, false},
+    {KV_F32, 1, 12, 12, 4, false},    {KV_F16, 1, 12, 12, 3, false},
+    {KV_F32, 2, 32, 32, 8, false},    {KV_F16, 3, 128, 128, 8, false},
+    {KV_F32, 1, 1, 1, 5, false},      {KV_F16, 1, 1, 3, 1, false},
+    {KV_F32, 1, 7, 33, 7, false},     {KV_F16, 1, 33, 71, 6, false},
+    {KV_F32, 1, 64, 80, 4, false},    {KV_F16, 1, 192, 128, 4, false},
+    {KV_F32, 1, 576, 512, 3, false},  {KV_F16, 1, 1024, 1024, 2, false},
+    {KV_F32, 1, 8, 15, 64, false},    {KV_F16, 2, 16, 17, 64, false},
+    {KV_F32, 1, 128, 128, 16, false}, {KV_F32, 1, 576, 512, 20, true},
+    {KV_F16, 1, 576, 512, 17, true},  {KV_F16, 1, 40, 24, 3, true},
+    {KV_F32, 1, 9, 9, 16, true},      {KV_F16, 1, 33, 30, 140, true},
+    {KV_F32, 2, 20, 12, 5, true},
+};
+
+static const manner manners[] = {
+    {0, 0, false},  {1, 0, false}, {8, 0, true},
+    {70, 2, false}, {0, 30, true}, {128, 0, false},
 };
 
 /* First and last slots of blocks, and places inside. */
 static const uint32_t positions[] = {0,  1,  14, 15,  16,  17,  31,  62,
                                      63, 64, 65, 100, 127, 128, 200, 255};
 
-static void matches_a_plain_softmax_in_double(void **state) {
-    static float out[MAX_ROW], q[MAX_ROW];
+/* Every head at one position. */
+static void check_position(const fixture *f, uint32_t layer, uint32_t kv_head,
+                           uint32_t position) {
+    static float out[MAX_ROW];
     static double want[ATTENTION_MAX_DIM];
+    /* latent values are keys, which are larger */
+    const double error = f->shape.latent ? 1e-5 : 3e-6;
+    attend(f, layer, kv_head, position, out);
+    for (uint32_t g = 0; g < f->shape.group; g++) {
+        attend_plainly(f, layer, kv_head, position, g, want);
+        for (size_t d = 0; d < f->shape.value_dim; d++) {
+            double got = (double)out[g * f->shape.value_dim + d];
+            assert_true(fabs(got - want[d]) < error);
+        }
+    }
+}
+
+static void matches_a_plain_softmax_in_double(void **state) {
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         fixture f;
         setup(&f, shapes[i], 256);
         fill_positions(&f, 0, 256);
         for (size_t p = 0; p < ARRAY_LEN(positions); p++) {
-            uint32_t head = f.shape.n_kv_heads - 1;
-            attend(&f, 1, head, positions[p], out);
-            fill_query(&f, positions[p], q);
-            for (size_t g = 0; g < f.shape.group; g++) {
-                attend_plainly(&f, 1, head, positions[p],
-                               q + g * f.shape.key_dim, want);
-                for (size_t d = 0; d < f.shape.value_dim; d++) {
-                    double got = (double)out[g * f.shape.value_dim + d];
-                    assert_true(fabs(got - want[d]) < 3e-6);
-                }
-            }
+            f.manner = manners[(i + p) % ARRAY_LEN(manners)];
+            check_position(&f, 1, f.shape.n_kv_heads - 1, positions[p]);
         }
         teardown(&f);
     }
 }
 
 static void follows_a_long_context(void **state) {
-    const shape s = {KV_F16, 1, 64, 64, 4};
-    static float out[MAX_ROW], q[MAX_ROW];
-    static double want[ATTENTION_MAX_DIM];
+    const shape s = {KV_F16, 1, 64, 64, 4, false};
     fixture f;
     (void)state;
     setup(&f, s, MAX_POSITIONS);
     fill_positions(&f, 0, MAX_POSITIONS);
     for (uint32_t p = 300; p < MAX_POSITIONS; p += 97) {
-        attend(&f, 0, 0, p, out);
-        fill_query(&f, p, q);
-        attend_plainly(&f, 0, 0, p, q + 3 * 64, want);
-        for (size_t d = 0; d < 64; d++) {
-            assert_true(fabs((double)out[3 * 64 + d] - want[d]) < 3e-6);
-        }
+        f.manner = manners[p % ARRAY_LEN(manners)];
+        check_position(&f, 0, 0, p);
     }
     teardown(&f);
 }
 
 /* The formula of attention.h, written out for one head and f32. */
-static void follows_the_written_order_of_operations(void **state) {
-    const shape s = {KV_F32, 1, 20, 24, 1};
+static void check_written_order(manner how) {
+    const shape s = {KV_F32, 1, 20, 24, 1, false};
     static float got[MAX_ROW], q[MAX_ROW];
     const uint32_t position = 201;
-    float m = -INFINITY, l = 0, o[24] = {0};
     fixture f;
-    (void)state;
     setup(&f, s, 256);
+    f.manner = how;
     fill_positions(&f, 0, 256);
     fill_query(&f, position, q);
-    for (uint32_t b = 0; b < 4; b++) {
+    const uint32_t first = first_of(&f, position);
+    float m = how.sinks ? sink_of(0) : -INFINITY, l = how.sinks, o[24] = {0};
+    for (uint32_t b = first / 64; b < 4; b++) {
         const float *k = kv_keys(f.kv, f.seq.pages[b], 0, 0);
         const float *v = kv_values(f.kv, f.seq.pages[b], 0, 0);
         uint32_t n = b < 3 ? 64 : position + 1 - 192;
+        uint32_t from = b == first / 64 ? first % 64 : 0;
         float p[64] = {0}, best = m;
-        for (uint32_t j = 0; j < n; j++) {
+        for (uint32_t j = from; j < n; j++) {
             float acc = 0;
             for (size_t d = 0; d < 20; d++) {
                 acc = fmaf(q[d], k[d * 64 + j], acc);
             }
             p[j] = scale_of(&f) * acc;
+            if (how.softcap > 0) p[j] = vm_softcapf(p[j], how.softcap);
             best = p[j] > best ? p[j] : best;
         }
-        float c = b == 0 ? 0 : vm_expf(m - best);
-        for (uint32_t j = 0; j < n; j++) {
+        float c = b == first / 64 && !how.sinks ? 0 : vm_expf(m - best);
+        for (uint32_t j = from; j < n; j++) {
             p[j] = vm_expf(p[j] - best);
         }
         m = best;
         l = fmaf(l, c, vm_sum(64, p));
         for (size_t d = 0; d < 24; d++) {
             o[d] *= c;
-            for (uint32_t j = 0; j < n; j++) {
+            for (uint32_t j = from; j < n; j++) {
                 o[d] = fmaf(p[j], v[j * 24 + d], o[d]);
             }
         }
@@ -253,6 +322,12 @@ static void follows_the_written_order_of_operations(void **state) {
     teardown(&f);
 }
 
+static void follows_the_written_order_of_operations(void **state) {
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(manners); i++)
+        check_written_order(manners[i]);
+}
+
 static void every_level_has_equal_bits(void **state) {
     static float want[MAX_ROW], got[MAX_ROW];
     (void)state;
@@ -262,6 +337,7 @@ static void every_level_has_equal_bits(void **state) {
         fill_positions(&f, 0, 256);
         size_t bytes = f.shape.group * f.shape.value_dim * sizeof(float);
         for (size_t p = 0; p < ARRAY_LEN(positions); p++) {
+            f.manner = manners[(i + p) % ARRAY_LEN(manners)];
             assert_int_equal(cpu_force(CPU_SCALAR), 0);
             attend(&f, 0, 0, positions[p], want);
             for (cpu_level level = CPU_AVX2; level <= cpu_best(); level++) {
@@ -292,6 +368,8 @@ static void keys_after_the_position_do_not_matter(void **state) {
             for (size_t p = 0; p < ARRAY_LEN(positions); p++) {
                 fill_positions(&growing, filled, positions[p] + 1);
                 filled = positions[p] + 1;
+                growing.manner = manners[(i + p) % ARRAY_LEN(manners)];
+                full.manner = growing.manner;
                 attend(&growing, 1, 0, positions[p], alone);
                 attend(&full, 1, 0, positions[p], within);
                 assert_memory_equal(alone, within, n * sizeof(float));
@@ -306,31 +384,124 @@ static void keys_after_the_position_do_not_matter(void **state) {
     assert_int_equal(cpu_force(cpu_best()), 0);
 }
 
-/* A head's bits are the same alone and in any group, at any place. */
+/* A head's bits are the same alone and in any group, at any place, also in one
+ * that is larger than a kernel takes at once. */
 static void the_group_does_not_matter(void **state) {
-    static float q[MAX_ROW], group_out[MAX_ROW], alone[MAX_ROW];
-    const shape s = {KV_F16, 1, 24, 40, 11};
-    fixture f;
+    static float group_out[MAX_ROW], alone[MAX_ROW];
+    static const shape of[] = {{KV_F16, 1, 24, 40, 11, false},
+                               {KV_F32, 1, 8, 9, 150, false}};
     (void)state;
-    setup(&f, s, 200);
-    fill_positions(&f, 0, 200);
-    for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
-        assert_int_equal(cpu_force(level), 0);
-        fill_query(&f, 150, q);
-        attend(&f, 0, 0, 150, group_out);
-        for (size_t g = 0; g < s.group; g++) {
-            attention_group(f.kv, &f.seq, 0, 0, 150, 1, q + g * 24,
-                            scale_of(&f), alone);
-            assert_memory_equal(alone, group_out + g * 40, 40 * sizeof(float));
+    for (size_t i = 0; i < ARRAY_LEN(of); i++) {
+        fixture f;
+        setup(&f, of[i], 200);
+        f.manner = (manner){90, 4, true};
+        fill_positions(&f, 0, 200);
+        size_t dim = of[i].value_dim;
+        for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
+            assert_int_equal(cpu_force(level), 0);
+            attend(&f, 0, 0, 150, group_out);
+            for (size_t g = 0; g < of[i].group; g++) {
+                attend_group(&f, 0, 0, 150, g, 1, alone);
+                assert_memory_equal(alone, group_out + g * dim,
+                                    dim * sizeof(float));
+            }
         }
+        teardown(&f);
     }
     assert_int_equal(cpu_force(cpu_best()), 0);
+}
+
+/* A key before the window may hold anything. */
+static void keys_before_the_first_do_not_matter(void **state) {
+    static float want[MAX_ROW], got[MAX_ROW];
+    const shape s = {KV_F32, 1, 16, 20, 5, false};
+    (void)state;
+    for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
+        assert_int_equal(cpu_force(level), 0);
+        fixture whole, late;
+        setup(&whole, s, 256);
+        setup(&late, s, 256);
+        whole.manner = late.manner = (manner){.window = 80};
+        fill_positions(&whole, 0, 256);
+        fill_positions(&late, 121, 256); /* poison before it */
+        for (uint32_t p = 200; p < 256; p += 11) {
+            attend(&whole, 0, 0, p, want);
+            attend(&late, 0, 0, p, got);
+            assert_memory_equal(want, got, 5 * 20 * sizeof(float));
+        }
+        teardown(&whole);
+        teardown(&late);
+    }
+    assert_int_equal(cpu_force(cpu_best()), 0);
+}
+
+/* By hand: scores 0 and 0 and a sink of log 2 share the weight 1 : 1 : 2. */
+static void a_sink_takes_weight_and_gives_nothing(void **state) {
+    const shape s = {KV_F32, 1, 4, 2, 1, false};
+    const float q[4] = {0}, sink = logf(2.0f), v[2][2] = {{4, 8}, {12, 0}};
+    float out[2];
+    fixture f;
+    (void)state;
+    setup(&f, s, 2);
+    for (uint32_t p = 0; p < 2; p++)
+        kv_write(f.kv, &f.seq, 0, p, q, v[p]);
+    const attention_query query = {.seq = &f.seq,
+                                   .position = 1,
+                                   .group = 1,
+                                   .q = q,
+                                   .scale = 1,
+                                   .sinks = &sink};
+    attention_group(f.kv, &query, out);
+    assert_float_equal(out[0], 4.0f, 1e-6f);
+    assert_float_equal(out[1], 2.0f, 1e-6f);
     teardown(&f);
+}
+
+/* The same keys in either cache, the values being their first part: the layout
+ * changes no bit, and heads of a query may stand apart. */
+static void a_latent_cache_gives_what_a_grouped_one_gives(void **state) {
+    static float k[2 * 40], v[2 * 24], q[37 * 48], want[37 * 24], got[37 * 24];
+    const shape grouped = {KV_F16, 2, 40, 24, 37, false};
+    shape latent = grouped;
+    latent.latent = true;
+    fixture a, b;
+    (void)state;
+    setup(&a, grouped, 200);
+    setup(&b, latent, 200);
+    for (uint32_t p = 0; p < 200; p++) {
+        for (uint32_t i = 0; i < 80; i++) {
+            k[i] = 2 * value_at(1, p, i);
+            if (i % 40 < 24) v[i / 40 * 24 + i % 40] = k[i];
+        }
+        kv_write(a.kv, &a.seq, 1, p, k, v);
+        kv_write(b.kv, &b.seq, 1, p, k, NULL);
+    }
+    for (uint32_t i = 0; i < ARRAY_LEN(q); i++)
+        q[i] = 3 * value_at(9, 0, i);
+    attention_query query = {.layer = 1,
+                             .kv_head = 1,
+                             .position = 199,
+                             .first = 3,
+                             .group = 37,
+                             .q = q,
+                             .q_stride = 48,
+                             .scale = 0.2f};
+    for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
+        assert_int_equal(cpu_force(level), 0);
+        query.seq = &a.seq;
+        attention_group(a.kv, &query, want);
+        query.seq = &b.seq;
+        attention_group(b.kv, &query, got);
+        assert_memory_equal(want, got, sizeof(want));
+    }
+    assert_int_equal(cpu_force(cpu_best()), 0);
+    teardown(&a);
+    teardown(&b);
 }
 
 static void the_order_of_pages_does_not_matter(void **state) {
     static float want[MAX_ROW], got[MAX_ROW];
-    const shape s = {KV_F32, 2, 16, 16, 2};
+    const shape s = {KV_F32, 2, 16, 16, 2, false};
     fixture f;
     kv_seq blocker = {0};
     (void)state;
@@ -355,7 +526,7 @@ static void the_order_of_pages_does_not_matter(void **state) {
 
 /* A score far above all others takes the whole weight, in any block. */
 static void a_dominant_key_gives_its_value(void **state) {
-    const shape s = {KV_F32, 1, 4, 20, 2};
+    const shape s = {KV_F32, 1, 4, 20, 2, false};
     float k[4], v[20], out[40], q[8] = {50, 50, 50, 50, 50, 50, 50, 50};
     fixture f;
     (void)state;
@@ -370,7 +541,9 @@ static void a_dominant_key_gives_its_value(void **state) {
             }
             kv_write(f.kv, &f.seq, 0, p, k, v);
         }
-        attention_group(f.kv, &f.seq, 0, 0, 199, 2, q, 1.0f, out);
+        const attention_query query = {
+            .seq = &f.seq, .position = 199, .group = 2, .q = q, .scale = 1.0f};
+        attention_group(f.kv, &query, out);
         for (size_t d = 0; d < 20; d++) {
             assert_true(out[d] == (float)chosen + (float)d);
             assert_true(out[20 + d] == (float)chosen + (float)d);
@@ -387,6 +560,9 @@ int main(void) {
         cmocka_unit_test(every_level_has_equal_bits),
         cmocka_unit_test(keys_after_the_position_do_not_matter),
         cmocka_unit_test(the_group_does_not_matter),
+        cmocka_unit_test(keys_before_the_first_do_not_matter),
+        cmocka_unit_test(a_sink_takes_weight_and_gives_nothing),
+        cmocka_unit_test(a_latent_cache_gives_what_a_grouped_one_gives),
         cmocka_unit_test(the_order_of_pages_does_not_matter),
         cmocka_unit_test(a_dominant_key_gives_its_value),
     };

@@ -25,6 +25,7 @@ static void *must(void *p) {
 
 typedef struct {
     plain_matrix gate, up, down;
+    plain_join how;
     ffn_weights packed;
 } network;
 
@@ -93,8 +94,8 @@ static void free_rows(rows *r) {
 static void compute_wanted(const network *n, size_t segments, int exact,
                            act_form form, rows *r) {
     for (size_t t = 0; t < r->n; t++) {
-        plain_ffn(&n->gate, &n->up, &n->down, segments, exact, form, r->x[t],
-                  r->want[t]);
+        plain_ffn(&n->gate, &n->up, &n->down, &n->how, segments, exact, form,
+                  r->x[t], r->want[t]);
     }
 }
 
@@ -169,7 +170,30 @@ static const struct {
     {{WEIGHT_F32, WEIGHT_Q8_0, WEIGHT_Q8_0}, 96, 256, 8},
     {{WEIGHT_Q4_K, WEIGHT_Q5_K, WEIGHT_Q6_K}, 256, 768, 1},
     {{WEIGHT_Q6_K, WEIGHT_Q6_K, WEIGHT_Q5_K}, 512, 1024, 4},
+    {{WEIGHT_Q4_1, WEIGHT_Q5_0, WEIGHT_Q5_1}, 64, 96, 1},
+    {{WEIGHT_MXFP4, WEIGHT_IQ4_NL, WEIGHT_MXFP4}, 96, 256, 8},
+    {{WEIGHT_Q2_K, WEIGHT_Q3_K, WEIGHT_Q4_1}, 256, 320, 2},
+    {{WEIGHT_IQ4_XS, WEIGHT_Q3_K, WEIGHT_IQ4_XS}, 256, 512, 2},
+    {{WEIGHT_Q5_0, WEIGHT_Q2_K, WEIGHT_Q3_K}, 256, 1024, 4},
+    {{WEIGHT_Q5_1, WEIGHT_IQ4_XS, WEIGHT_Q2_K}, 256, 2048, 8},
 };
+
+static float *random_bias(uint64_t *seed, size_t n) {
+    float *bias = must(aligned_alloc_zero(n * sizeof(*bias)));
+    for (size_t i = 0; i < n; i++)
+        bias[i] = 9.0f * plain_random_float(seed); /* beyond the clamps */
+    return bias;
+}
+
+/* Give a network an activation, and biases. */
+static void join_by(network *n, ffn_activation activation, bool gate_bias,
+                    bool up_bias, uint64_t *seed) {
+    size_t dim = n->gate.rows;
+    n->packed.activation = activation;
+    if (gate_bias) n->packed.gate_bias = random_bias(seed, dim);
+    if (up_bias) n->packed.up_bias = random_bias(seed, dim);
+    n->how = (plain_join){activation, n->packed.gate_bias, n->packed.up_bias};
+}
 
 /* The form in which rows reach a network. */
 static act_form form_for(const network *n, int exact) {
@@ -198,6 +222,54 @@ static void follows_the_contract_bit_for_bit(void **state) {
         close_bench(&b);
         free_network(&n);
     }
+}
+
+/* Each activation, with and without either bias, at every level. */
+static void activations_and_biases_follow_the_contract(void **state) {
+    uint64_t seed = 11;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        for (int a = 0; a < FFN_ACTIVATIONS; a++) {
+            network n = make_network(&seed, shapes[i].types,
+                                     shapes[i].model_dim, shapes[i].ffn_dim);
+            bench b =
+                open_bench(2, 3, 1, shapes[i].ffn_dim, shapes[i].model_dim);
+            act_form form = form_for(&n, 0);
+            rows r = make_rows(&seed, form, shapes[i].model_dim, 3);
+            join_by(&n, (ffn_activation)a, (i + a) % 3 != 0, (i + a) % 3 != 1,
+                    &seed);
+            ffn_job job = job_of(&n, &r);
+            compute_wanted(&n, shapes[i].segments, 0, form, &r);
+            for (int level = 0; level <= (int)cpu_best(); level++) {
+                assert_int_equal(cpu_force((cpu_level)level), 0);
+                assert_int_equal(ffn_run(b.p, b.s, &job, 1, form, 0), 0);
+                check_and_clear(&r);
+            }
+            cpu_force(cpu_best());
+            free_rows(&r);
+            close_bench(&b);
+            free_network(&n);
+        }
+    }
+}
+
+static void names_its_memory_in_a_fixed_order(void **state) {
+    uint64_t seed = 12;
+    static const uint32_t f32[3] = {WEIGHT_F32, WEIGHT_F32, WEIGHT_F32};
+    network n = make_network(&seed, f32, 32, 40);
+    ffn_piece pieces[FFN_PIECES_MAX];
+    (void)state;
+
+    assert_int_equal(ffn_pieces(&n.packed, pieces), 3);
+    assert_ptr_equal(pieces[2].data, n.packed.down.data);
+    join_by(&n, FFN_GELU, false, true, &seed);
+    assert_int_equal(ffn_pieces(&n.packed, pieces), 4);
+    assert_ptr_equal(pieces[3].data, n.packed.up_bias);
+    assert_int_equal(pieces[3].bytes, 40 * sizeof(float));
+    n.packed.gate_bias = random_bias(&seed, 40);
+    assert_int_equal(ffn_pieces(&n.packed, pieces), 5);
+    assert_ptr_equal(pieces[3].data, n.packed.gate_bias);
+    free_network(&n);
 }
 
 static const uint32_t all_q8_0[3] = {WEIGHT_Q8_0, WEIGHT_Q8_0, WEIGHT_Q8_0};
@@ -271,10 +343,17 @@ static void order_of_rows_changes_no_bit(void **state) {
     free_network(&n);
 }
 
+static float *bias_part(const float *whole, size_t from, size_t width) {
+    float *part = must(aligned_alloc_zero(width * sizeof(*part)));
+    memcpy(part, whole + from, width * sizeof(*part));
+    return part;
+}
+
 /* Hidden values [from, from + width) of a Q8_0 network as one of its own. */
 static network slice_of(const network *n, size_t from, size_t width,
                         size_t segments) {
-    network s = {.packed.segments = segments};
+    network s = {
+        .packed = {.segments = segments, .activation = n->packed.activation}};
     const weight_format *f = weight_format_find(WEIGHT_Q8_0);
     size_t model_dim = n->gate.cols;
     size_t up_stride = plain_stored_bytes(WEIGHT_Q8_0, model_dim);
@@ -297,6 +376,10 @@ static network slice_of(const network *n, size_t from, size_t width,
     }
     assert_int_equal(matrix_pack(&s.packed.down, f, model_dim, width, down), 0);
     free(down);
+    if (n->packed.gate_bias != NULL)
+        s.packed.gate_bias = bias_part(n->packed.gate_bias, from, width);
+    if (n->packed.up_bias != NULL)
+        s.packed.up_bias = bias_part(n->packed.up_bias, from, width);
     return s;
 }
 
@@ -308,6 +391,7 @@ static void slices_add_up_to_the_whole(void **state) {
     bench b = open_bench(2, 6, 1, FFN_DIM, MODEL_DIM);
     (void)state;
 
+    join_by(&n, FFN_SWIGLU_CLAMPED, true, true, &seed);
     compute_wanted(&n, SEGMENTS, 0, ACT_A8, &r);
     for (size_t n_slices = 2; n_slices <= SEGMENTS; n_slices *= 2) {
         size_t width = FFN_DIM / n_slices;
@@ -410,6 +494,9 @@ static void refuses_matrices_that_do_not_fit_together(void **state) {
         mixed.segments = bad[i]; /* 96 values: blocks of 32 allow 1 */
         assert_int_equal(ffn_run(b.p, b.s, &job, 1, ACT_A8, 0), ERR_RANGE);
     }
+    mixed = n.packed;
+    mixed.activation = FFN_ACTIVATIONS;
+    assert_int_equal(ffn_run(b.p, b.s, &job, 1, ACT_A8, 0), ERR_RANGE);
     close_bench(&b);
     free_rows(&r);
     free_network(&other);
@@ -444,6 +531,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cuts_into_at_most_eight_whole_blocks),
         cmocka_unit_test(follows_the_contract_bit_for_bit),
+        cmocka_unit_test(activations_and_biases_follow_the_contract),
+        cmocka_unit_test(names_its_memory_in_a_fixed_order),
         cmocka_unit_test(batch_threads_and_level_change_no_bit),
         cmocka_unit_test(order_of_rows_changes_no_bit),
         cmocka_unit_test(slices_add_up_to_the_whole),

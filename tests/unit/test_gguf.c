@@ -534,6 +534,8 @@ static void refuses_impossible_shapes(void **state) {
         {AT_DIM_1, (uint64_t)1 << 60, 8, "reaches past the end"},
         {AT_DIM_1, 9, 8, "reaches past the end"},
         {AT_TYPE, WEIGHT_Q8_0, 4, "no multiple of the 32 in a block of q8_0"},
+        {AT_TYPE, WEIGHT_MXFP4, 4, "no multiple of the 32 in a block of mxfp4"},
+        {AT_TYPE, WEIGHT_Q2_K, 4, "no multiple of the 256 in a block of q2_k"},
         {AT_OFFSET, 16, 8, "not aligned to 32"},
         {AT_OFFSET, 32, 8, "reaches past the end"},
         {AT_OFFSET, UINT64_MAX - 31, 8, "reaches past the end"},

@@ -442,20 +442,57 @@ static int n_variants(void) {
     return getenv("ROSTER_TEST_QUICK") != NULL ? 50 : 200;
 }
 
+static void survives_of(const char *path, make_variant make, int n) {
+    gguf *g = NULL;
+    target t = {0};
+    uint8_t *bytes = fixture_read(path, &t.original.n);
+    t.original.bytes = bytes;
+    assert_int_equal(gguf_open(&g, path, NULL, 0), 0);
+    gguf_head(g, 0, &t.head_bytes);
+    gguf_close(g);
+    for (int first = 0; first < n; first += CHUNK)
+        assert_survived(make, &t, first, first + CHUNK);
+    free(bytes);
+}
+
 static void survives(make_variant make) {
     const char *paths[] = {GOLDEN("mixtral-q8_0"), GOLDEN("qwen3moe-q8_0"),
                            GOLDEN("llama-dense-q8_0"), model_base_mixtral()};
-    for (size_t i = 0; i < ARRAY_LEN(paths); i++) {
-        gguf *g = NULL;
-        target t = {0};
-        uint8_t *bytes = fixture_read(paths[i], &t.original.n);
-        t.original.bytes = bytes;
-        assert_int_equal(gguf_open(&g, paths[i], NULL, 0), 0);
-        gguf_head(g, 0, &t.head_bytes);
-        gguf_close(g);
-        for (int first = 0; first < n_variants(); first += CHUNK)
-            assert_survived(make, &t, first, first + CHUNK);
-        free(bytes);
+    for (size_t i = 0; i < ARRAY_LEN(paths); i++)
+        survives_of(paths[i], make, n_variants());
+}
+
+/* Of every other architecture a file, where there are some. */
+static void survives_damage_to_other_families(void **state) {
+    (void)state;
+    static const char *const names[] = {"bailingmoe2",
+                                        "dbrx",
+                                        "deepseek-v1",
+                                        "deepseek-v2-lite-q8_0",
+                                        "deepseek-v3-q8_0",
+                                        "deepseek-v3-kvb",
+                                        "dots1",
+                                        "ernie45moe",
+                                        "glm4moe",
+                                        "gpt-oss-mxfp4_moe",
+                                        "granitemoe",
+                                        "grok",
+                                        "hunyuan-moe",
+                                        "llama4",
+                                        "minimax-m2",
+                                        "olmoe",
+                                        "phimoe",
+                                        "qwen2moe"};
+    const char *folder = fixture_shared("golden/logits", "other families");
+    if (folder == NULL) skip();
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *path = NULL;
+        if (asprintf(&path, "%s/%s/model.gguf", folder, names[i]) < 0) abort();
+        if (access(path, R_OK) == 0) {
+            survives_of(path, damaged, n_variants() / 4);
+            survives_of(path, swapped, n_variants() / 4);
+        }
+        free(path);
     }
 }
 
@@ -490,6 +527,7 @@ int main(void) {
         cmocka_unit_test(refuses_a_file_that_is_cut_off_anywhere),
         cmocka_unit_test(survives_random_damage),
         cmocka_unit_test(survives_fields_that_say_something_else),
+        cmocka_unit_test(survives_damage_to_other_families),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

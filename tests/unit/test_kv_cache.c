@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine/cpu.h"
@@ -159,6 +160,36 @@ static void keys_lie_transposed_and_values_do_not(void **state) {
     kv_cache_free(kv);
 }
 
+static void a_latent_key_holds_its_value(void **state) {
+    kv_config c = small;
+    kv_seq seq = {0};
+    float k[15];
+    (void)state;
+    c.latent = true;
+    c.value_dim = 4;
+    assert_int_equal(kv_page_bytes(&c), 64 * 2 * 3 * 5 * 4);
+    kv_cache *kv = make(&c);
+    assert_int_equal(kv_value_stride(kv_cache_config(kv)), 5);
+    assert_int_equal(kv_reserve(kv, &seq, 70), 0);
+    for (uint32_t p = 0; p < 70; p++) {
+        for (uint32_t i = 0; i < 15; i++) {
+            k[i] = mark(1, p, i / 5, i % 5);
+        }
+        kv_write(kv, &seq, 1, p, k, NULL);
+    }
+    for (uint32_t head = 0; head < 3; head++) {
+        for (uint32_t p = 0; p < 70; p++) {
+            const float *keys = kv_keys(kv, seq.pages[p / 64], 1, head);
+            assert_ptr_equal(keys, kv_values(kv, seq.pages[p / 64], 1, head));
+            for (uint32_t d = 0; d < 5; d++) {
+                assert_true(keys[p % 64 * 5 + d] == mark(1, p, head, d));
+            }
+        }
+    }
+    kv_release(kv, &seq);
+    kv_cache_free(kv);
+}
+
 /* Every f32 bit pattern in steps, and each edge of the f16 range. */
 static float nth_float(uint32_t i) {
     static const float edges[] = {
@@ -173,19 +204,20 @@ static float nth_float(uint32_t i) {
     return x;
 }
 
-static void f16_has_equal_bits_at_every_level(void **state) {
+static void check_f16(bool latent) {
     enum { DIM = 517 };
     kv_config config = {.type = KV_F16,
                         .n_layers = 1,
                         .n_kv_heads = 1,
                         .key_dim = DIM,
                         .value_dim = DIM,
-                        .n_pages = 1};
+                        .n_pages = 1,
+                        .latent = latent};
     kv_cache *kv = make(&config);
     kv_seq seq = {0};
     float x[DIM];
-    (void)state;
     assert_int_equal(kv_reserve(kv, &seq, 1), 0);
+    const size_t key_step = latent ? 1 : 64;
     const uint16_t *k = kv_keys(kv, seq.pages[0], 0, 0);
     const uint16_t *v = kv_values(kv, seq.pages[0], 0, 0);
 
@@ -198,7 +230,7 @@ static void f16_has_equal_bits_at_every_level(void **state) {
             kv_write(kv, &seq, 0, 0, x, x);
             for (uint32_t i = 0; i < DIM; i++) {
                 uint16_t want = f32_to_f16(x[i]);
-                if (k[i * 64] != want || v[i] != want) fail();
+                if (k[i * key_step] != want || v[i] != want) fail();
             }
         }
     }
@@ -207,8 +239,14 @@ static void f16_has_equal_bits_at_every_level(void **state) {
     kv_cache_free(kv);
 }
 
+static void f16_has_equal_bits_at_every_level(void **state) {
+    (void)state;
+    check_f16(false);
+    check_f16(true);
+}
+
 static void refuses_sizes_that_make_no_cache(void **state) {
-    kv_config c[8];
+    kv_config c[9];
     kv_cache *kv = (kv_cache *)&small;
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(c); i++) {
@@ -223,6 +261,7 @@ static void refuses_sizes_that_make_no_cache(void **state) {
     c[6].type = KV_TYPES;
     c[7].n_pages = UINT32_MAX; /* more than any address space */
     c[7].key_dim = 1u << 20;
+    c[8].latent = true; /* a value of 7 in a key of 5 */
     for (size_t i = 0; i < ARRAY_LEN(c); i++) {
         int want = i == 6 ? ERR_UNSUPPORTED : i == 7 ? -ENOMEM : ERR_RANGE;
         assert_int_equal(kv_cache_new(&kv, &c[i]), want);
@@ -238,6 +277,7 @@ int main(void) {
         cmocka_unit_test(exhaustion_keeps_what_was_got),
         cmocka_unit_test(no_page_belongs_to_two_sequences),
         cmocka_unit_test(keys_lie_transposed_and_values_do_not),
+        cmocka_unit_test(a_latent_key_holds_its_value),
         cmocka_unit_test(f16_has_equal_bits_at_every_level),
         cmocka_unit_test(refuses_sizes_that_make_no_cache),
     };

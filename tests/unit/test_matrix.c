@@ -90,6 +90,8 @@ static void gives_the_plain_product(void **state) {
         {WEIGHT_Q8_0, 1, 32, MAX_X}, {WEIGHT_Q8_0, 700, 1056, 1},
         {WEIGHT_Q5_K, 33, 768, 2},   {WEIGHT_Q6_K, 300, 512, 17},
         {WEIGHT_Q4_0, 300, 1056, 5}, {WEIGHT_Q4_K, 65, 2304, 1},
+        {WEIGHT_MXFP4, 90, 1056, 3}, {WEIGHT_IQ4_XS, 65, 768, 5},
+        {WEIGHT_Q2_K, 70, 512, 1},   {WEIGHT_Q5_1, 33, 96, 9},
     };
     uint64_t seed = 1;
     pool *p = new_pool(2);
@@ -169,6 +171,50 @@ static void threads_levels_and_batch_change_no_bit(void **state) {
     }
     matrix_fini(&m);
     free(stored);
+}
+
+/* As heads have them: small and many, tall and few. */
+static void a_matrix_for_each_of_many_inputs(void **state) {
+    static const struct {
+        uint32_t type;
+        size_t n, rows, cols, n_x;
+    } cases[] = {
+        {WEIGHT_Q8_0, 40, 24, 64, 3},
+        {WEIGHT_F32, 3, 1000, 160, 9},
+        {WEIGHT_BF16, 1, 20, 33, 1},
+    };
+    uint64_t seed = 5;
+    pool *p = new_pool(2);
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        size_t n = cases[i].n, n_x = cases[i].n_x;
+        matrix m[40];
+        void *stored[40];
+        rows r[40];
+        const void *x[40 * 9];
+        float *y[40 * 9];
+        for (size_t h = 0; h < n; h++) {
+            stored[h] = random_stored(&seed, cases[i].type, cases[i].rows,
+                                      cases[i].cols);
+            assert_int_equal(
+                matrix_pack(&m[h], weight_format_find(cases[i].type),
+                            cases[i].rows, cases[i].cols, stored[h]),
+                0);
+            r[h] = make_rows(&seed, &m[h], matrix_act(&m[h], false), n_x);
+            memcpy(x + h * n_x, r[h].x, n_x * sizeof(*x));
+            memcpy(y + h * n_x, r[h].y, n_x * sizeof(*y));
+        }
+        act_form form = matrix_act(&m[0], false);
+        matrix_mul_each(p, n, m, form, x, n_x, y);
+        for (size_t h = 0; h < n; h++) {
+            check_rows(&m[h], cases[i].type, form, stored[h], &r[h]);
+            free_rows(&r[h]);
+            matrix_fini(&m[h]);
+            free(stored[h]);
+        }
+    }
+    matrix_mul_each(p, 0, NULL, ACT_F32, NULL, 1, NULL); /* nothing to do */
+    pool_free(p);
 }
 
 static void several_matrices_in_one_run_give_the_same(void **state) {
@@ -295,20 +341,25 @@ static void refuses_a_slab_that_is_not_there(void **state) {
     close_file(&f);
 }
 
+/* The formats that choose whole runs of values from tables of thousands, and
+ * those of three values. */
 static void names_a_format_it_cannot_compute_with(void **state) {
+    static const uint32_t types[] = {16, 17, 18, 19, 21, 22, 29, 34, 35};
     static const uint64_t dims[] = {256, 2};
-    uint8_t data[2 * 84] = {0};
-    char why[200] = "";
-    matrix m;
+    static const uint8_t data[2 * 110];
     (void)state;
 
-    file f = open_file(10, 2, dims, data);
-    assert_int_equal(matrix_load(&m, f.g, f.t, 0, why, sizeof(why)),
-                     ERR_UNSUPPORTED);
-    assert_non_null(strstr(why, "a.weight"));
-    assert_non_null(strstr(why, "q2_k"));
-    assert_null(m.data);
-    close_file(&f);
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        char why[200] = "";
+        matrix m;
+        file f = open_file(types[i], 2, dims, data);
+        assert_int_equal(matrix_load(&m, f.g, f.t, 0, why, sizeof(why)),
+                         ERR_UNSUPPORTED);
+        assert_non_null(strstr(why, "a.weight"));
+        assert_non_null(strstr(why, weight_type_name(types[i])));
+        assert_null(m.data);
+        close_file(&f);
+    }
 }
 
 static void refuses_shapes_that_do_not_fit(void **state) {
@@ -407,6 +458,7 @@ int main(void) {
         cmocka_unit_test(gives_the_plain_product),
         cmocka_unit_test(exact_mode_wants_f32_rows),
         cmocka_unit_test(threads_levels_and_batch_change_no_bit),
+        cmocka_unit_test(a_matrix_for_each_of_many_inputs),
         cmocka_unit_test(several_matrices_in_one_run_give_the_same),
         cmocka_unit_test(loads_each_slab_of_a_tensor),
         cmocka_unit_test(refuses_a_slab_that_is_not_there),

@@ -41,9 +41,9 @@ static void reads_a_mixtral(void **state) {
     assert_int_equal(c.n_kv_heads, 2);
     assert_int_equal(c.key_dim, 8);
     assert_int_equal(c.value_dim, 8);
-    assert_true(c.attention_scale == 1.0f / sqrtf(8.0f));
-    assert_true(c.rms_eps == 1e-5f);
-    assert_false(c.qk_norm);
+    assert_true(c.attention.scale == 1.0f / sqrtf(8.0f));
+    assert_true(c.norm.eps == 1e-5f);
+    assert_int_equal(c.attention.qk_norm, QK_NORM_NONE);
     assert_int_equal(c.rope.style, ROPE_NORM);
     assert_int_equal(c.rope.n_dims, 8);
     assert_true(c.rope.base == 1e6 && c.rope.scale == 1.0);
@@ -81,11 +81,11 @@ static void reads_a_qwen3moe(void **state) {
 
     assert_string_equal(c.arch, "qwen3moe");
     assert_int_equal(c.rope.style, ROPE_NEOX);
-    assert_true(c.qk_norm);
+    assert_int_equal(c.attention.qk_norm, QK_NORM_HEADS);
     assert_int_equal(c.expert_dim, 16);
     assert_int_equal(c.n_experts, 4);
     assert_int_equal(c.n_used, 2);
-    assert_true(c.rms_eps == 1e-6f);
+    assert_true(c.norm.eps == 1e-6f);
     assert_true(model_is_moe(&c, 0));
     assert_int_equal(c.routing.gating, GATING_SOFTMAX);
     assert_true(c.routing.renormalize);
@@ -103,7 +103,7 @@ static void takes_the_head_size_from_key_length(void **state) {
     assert_int_equal(c.key_dim, 24);
     assert_int_equal(c.value_dim, 12);
     assert_int_equal(c.rope.n_dims, 24);
-    assert_true(c.attention_scale == 1.0f / sqrtf(24.0f));
+    assert_true(c.attention.scale == 1.0f / sqrtf(24.0f));
 }
 
 static void has_defaults_for_what_a_file_may_leave_out(void **state) {
@@ -129,11 +129,11 @@ static void takes_an_attention_scale(void **state) {
     const char *key = "llama.attention.scale";
     gguf_edit *e = gguf_edit_new(model_base_mixtral());
     gguf_writer_f32(gguf_edit_drop(e, key), key, 0.25f);
-    assert_true(read_edit(e).attention_scale == 0.25f);
+    assert_true(read_edit(e).attention.scale == 0.25f);
 
     e = gguf_edit_new(model_base_mixtral());
     gguf_writer_f32(gguf_edit_drop(e, key), key, 0.0f);
-    assert_true(read_edit(e).attention_scale == 1.0f / sqrtf(8.0f));
+    assert_true(read_edit(e).attention.scale == 1.0f / sqrtf(8.0f));
 }
 
 static void takes_a_context_of_any_length(void **state) {
@@ -169,6 +169,46 @@ static void scales_angles_linearly_by_either_key(void **state) {
 static void leaves_angles_alone_if_the_type_is_none(void **state) {
     (void)state;
     assert_true(rope_scale("none", 4, 2) == 1.0);
+}
+
+static gguf_edit *with_yarn(const float *factor) {
+    gguf_edit *e = gguf_edit_new(model_base_mixtral());
+    gguf_writer *w = gguf_edit_drop(e, "");
+    gguf_writer_string(w, "llama.rope.scaling.type", "yarn");
+    if (factor != NULL)
+        gguf_writer_f32(w, "llama.rope.scaling.factor", *factor);
+    return e;
+}
+
+static void reads_yarn_and_what_it_leaves_out(void **state) {
+    (void)state;
+    const float factor = 40.0f;
+    const double log_40 = 3.6888794541139363;
+    rope_config r = read_edit(with_yarn(&factor)).rope;
+    assert_true(r.scale == 40.0);
+    assert_true(fabs(r.magnitude - (1.0 + 0.1 * log_40)) < 1e-12);
+    assert_true(r.yarn.original_context == 512.0); /* the model's context */
+    assert_true(r.yarn.beta_fast == 32.0 && r.yarn.beta_slow == 1.0);
+
+    gguf_edit *e = with_yarn(&factor);
+    gguf_writer *w = gguf_edit_drop(e, "");
+    gguf_writer_u32(w, "llama.rope.scaling.original_context_length", 128);
+    gguf_writer_f32(w, "llama.rope.scaling.yarn_beta_fast", 2.0f);
+    gguf_writer_f32(w, "llama.rope.scaling.yarn_beta_slow", 0.5f);
+    gguf_writer_f32(w, "llama.rope.scaling.attn_factor", 2.0f);
+    r = read_edit(e).rope;
+    assert_true(r.yarn.original_context == 128.0);
+    assert_true(r.yarn.beta_fast == 2.0 && r.yarn.beta_slow == 0.5);
+    assert_true(fabs(r.magnitude - 2.0 * (1.0 + 0.1 * log_40)) < 1e-12);
+
+    r = read_edit(with_yarn(NULL)).rope; /* not stretched */
+    assert_true(r.scale == 1.0 && r.magnitude == 1.0);
+}
+
+static void has_no_yarn_with_other_types(void **state) {
+    (void)state;
+    rope_config r = read_base(model_base_mixtral()).rope;
+    assert_true(r.yarn.original_context == 0 && r.magnitude == 1.0);
 }
 
 /* ---- values for each layer ---- */
@@ -370,6 +410,8 @@ int main(void) {
         cmocka_unit_test(takes_a_context_of_any_length),
         cmocka_unit_test(scales_angles_linearly_by_either_key),
         cmocka_unit_test(leaves_angles_alone_if_the_type_is_none),
+        cmocka_unit_test(reads_yarn_and_what_it_leaves_out),
+        cmocka_unit_test(has_no_yarn_with_other_types),
         cmocka_unit_test(takes_an_array_of_equal_values_as_one_value),
         cmocka_unit_test(takes_any_integer_type),
         cmocka_unit_test(keeps_a_name_of_whole_characters),

@@ -11,6 +11,7 @@
 #include <string.h>
 #include "engine/err.h"
 #include "engine/gguf.h"
+#include "engine/model.h"
 #include "engine/util.h"
 #include "engine/weight.h"
 #include "tests/support/fixture.h"
@@ -18,12 +19,16 @@
 
 static char why[512];
 
-static gguf *make(const model_shape *s) {
-    const char *path = fixture_path("model.gguf");
+static gguf *make_as(const model_shape *s, const char *name) {
+    const char *path = fixture_path(name);
     gguf *g;
     assert_int_equal(model_gen(s, path, why, sizeof(why)), 0);
     assert_int_equal(gguf_open(&g, path, why, sizeof(why)), 0);
     return g;
+}
+
+static gguf *make(const model_shape *s) {
+    return make_as(s, "model.gguf");
 }
 
 static void assert_u32(const gguf *g, const char *key, uint32_t wanted) {
@@ -164,9 +169,11 @@ static double deviation(const gguf *g, const char *name) {
 
 static void scales_weights_alike_in_every_format(void **state) {
     (void)state;
-    static const uint32_t types[] = {WEIGHT_F32,  WEIGHT_F16,  WEIGHT_BF16,
-                                     WEIGHT_Q8_0, WEIGHT_Q4_0, WEIGHT_Q4_K,
-                                     WEIGHT_Q5_K, WEIGHT_Q6_K};
+    static const uint32_t types[] = {
+        WEIGHT_F32,  WEIGHT_F16,    WEIGHT_BF16,   WEIGHT_Q8_0,
+        WEIGHT_Q4_0, WEIGHT_Q4_1,   WEIGHT_Q5_0,   WEIGHT_Q5_1,
+        WEIGHT_Q2_K, WEIGHT_Q3_K,   WEIGHT_Q4_K,   WEIGHT_Q5_K,
+        WEIGHT_Q6_K, WEIGHT_IQ4_NL, WEIGHT_IQ4_XS, WEIGHT_MXFP4};
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         model_shape s = model_shape_small();
         s.type = types[i];
@@ -182,18 +189,71 @@ static void scales_weights_alike_in_every_format(void **state) {
     }
 }
 
+/* The merged stack has the values of the two, expert by expert. */
+static void merges_gate_and_up_expert_by_expert(void **state) {
+    (void)state;
+    model_shape s = model_shape_small();
+    s.arch = "gpt-oss";
+    gguf *two = make_as(&s, "two.gguf");
+    s.merged = true;
+    gguf *one = make_as(&s, "one.gguf");
+    static const char *const suffixes[] = {"weight", "bias"};
+    for (size_t i = 0; i < ARRAY_LEN(suffixes); i++) {
+        static const char *const names[] = {"gate", "up", "gate_up"};
+        const uint8_t *data[3];
+        size_t slab = 0;
+        for (size_t k = 0; k < 3; k++) {
+            char name[64];
+            gguf *g = k == 2 ? one : two;
+            snprintf(name, sizeof(name), "blk.1.ffn_%s_exps.%s", names[k],
+                     suffixes[i]);
+            const gguf_tensor *t = gguf_find_tensor(g, name);
+            assert_non_null(t);
+            data[k] = gguf_data(g, t);
+            if (k == 0) slab = t->bytes / s.n_experts;
+        }
+        for (size_t e = 0; e < s.n_experts; e++) {
+            const uint8_t *both = data[2] + 2 * e * slab;
+            assert_memory_equal(both, data[0] + e * slab, slab);
+            assert_memory_equal(both + slab, data[1] + e * slab, slab);
+        }
+    }
+    gguf_close(one);
+    gguf_close(two);
+}
+
+static void makes_every_architecture_that_it_names(void **state) {
+    (void)state;
+    static const char *const archs[] = {"llama", "qwen3moe", "gpt-oss",
+                                        "llama4", "grok"};
+    for (size_t i = 0; i < ARRAY_LEN(archs); i++) {
+        model_shape s = model_shape_small();
+        model_config c;
+        s.arch = archs[i];
+        s.n_used = 1;
+        gguf *g = make_as(&s, "arch.gguf");
+        if (model_read(&c, g, why, sizeof(why)) != 0) fail_msg("%s", why);
+        assert_string_equal(c.arch, archs[i]);
+        gguf_close(g);
+    }
+}
+
 static void refuses_shapes_that_are_none(void **state) {
     (void)state;
-    model_shape bad[7];
+    model_shape bad[10];
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         bad[i] = model_shape_small();
-    bad[0].arch = "grok";
+    bad[0].arch = "bloom";
     bad[1].n_kv_heads = 3;
     bad[2].n_used = 5;
     bad[3].n_vocab = 258;
-    bad[4].type = 10;
+    bad[4].type = 16;
     bad[5].width = 40;
     bad[6].type = WEIGHT_Q4_K;
+    bad[7].down_type = WEIGHT_Q6_K;
+    bad[8].odd_type = WEIGHT_Q5_K;
+    bad[9].arch = "gpt-oss";
+    bad[9].n_experts = 0;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         const char *path = fixture_path("none.gguf");
         why[0] = '\0';
@@ -219,6 +279,8 @@ int main(void) {
         cmocka_unit_test(writes_a_vocabulary_with_bytes),
         cmocka_unit_test(gives_the_same_bytes_for_a_seed),
         cmocka_unit_test(scales_weights_alike_in_every_format),
+        cmocka_unit_test(merges_gate_and_up_expert_by_expert),
+        cmocka_unit_test(makes_every_architecture_that_it_names),
         cmocka_unit_test(refuses_shapes_that_are_none),
         cmocka_unit_test(leaves_nothing_behind_when_it_cannot_write),
     };

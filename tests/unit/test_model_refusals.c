@@ -74,8 +74,8 @@ static void refuses_an_unknown_architecture_by_name(void **state) {
     const char *key = "general.architecture", *base = model_base_dense();
     assert_refused(with_text(base, key, "mamba"), ERR_UNSUPPORTED, key,
                    "'mamba'");
-    assert_refused(with_text(base, key, "llama4"), ERR_UNSUPPORTED, key,
-                   "'llama4'");
+    assert_refused(with_text(base, key, "rwkv7"), ERR_UNSUPPORTED, key,
+                   "'rwkv7'");
     assert_refused(with_text(base, key, "llam"), ERR_UNSUPPORTED, key,
                    "'llam'");
     assert_refused(with_text(base, key, ""), ERR_UNSUPPORTED, key, "''");
@@ -85,40 +85,31 @@ static void refuses_an_unknown_architecture_by_name(void **state) {
     assert_refused(without(base, key), ERR_FORMAT, key, "missing");
 }
 
-/* Real files of architectures that we have and have not. */
-static void knows_or_refuses_every_golden_architecture(void **state) {
+static void reads_every_golden_architecture(void **state) {
     (void)state;
     const char *folder =
         fixture_shared("golden/logits", "architectures of the golden models");
     if (folder == NULL) skip();
     DIR *d = opendir(folder);
     assert_non_null(d);
-    size_t n_read = 0, n_refused = 0;
+    size_t n_read = 0;
     for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
         char *path = NULL, why[256] = "";
         if (asprintf(&path, "%s/%s/model.gguf", folder, entry->d_name) < 0)
             abort();
         gguf *g = NULL;
         if (access(path, R_OK) == 0) {
-            if (gguf_open(&g, path, why, sizeof(why)) < 0) fail_msg("%s", why);
             model_config c;
-            int rc = model_read(&c, g, why, sizeof(why));
-            bool ours = strncmp(entry->d_name, "llama-", 6) == 0 ||
-                        strncmp(entry->d_name, "mixtral", 7) == 0 ||
-                        strncmp(entry->d_name, "qwen3moe", 8) == 0;
-            if (ours != (rc == 0)) fail_msg("%s: %s", path, why);
-            if (!ours) {
-                assert_int_equal(rc, ERR_UNSUPPORTED);
-                assert_non_null(strstr(why, "general.architecture = '"));
-            }
-            n_read += ours;
-            n_refused += !ours;
+            int rc = gguf_open(&g, path, why, sizeof(why));
+            if (rc == 0) rc = model_read(&c, g, why, sizeof(why));
+            if (rc < 0) fail_msg("%s: %s", path, why);
+            n_read++;
         }
         gguf_close(g);
         free(path);
     }
     closedir(d);
-    assert_true(n_read > 0 && n_refused > 0);
+    assert_true(n_read > 0);
 }
 
 /* ---- missing, mistyped and impossible keys ---- */
@@ -188,8 +179,7 @@ static void names_a_number_that_is_out_of_range(void **state) {
         {"llama.attention.head_count", 0},
         {"llama.attention.head_count", MODEL_MAX_HEADS + 1},
         {"llama.attention.head_count", UINT32_MAX},
-        {"llama.attention.head_count", 3},   /* not a multiple of 2 */
-        {"llama.attention.head_count", 130}, /* 65 for each of 2 */
+        {"llama.attention.head_count", 3}, /* not a multiple of 2 */
         {"llama.attention.head_count_kv", 0},
         {"llama.attention.head_count_kv", 3},
         {"llama.attention.head_count_kv", 8},
@@ -215,7 +205,7 @@ static void names_a_number_that_is_out_of_range(void **state) {
     gguf_edit *e = with_u32(model_base_qwen3moe(), used, MODEL_MAX_USED + 1);
     gguf_writer_u32(gguf_edit_drop(e, "qwen3moe.expert_count"),
                     "qwen3moe.expert_count", MODEL_MAX_EXPERTS);
-    assert_refused(e, ERR_FORMAT, used, "1025");
+    assert_refused(e, ERR_FORMAT, used, "4097");
 }
 
 static void names_a_real_number_that_makes_no_sense(void **state) {
@@ -290,8 +280,8 @@ static void refuses_values_that_differ_by_layer(void **state) {
 
 static void refuses_rope_scaling_by_type(void **state) {
     (void)state;
-    static const char *const types[] = {"yarn", "longrope", "dynamic",
-                                        "",     "linea",    "linear "};
+    static const char *const types[] = {"yarn2", "longrope", "dynamic",
+                                        "",      "linea",    "linear "};
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
         char quoted[32];
         snprintf(quoted, sizeof(quoted), "'%s'", types[i]);
@@ -359,7 +349,9 @@ static void refuses_real_settings_it_does_not_compute_with(void **state) {
         {"llama.embedding_scale", 12.0f, 1.0f},
         {"llama.residual_scale", 0.22f, 0.0f},
         {"llama.logit_scale", 6.0f, 1.0f},
-        {"llama.rope.scaling.attn_factor", 1.19f, 1.0f},
+        {"llama.rope.scaling.yarn_attn_factor", 1.19f, 1.0f},
+        {"llama.rope.scaling.yarn_ext_factor", 0.5f, 1.0f},
+        {"llama.rope.scaling.yarn_log_multiplier", 0.1f, 0.0f},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         assert_refused(
@@ -423,7 +415,7 @@ static void refuses_tensors_that_nobody_would_look_at(void **state) {
         "blk.0.attn_sinks.weight",
         "blk.0.post_attention_norm.weight",
         "blk.0.ffn_gate.0.weight",
-        "blk.0.ffn_gate_up_exps.weight",
+        "blk.0.ffn_gate_up_exps.scale",
         "blk.0.attn_qkv.weight",
         "blk.0.attn_q_norm.weight",
         "blk.0.attn_q.weight.more",
@@ -498,7 +490,7 @@ static void refuses_an_embedding_that_does_not_fit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses_an_unknown_architecture_by_name),
-        cmocka_unit_test(knows_or_refuses_every_golden_architecture),
+        cmocka_unit_test(reads_every_golden_architecture),
         cmocka_unit_test(names_a_key_that_is_missing),
         cmocka_unit_test(names_a_key_of_the_wrong_type),
         cmocka_unit_test(names_a_number_that_is_out_of_range),

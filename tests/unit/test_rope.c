@@ -58,6 +58,80 @@ static void table_holds_the_angles_of_the_formula(void **state) {
     }
 }
 
+/* Angles of a table by quadrant-free atan2, for pairs that turn less than pi.
+ */
+static double angle_in(const float *table, uint32_t n_pairs, uint32_t i) {
+    return atan2((double)table[n_pairs + i], (double)table[i]);
+}
+
+/* base = e^4, N = 8, original context 2 pi e^4: d(r) = 4 - ln r, by hand. */
+static void yarn_keeps_fast_pairs_and_scales_slow_ones(void **state) {
+    const double e4 = 54.598150033144236, pi = 3.14159265358979;
+    const double kept[4] = {1.0, 0.75, 0.5, 0.25};
+    float table[8];
+    rope *r;
+    (void)state;
+    rope_config config = {.style = ROPE_NORM, .n_dims = 8, .base = e4};
+    config.scale = 10.0;
+    /* ln r = 3.5 and -0.5: lo = floor(0.5), hi = ceil(4.5); hi - lo = 5 */
+    config.yarn = (rope_yarn){2 * pi * e4, exp(3.5), exp(-0.5)};
+    assert_int_equal(rope_new(&r, &config), 0);
+    rope_table(r, 1, table);
+    for (uint32_t i = 0; i < 4; i++) {
+        double m = 1.0 - i / 5.0, theta = exp(-(double)i);
+        double want = theta / 10 * (1 - m) + theta * m;
+        assert_true(fabs(angle_in(table, 4, i) - want) < 1e-6);
+    }
+    rope_free(r);
+
+    /* ln r = 4.5 and 0.5: lo is cut off at 0, hi = ceil(3.5) = 4 */
+    config.yarn = (rope_yarn){2 * pi * e4, exp(4.5), exp(0.5)};
+    assert_int_equal(rope_new(&r, &config), 0);
+    rope_table(r, 1, table);
+    for (uint32_t i = 0; i < 4; i++) {
+        double theta = exp(-(double)i);
+        double want = theta / 10 * (1 - kept[i]) + theta * kept[i];
+        assert_true(fabs(angle_in(table, 4, i) - want) < 1e-6);
+    }
+    rope_free(r);
+}
+
+/* Equal betas, as Kimi-K2 has them, at ln r = 2.5: lo = 1, hi = 2, a step. */
+static void yarn_may_have_no_width(void **state) {
+    const double e4 = 54.598150033144236, pi = 3.14159265358979;
+    float table[8];
+    rope *r;
+    (void)state;
+    rope_config config = {.style = ROPE_NORM, .n_dims = 8, .base = e4};
+    config.scale = 4.0;
+    config.yarn = (rope_yarn){2 * pi * e4, exp(2.5), exp(2.5)};
+    assert_int_equal(rope_new(&r, &config), 0);
+    rope_table(r, 1, table);
+    for (uint32_t i = 0; i < 4; i++) {
+        double want = exp(-(double)i) / (i <= 1 ? 1.0 : 4.0);
+        assert_true(fabs(angle_in(table, 4, i) - want) < 1e-6);
+    }
+    rope_free(r);
+}
+
+static void the_magnitude_lengthens_what_is_turned(void **state) {
+    float table[8], plain[8];
+    (void)state;
+    rope_config config = {
+        .style = ROPE_NEOX, .n_dims = 8, .base = 10000.0, .scale = 1.0};
+    rope *r;
+    assert_int_equal(rope_new(&r, &config), 0);
+    rope_table(r, 5, plain);
+    rope_free(r);
+    config.magnitude = 1.25;
+    assert_int_equal(rope_new(&r, &config), 0);
+    rope_table(r, 5, table);
+    rope_free(r);
+    for (size_t i = 0; i < 8; i++) {
+        assert_true(fabs((double)table[i] - 1.25 * (double)plain[i]) < 2e-7);
+    }
+}
+
 static void position_zero_turns_nothing(void **state) {
     float x[64], before[64], table[32];
     rope *r = make(ROPE_NORM, 32);
@@ -163,7 +237,7 @@ static void refuses_sizes_and_numbers_without_meaning(void **state) {
     const float nan_factors[4] = {1, 1, NAN, 1};
     const rope_config good = {
         .style = ROPE_NORM, .n_dims = 8, .base = 10000.0, .scale = 1.0};
-    rope_config bad[10];
+    rope_config bad[16];
     rope *r = (rope *)&good;
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -179,6 +253,15 @@ static void refuses_sizes_and_numbers_without_meaning(void **state) {
     bad[7].factors = bad_factors;
     bad[8].factors = nan_factors;
     bad[9].style = (rope_style)9;
+    for (size_t i = 10; i < ARRAY_LEN(bad); i++) {
+        bad[i].yarn = (rope_yarn){4096, 32, 1};
+    }
+    bad[10].yarn.original_context = -1;
+    bad[11].yarn.beta_fast = 0;
+    bad[12].yarn.beta_slow = NAN;
+    bad[13].base = 1; /* every pair turns alike: there is no ramp */
+    bad[14].magnitude = -1;
+    bad[15].magnitude = NAN;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         int want = i == 9 ? ERR_UNSUPPORTED : ERR_RANGE;
         assert_int_equal(rope_new(&r, &bad[i]), want);
@@ -190,6 +273,9 @@ static void refuses_sizes_and_numbers_without_meaning(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(table_holds_the_angles_of_the_formula),
+        cmocka_unit_test(yarn_keeps_fast_pairs_and_scales_slow_ones),
+        cmocka_unit_test(yarn_may_have_no_width),
+        cmocka_unit_test(the_magnitude_lengthens_what_is_turned),
         cmocka_unit_test(position_zero_turns_nothing),
         cmocka_unit_test(norm_turns_neighbours_and_neox_turns_halves),
         cmocka_unit_test(dims_beyond_the_rotated_ones_stay),

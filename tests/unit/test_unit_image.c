@@ -15,6 +15,7 @@
 #include "engine/log.h"
 #include "engine/unit_shelf.h"
 #include "engine/util.h"
+#include "engine/weight.h"
 #include "tests/support/fixture.h"
 #include "tests/support/model_gen.h"
 
@@ -26,13 +27,10 @@ typedef struct {
     char why[512];
 } rig;
 
-static void rig_open_as(rig *r, const char *name, uint64_t seed) {
+static void rig_open_shape(rig *r, const char *name, const model_shape *shape) {
     *r = (rig){0};
-    model_shape shape = model_shape_small();
-    shape.expert_width = 256; /* eight segments */
-    shape.seed = seed;
     r->path = fixture_path(name);
-    if (model_gen(&shape, r->path, r->why, sizeof(r->why)) != 0 ||
+    if (model_gen(shape, r->path, r->why, sizeof(r->why)) != 0 ||
         gguf_open(&r->g, r->path, r->why, sizeof(r->why)) != 0 ||
         model_read(&r->model, r->g, r->why, sizeof(r->why)) != 0 ||
         manifest_open(&r->checks, r->g, false, r->why, sizeof(r->why)) != 0) {
@@ -40,8 +38,36 @@ static void rig_open_as(rig *r, const char *name, uint64_t seed) {
     }
 }
 
+static model_shape usual_shape(void) {
+    model_shape shape = model_shape_small();
+    shape.expert_width = 256; /* eight segments */
+    return shape;
+}
+
+static void rig_open_as(rig *r, const char *name, uint64_t seed) {
+    model_shape shape = usual_shape();
+    shape.seed = seed;
+    rig_open_shape(r, name, &shape);
+}
+
 static void rig_open(rig *r) {
     rig_open_as(r, "image.gguf", 1);
+}
+
+/* The forms in which experts come: plain, with biases, gate and up in one
+ * tensor, both, and formats that differ by matrix and layer. */
+enum { PLAIN, BIASED, MERGED, MERGED_BIASED, MIXED, FORMS };
+
+static void rig_open_form(rig *r, int form) {
+    model_shape shape = usual_shape();
+    if (form == BIASED || form == MERGED_BIASED) shape.arch = "gpt-oss";
+    shape.merged = form == MERGED || form == MERGED_BIASED;
+    if (form == MIXED) {
+        shape.expert_width = 2048;
+        shape.down_type = WEIGHT_Q6_K;
+        shape.odd_type = WEIGHT_F16;
+    }
+    rig_open_shape(r, "form.gguf", &shape);
 }
 
 static void rig_close(rig *r) {
@@ -70,31 +96,37 @@ static uint8_t *read_all(const rig *r, const unit_image *u) {
 
 static const uint32_t cuts[] = {1, 2, 4, 8};
 
+static void add_up(rig *r, const unit_image *u) {
+    uint8_t *bytes = read_all(r, u);
+    unit_check *check;
+    assert_int_equal(unit_check_open(&check, u, r->checks), 0);
+    for (uint64_t at = 0; at < u->bytes; at += 1000)
+        unit_check_add(check, bytes + at, size_min(1000, u->bytes - at));
+    assert_int_equal(unit_check_result(check), 0);
+    assert_null(unit_check_damaged(check));
+    unit_check_close(check);
+    free(bytes);
+}
+
 static void adds_up_to_the_manifest_for_every_cut(void **state) {
     (void)state;
-    rig r;
-    rig_open(&r);
-    for (size_t c = 0; c < ARRAY_LEN(cuts); c++) {
-        for (uint32_t unit = 0; unit < 4 * cuts[c]; unit++) {
-            unit_image u = image_of(&r, 1, unit, cuts[c]);
-            uint8_t *bytes = read_all(&r, &u);
-            unit_check *check;
-            assert_int_equal(unit_check_open(&check, &u, r.checks), 0);
-            for (uint64_t at = 0; at < u.bytes; at += 1000)
-                unit_check_add(check, bytes + at, size_min(1000, u.bytes - at));
-            assert_int_equal(unit_check_result(check), 0);
-            assert_null(unit_check_damaged(check));
-            unit_check_close(check);
-            free(bytes);
+    for (int form = 0; form < FORMS; form++) {
+        rig r;
+        rig_open_form(&r, form);
+        for (size_t c = 0; c < ARRAY_LEN(cuts); c++) {
+            for (uint32_t unit = 0; unit < 4 * cuts[c]; unit++) {
+                unit_image u = image_of(&r, 1, unit, cuts[c]);
+                add_up(&r, &u);
+            }
         }
+        rig_close(&r);
     }
-    rig_close(&r);
 }
 
 static void reads_any_range_as_part_of_the_whole(void **state) {
     (void)state;
     rig r;
-    rig_open(&r);
+    rig_open_form(&r, MERGED_BIASED);
     unit_image u = image_of(&r, 0, 5, 4);
     uint8_t *whole = read_all(&r, &u), *part = malloc(u.bytes);
     for (uint64_t at = 0; at < u.bytes; at += 777) {
@@ -131,30 +163,32 @@ static int follow(void *ctx, const gguf_tensor *t, const expert_span *span,
                            out);
 }
 
+static void load_following(rig *r, uint32_t unit, uint32_t slices) {
+    unit_image u = image_of(r, 1, unit, slices);
+    follower f = {r, &u, 0};
+    const expert_store_config config = {
+        .g = r->g,
+        .model = &r->model,
+        .checks = r->checks,
+        .slices = slices,
+        .source = {follow, &f},
+    };
+    expert_store *s;
+    assert_int_equal(expert_store_new(&s, &config, r->why, sizeof(r->why)), 0);
+    assert_int_equal(expert_store_load(s, 1, unit, r->why, sizeof(r->why)), 0);
+    assert_true(f.next == u.bytes);
+    expert_store_free(s);
+}
+
 static void a_store_reads_it_from_its_beginning_to_its_end(void **state) {
     (void)state;
-    rig r;
-    rig_open(&r);
-    for (size_t c = 0; c < ARRAY_LEN(cuts); c++) {
-        uint32_t unit = 3 * cuts[c] - 1;
-        unit_image u = image_of(&r, 1, unit, cuts[c]);
-        follower f = {&r, &u, 0};
-        const expert_store_config config = {
-            .g = r.g,
-            .model = &r.model,
-            .checks = r.checks,
-            .slices = cuts[c],
-            .source = {follow, &f},
-        };
-        expert_store *s;
-        assert_int_equal(expert_store_new(&s, &config, r.why, sizeof(r.why)),
-                         0);
-        assert_int_equal(expert_store_load(s, 1, unit, r.why, sizeof(r.why)),
-                         0);
-        assert_true(f.next == u.bytes);
-        expert_store_free(s);
+    for (int form = 0; form < FORMS; form++) {
+        rig r;
+        rig_open_form(&r, form);
+        for (size_t c = 0; c < ARRAY_LEN(cuts); c++)
+            load_following(&r, 3 * cuts[c] - 1, cuts[c]);
+        rig_close(&r);
     }
-    rig_close(&r);
 }
 
 static void finds_nothing_outside_of_the_unit(void **state) {
@@ -184,6 +218,29 @@ static void finds_nothing_outside_of_the_unit(void **state) {
     assert_int_equal(unit_image_find(&u, down->tensor, &many, &at), ERR_RANGE);
     assert_int_equal(unit_image_find(&u, down->tensor, &apart, &at), 0);
     assert_true(at == down->at);
+    rig_close(&r);
+}
+
+/* Gate and up are apart in one tensor, and what is between is another's. */
+static void tells_the_halves_of_a_merged_tensor_apart(void **state) {
+    (void)state;
+    rig r;
+    uint64_t at;
+    rig_open_form(&r, MERGED);
+    unit_image u = image_of(&r, 1, 3, 2);
+    const unit_part *gate = &u.parts[UNIT_GATE], *up = &u.parts[UNIT_UP];
+    assert_ptr_equal(gate->tensor, up->tensor);
+    assert_true(up->offset - gate->offset == 2 * gate->bytes); /* of 2 slices */
+    const expert_span first = {up->offset, 0, up->bytes, 1},
+                      last = {up->offset + up->bytes - 1, 0, 1, 1},
+                      between = {gate->offset + gate->bytes, 0, 1, 1},
+                      both = {gate->offset, 0, gate->bytes + 1, 1};
+    assert_int_equal(unit_image_find(&u, up->tensor, &first, &at), 0);
+    assert_true(at == up->at);
+    assert_int_equal(unit_image_find(&u, up->tensor, &last, &at), 0);
+    assert_true(at == up->at + up->bytes - 1);
+    assert_int_equal(unit_image_find(&u, up->tensor, &between, &at), ERR_RANGE);
+    assert_int_equal(unit_image_find(&u, up->tensor, &both, &at), ERR_RANGE);
     rig_close(&r);
 }
 
@@ -229,12 +286,71 @@ static void the_same_content_has_the_same_key(void **state) {
     rig_close(&other);
 }
 
-static void a_flipped_bit_is_found_in_any_part(void **state) {
+/* With biases they are others; in one tensor or in two they are the same. */
+static void merging_gate_and_up_changes_no_key(void **state) {
+    (void)state;
+    for (int form = PLAIN; form <= BIASED; form++) {
+        rig split, merged;
+        rig_open_form(&split, form);
+        model_shape shape = usual_shape();
+        if (form == BIASED) shape.arch = "gpt-oss";
+        shape.merged = true;
+        rig_open_shape(&merged, "merged.gguf", &shape);
+        for (size_t c = 0; c < ARRAY_LEN(cuts); c++) {
+            uint32_t unit = 2 * cuts[c] + 1;
+            unit_image a = image_of(&split, 1, unit, cuts[c]),
+                       b = image_of(&merged, 1, unit, cuts[c]);
+            unit_key of_a, of_b;
+            assert_int_equal(a.n_parts,
+                             form == BIASED ? UNIT_IMAGE_PARTS : UNIT_MATRICES);
+            assert_int_equal(unit_image_key(&a, split.checks, &of_a), 0);
+            assert_int_equal(unit_image_key(&b, merged.checks, &of_b), 0);
+            assert_memory_equal(&of_a, &of_b, sizeof(of_a));
+            uint8_t *from_a = read_all(&split, &a),
+                    *from_b = read_all(&merged, &b);
+            assert_true(a.bytes == b.bytes);
+            assert_memory_equal(from_a, from_b, a.bytes);
+            free(from_a);
+            free(from_b);
+        }
+        rig_close(&split);
+        rig_close(&merged);
+    }
+}
+
+/* What earlier releases keep on disk under these names is found again. */
+static void keys_of_plain_units_stay_as_they_were(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
+    static const struct {
+        uint32_t unit, slices;
+        const char *hex;
+    } known[] = {
+        {1, 1,
+         "6ddce0fa8aa0ddd3d6f49ab207222936c709364fb951308bfa63d093e4dba1cd"},
+        {3, 2,
+         "f69eccbdb0fd849e799b27770e1b5d27fcbb36dff96f2f04bbabe5dd5e7f87ce"},
+        {13, 8,
+         "eb6497016947f75d15ab7fedbba30424c71b27629ed5fd3dad917c38472b426d"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        unit_image u = image_of(&r, 1, known[i].unit, known[i].slices);
+        unit_key key;
+        char hex[UNIT_KEY_HEX];
+        assert_int_equal(unit_image_key(&u, r.checks, &key), 0);
+        assert_string_equal(unit_key_hex(&key, hex), known[i].hex);
+    }
+    rig_close(&r);
+}
+
+static void a_flipped_bit_is_found_in_any_part(void **state) {
+    (void)state;
+    rig r;
+    rig_open_form(&r, MERGED_BIASED);
     unit_image u = image_of(&r, 0, 1, 2);
     uint8_t *bytes = read_all(&r, &u);
+    assert_int_equal(u.n_parts, UNIT_IMAGE_PARTS);
     for (size_t i = 0; i < UNIT_IMAGE_PARTS; i++) {
         unit_check *check;
         uint64_t at = u.parts[i].at + u.parts[i].bytes / 2;
@@ -382,8 +498,11 @@ int main(void) {
         cmocka_unit_test(reads_any_range_as_part_of_the_whole),
         cmocka_unit_test(a_store_reads_it_from_its_beginning_to_its_end),
         cmocka_unit_test(finds_nothing_outside_of_the_unit),
+        cmocka_unit_test(tells_the_halves_of_a_merged_tensor_apart),
         cmocka_unit_test(refuses_units_that_the_model_has_not),
         cmocka_unit_test(the_same_content_has_the_same_key),
+        cmocka_unit_test(merging_gate_and_up_changes_no_key),
+        cmocka_unit_test(keys_of_plain_units_stay_as_they_were),
         cmocka_unit_test(a_flipped_bit_is_found_in_any_part),
         cmocka_unit_test(gives_nothing_of_a_unit_that_is_damaged),
         cmocka_unit_test(takes_the_word_of_who_has_checked_it),

@@ -263,6 +263,65 @@ static void rms_norm_matches_double_and_works_in_place(void **state) {
     assert_memory_equal(x, out, sizeof(x));
 }
 
+static void rms_norm_needs_no_weights(void **state) {
+    float x[] = {3, -4, 0, 0}; /* mean square 25 / 4 */
+    (void)state;
+    vm_rms_norm(4, x, NULL, 0.0f, x);
+    assert_true(x[0] == 3 * 0.4f && x[1] == -4 * 0.4f && x[2] == 0);
+}
+
+/* By hand: mean 3, deviations -2, 0, 2, 0, mean square 2, with eps 2: 2 / 4. */
+static void layer_norm_takes_the_mean_away(void **state) {
+    float x[] = {1, 3, 5, 3}, out[4];
+    const float w[] = {1, 1, 3, 1};
+    (void)state;
+    vm_layer_norm(4, x, w, 2.0f, out);
+    assert_true(out[0] == -1 && out[1] == 0 && out[2] == 3 && out[3] == 0);
+    vm_layer_norm(4, x, w, 2.0f, x);
+    assert_memory_equal(x, out, sizeof(out));
+    const float flat[] = {7, 7, 7, 7};
+    vm_layer_norm(4, flat, w, 1e-5f, out);
+    assert_true(out[0] == 0 && out[3] == 0);
+}
+
+static void dot_adds_sixteen_lanes_and_folds_them(void **state) {
+    float x[37], y[37], lane[16] = {0};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(x); i++) {
+        x[i] = random_float(-10, 10);
+        y[i] = random_float(-10, 10);
+        lane[i % 16] = fmaf(x[i], y[i], lane[i % 16]);
+    }
+    for (size_t half = 8; half > 0; half /= 2) {
+        for (size_t j = 0; j < half; j++) {
+            lane[j] = lane[j] + lane[j + half];
+        }
+    }
+    assert_true(vm_dot(ARRAY_LEN(x), x, y) == lane[0]);
+}
+
+static void clamp_keeps_values_within_the_limit(void **state) {
+    float x[] = {-9, -8, -0.5f, 0, 8, 8.5f, INFINITY, -INFINITY, NAN};
+    (void)state;
+    vm_clamp(ARRAY_LEN(x), x, 8);
+    const float want[] = {-8, -8, -0.5f, 0, 8, 8, 8, -8};
+    assert_memory_equal(x, want, sizeof(want));
+    assert_true(isnan(x[8]));
+}
+
+static void softcap_matches_double(void **state) {
+    (void)state;
+    for (double x = -200; x < 200; x += 0.0173) {
+        float in = (float)x;
+        double want = 30 * tanh((double)in / 30);
+        assert_true(fabs((double)vm_softcapf(in, 30) - want) < 3e-5);
+    }
+    assert_true(vm_softcapf(INFINITY, 15) == 15);
+    assert_true(vm_softcapf(-INFINITY, 15) == -15);
+    assert_true(vm_softcapf(0, 15) == 0);
+    assert_true(isnan(vm_softcapf(NAN, 15)));
+}
+
 static void silu_mul_matches_double(void **state) {
     (void)state;
     for (float gate = -80; gate < 80; gate += 0.137f) {
@@ -270,6 +329,50 @@ static void silu_mul_matches_double(void **state) {
         vm_silu_mul(1, &gate, &up, &out);
         double want = gate / (1 + exp(-(double)gate)) * up;
         assert_true(fabs(out - want) <= 1e-6 * fabs(want));
+    }
+}
+
+static void gelu_mul_matches_double(void **state) {
+    (void)state;
+    for (double x = -60; x < 60; x += 0.0137) {
+        float gate = (float)x, up = -1.3f, out;
+        vm_gelu_mul(1, &gate, &up, &out);
+        double g = gate;
+        double inner = sqrt(2 / acos(-1.0)) * (g + 0.044715 * g * g * g);
+        double want = 0.5 * g * (1 + tanh(inner)) * (double)up;
+        assert_true(fabs(out - want) <= 1e-6 * fabs(g * (double)up));
+    }
+}
+
+/* Values of the formula in double precision, on both sides of each bound. */
+static void
+swiglu_clamped_bounds_gate_above_and_up_on_both_sides(void **state) {
+    static const struct {
+        float gate, up;
+        double want;
+    } cases[] = {
+        {0.0f, 3.0f, 0.0},
+        {1.0f, 0.0f, 0.8457957659328212}, /* 1 / (1 + exp(-1.702)) */
+        {1.0f, -1.0f, 0.0},               /* up + 1 */
+        {7.0f, 1.0f, 13.999906256606636}, /* 2 * 7 / (1 + exp(-11.914)) */
+        {100.0f, 1.0f, 13.999906256606636},
+        {1.0f, 50.0f, 6.7663661274625700}, /* 8 times the first */
+        {1.0f, -50.0f, -5.074774595596928},
+        {-9.0f, 7.0f, -1.602542389246808e-05}, /* gate has no bound below */
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        float out;
+        vm_swiglu_clamped(1, &cases[i].gate, &cases[i].up, &out);
+        double want = cases[i].want;
+        assert_true(fabs(out - want) <= 2e-6 * fabs(want));
+    }
+    const float infinite[] = {INFINITY, -INFINITY};
+    for (size_t i = 0; i < 2; i++) {
+        const float one = 1.0f;
+        float out;
+        vm_swiglu_clamped(1, &one, &infinite[i], &out);
+        assert_true(isfinite(out));
     }
 }
 
@@ -304,13 +407,13 @@ static void fill(int kind, size_t n, float *x) {
     }
 }
 
-enum { N_SCALARS = 4 };
+enum { N_SCALARS = 5, N_ROWS = 14 };
 
 /* Every row operation's results at the level in force, one after the other in
- * `out` [6][n] and `scalars`.  out[i][n] is a guard that must survive. */
+ * `out` [N_ROWS][n] and `scalars`.  out[i][n] is a guard that must survive. */
 static void run_rows(size_t n, const float *x, const float *y,
                      float (*out)[MAX_N + 1], float *scalars) {
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < N_ROWS; i++) {
         memcpy(out[i], x, n * sizeof(float));
         out[i][n] = 12345.0f;
     }
@@ -320,18 +423,27 @@ static void run_rows(size_t n, const float *x, const float *y,
     vm_axpy(n, out[3], 1.37f, y);
     vm_softmax(n, out[4]);
     vm_silu_mul(n, out[5], y, out[5]);
+    vm_gelu_mul(n, x, y, out[6]);
+    vm_swiglu_clamped(n, x, y, out[7]);
+    vm_swiglu_clamped(n, y, out[8], out[8]);
+    vm_rms_norm(n, x, NULL, 1e-6f, out[9]);
+    vm_layer_norm(n, x, y, 1e-5f, out[10]);
+    vm_scale(n, out[11], -1.37f);
+    vm_clamp(n, out[12], 2.5f);
+    vm_softcap(n, out[13], 30.0f);
     scalars[0] = vm_sum(n, x);
     scalars[1] = vm_sum_squares(n, x);
     scalars[2] = vm_max(n, x);
     scalars[3] = vm_sum(n, out[4]);
-    for (int i = 0; i < 6; i++) {
+    scalars[4] = vm_dot(n, x, y);
+    for (int i = 0; i < N_ROWS; i++) {
         assert_true(out[i][n] == 12345.0f);
     }
 }
 
 static void compare_levels(int kind, size_t n) {
     static float x[MAX_N], y[MAX_N];
-    static float want[6][MAX_N + 1], got[6][MAX_N + 1];
+    static float want[N_ROWS][MAX_N + 1], got[N_ROWS][MAX_N + 1];
     float want_scalars[N_SCALARS], got_scalars[N_SCALARS];
 
     fill(kind, n, x);
@@ -341,7 +453,7 @@ static void compare_levels(int kind, size_t n) {
     for (cpu_level level = CPU_AVX2; level <= cpu_best(); level++) {
         assert_int_equal(cpu_force(level), 0);
         run_rows(n, x, y, got, got_scalars);
-        for (int i = 0; i < 6; i++) {
+        for (int i = 0; i < N_ROWS; i++) {
             assert_true(same_bits(n, want[i], got[i]));
         }
         assert_true(same_bits(N_SCALARS, want_scalars, got_scalars));
@@ -437,7 +549,14 @@ int main(void) {
         cmocka_unit_test(max_passes_over_nan),
         cmocka_unit_test(softmax_sums_to_one_and_matches_double),
         cmocka_unit_test(rms_norm_matches_double_and_works_in_place),
+        cmocka_unit_test(rms_norm_needs_no_weights),
+        cmocka_unit_test(layer_norm_takes_the_mean_away),
+        cmocka_unit_test(dot_adds_sixteen_lanes_and_folds_them),
+        cmocka_unit_test(clamp_keeps_values_within_the_limit),
+        cmocka_unit_test(softcap_matches_double),
         cmocka_unit_test(silu_mul_matches_double),
+        cmocka_unit_test(gelu_mul_matches_double),
+        cmocka_unit_test(swiglu_clamped_bounds_gate_above_and_up_on_both_sides),
         cmocka_unit_test(rows_have_equal_bits_at_every_level),
         cmocka_unit_test(special_values_have_equal_bits_in_every_lane),
         cmocka_unit_test(vector_exp_follows_the_scalar_one_densely),
