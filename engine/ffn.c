@@ -26,9 +26,9 @@
 #define MAX_DEPTH 3 /* log2 of it: partial sums that wait for their sibling */
 #define UNIT ACT_BLOCK
 #define UNIT_GROUPS (UNIT / WEIGHT_GROUP)
-#define BATCH 64      /* rows in a task's buffers at a time */
-#define UP_UNITS 4    /* units in a task's buffers at a time */
-#define DOWN_GROUPS 4 /* output groups in a task's buffers at a time */
+#define BATCH 128      /* rows in a task's buffers at a time, at most */
+#define UP_UNITS 8     /* units in a task's buffers at a time */
+#define DOWN_GROUPS 16 /* output groups in a task's buffers at a time */
 #define UP_WIDTH (UP_UNITS * UNIT)
 #define DOWN_WIDTH (DOWN_GROUPS * WEIGHT_GROUP)
 
@@ -319,18 +319,34 @@ static const network *find_task(const run *r, uint32_t task, size_t *unit0,
     return net;
 }
 
+/* Rows of a batch, so that all batches of a job are about as large: few rows
+ * are slower than their share, and a remainder would read the weights again. */
+static size_t batch_rows(const network *net) {
+    size_t n_batches = (net->job->n_rows + BATCH - 1) / BATCH;
+    return (net->job->n_rows + n_batches - 1) / n_batches;
+}
+
 static void up_task(void *ctx, uint32_t task, uint32_t worker) {
     const run *r = ctx;
     size_t unit0, unit1;
     const network *net = find_task(r, task, &unit0, &unit1);
 
+    size_t n_rows = net->job->n_rows, batch = batch_rows(net);
     for (size_t u = unit0; u < unit1; u += UP_UNITS) {
-        for (size_t row = 0; row < net->job->n_rows; row += BATCH) {
+        for (size_t row = 0; row < n_rows; row += batch) {
             compute_hidden(r->scratch, net, u, size_min(u + UP_UNITS, unit1),
-                           row, size_min(net->job->n_rows - row, BATCH));
+                           row, size_min(n_rows - row, batch));
             pool_advance(r->pool, worker);
         }
     }
+}
+
+/* Where the middle one of the gate's rows lies; up's are elsewhere. */
+static uint32_t up_home(const void *ctx, uint32_t task) {
+    size_t unit0, unit1;
+    const network *net = find_task(ctx, task, &unit0, &unit1);
+    return matrix_home(&net->job->weights->gate,
+                       (unit0 + unit1) / 2 * UNIT_GROUPS);
 }
 
 /* ---- down ---- */
@@ -374,14 +390,21 @@ static void down_task(void *ctx, uint32_t task, uint32_t worker) {
     size_t group0, group1;
     const network *net = find_task(r, task, &group0, &group1);
 
+    size_t n_rows = net->job->n_rows, batch = batch_rows(net);
     for (size_t g = group0; g < group1; g += DOWN_GROUPS) {
-        for (size_t row = 0; row < net->job->n_rows; row += BATCH) {
+        for (size_t row = 0; row < n_rows; row += batch) {
             compute_output(r->scratch, net, g,
                            size_min(g + DOWN_GROUPS, group1), row,
-                           size_min(net->job->n_rows - row, BATCH));
+                           size_min(n_rows - row, batch));
             pool_advance(r->pool, worker);
         }
     }
+}
+
+static uint32_t down_home(const void *ctx, uint32_t task) {
+    size_t group0, group1;
+    const network *net = find_task(ctx, task, &group0, &group1);
+    return matrix_home(&net->job->weights->down, (group0 + group1) / 2);
 }
 
 /* ---- the run ---- */
@@ -417,7 +440,8 @@ static void run_phase(pool *p, run *r, phase ph) {
         n_tasks += (n->n_units + n->task_units - 1) / n->task_units;
     }
     assert(n_tasks <= UINT32_MAX);
-    pool_run(p, (uint32_t)n_tasks, ph == PHASE_UP ? up_task : down_task, r);
+    pool_run_near(p, (uint32_t)n_tasks, ph == PHASE_UP ? up_task : down_task,
+                  ph == PHASE_UP ? up_home : down_home, r);
 }
 
 int ffn_run(pool *p, ffn_scratch *s, const ffn_job *jobs, size_t n_jobs,

@@ -1,7 +1,7 @@
 /* matrix.c - packing from a reader or from memory, and products over the pool.
  *
- * Loading reads a few MiB of whole groups at a time, so a node's memory grows
- * by the packed matrix alone.  In a product a task computes a range of row
+ * Loading reads some whole groups at a time, so a node's memory grows by the
+ * packed matrix alone.  In a product a task computes a range of row
  * groups for all activation rows, so that weights are read once. */
 #include "engine/matrix.h"
 
@@ -11,9 +11,12 @@
 #include <string.h>
 #include "engine/err.h"
 #include "engine/tasks.h"
+#include "engine/topology.h"
 #include "engine/util.h"
+#include "engine/weight_pages.h"
 
-#define PIECE_BYTES ((size_t)4 << 20)
+/* What is read, summed and packed at a time: it stays in a core's cache. */
+#define PIECE_BYTES ((size_t)256 << 10)
 /* No model comes near; keeps sizes of a row and of a group within 64 bits. */
 #define MAX_SIDE ((size_t)1 << 31)
 /* Groups that a task takes at least, if there are as many: whole tiles. */
@@ -37,7 +40,7 @@ static size_t row_bytes(const weight_format *f, size_t cols) {
 static int prepare(matrix *m, const weight_format *f, size_t rows,
                    size_t cols) {
     size_t bytes = matrix_bytes(f, rows, cols);
-    void *data = bytes == SIZE_MAX ? NULL : aligned_alloc_zero(bytes);
+    void *data = bytes == SIZE_MAX ? NULL : weight_pages_new(bytes);
     if (data == NULL) return -ENOMEM;
 
     *m = (matrix){
@@ -170,7 +173,7 @@ int matrix_load(matrix *m, const gguf *g, const gguf_tensor *t, size_t index,
 
 void matrix_fini(matrix *m) {
     if (m == NULL) return;
-    aligned_release(m->data);
+    weight_pages_free(m->data, m->bytes);
     *m = (matrix){0};
 }
 
@@ -213,17 +216,33 @@ static void multiply_groups(const part *p, size_t group0, const void *const *x,
     }
 }
 
-static void run_task(void *ctx, uint32_t task, uint32_t worker) {
-    const product *job = ctx;
-    (void)worker;
-
+static const part *find_part(const product *job, uint32_t task) {
     size_t i = job->n_parts - 1;
     while (task < job->parts[i].first_task) {
         i--;
     }
-    const part *p = &job->parts[i];
+    return &job->parts[i];
+}
+
+/* Where the middle one of its groups lies. */
+static uint32_t task_home(const void *ctx, uint32_t task) {
+    const part *p = find_part(ctx, task);
+    size_t group = (task - p->first_task) * p->task_groups + p->task_groups / 2;
+    return matrix_home(p->m, group);
+}
+
+static void run_task(void *ctx, uint32_t task, uint32_t worker) {
+    const product *job = ctx;
+    const part *p = find_part(job, task);
+    (void)worker;
+
     multiply_groups(p, (task - p->first_task) * p->task_groups, job->x,
                     job->n_x);
+}
+
+uint32_t matrix_home(const matrix *m, size_t group) {
+    return topology_home((const uint8_t *)m->data +
+                         group * m->format->group_bytes(m->cols));
 }
 
 void matrix_mul(pool *p, const matrix *m, act_form form, const void *const *x,
@@ -254,7 +273,7 @@ void matrix_mul_many(pool *p, size_t n, const matrix *const *m, act_form form,
         n_tasks += (groups + task_groups - 1) / task_groups;
     }
     assert(n_tasks <= UINT32_MAX);
-    pool_run(p, (uint32_t)n_tasks, run_task, &job);
+    pool_run_near(p, (uint32_t)n_tasks, run_task, task_home, &job);
 }
 
 /* ---- a matrix for each head ---- */

@@ -55,6 +55,9 @@ int matrix_pack(matrix *m, const weight_format *f, size_t rows, size_t cols,
 /* Release the data; the struct is the caller's.  NULL and zeroed are fine. */
 void matrix_fini(matrix *m);
 
+/* The memory node that has a group of rows (topology.h). */
+uint32_t matrix_home(const matrix *m, size_t group);
+
 /* The activation form that this matrix multiplies: F32 when `exact` or for
  * float formats. */
 act_form matrix_act(const matrix *m, bool exact);

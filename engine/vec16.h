@@ -46,6 +46,10 @@ V16_INLINE v16 v16_load_bf16(const uint16_t *p) {
     __m512i wide = _mm512_cvtepu16_epi32(half);
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+V16_INLINE v16 v16_load_i8(const int8_t *p) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
 V16_INLINE void v16_store(float *p, v16 a) {
     _mm512_storeu_ps(p, a);
 }
@@ -156,6 +160,12 @@ V16_INLINE __m256 v16_load_bf16_half(const uint16_t *p) {
 }
 V16_INLINE v16 v16_load_bf16(const uint16_t *p) {
     return (v16){v16_load_bf16_half(p), v16_load_bf16_half(p + 8)};
+}
+V16_INLINE v16 v16_load_i8(const int8_t *p) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)p);
+    __m128i high = _mm_unpackhi_epi64(bytes, bytes);
+    return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                 _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))};
 }
 V16_INLINE void v16_store(float *p, v16 a) {
     _mm256_storeu_ps(p, a.low);

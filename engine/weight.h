@@ -19,10 +19,15 @@
  *              times the weight's integer sub-scale in formats that have one
  *              (for 32 or for 16 values);
  *              acc = fmaf(w_scale * x_scale, (float)isum, acc); and in formats
- *              with a minimum, msum = exact integer sum of the 32 activations,
- *              each times the weight's integer sub-minimum if there is one,
+ *              with a minimum, x_sum being the exact sum of the activations,
+ *              acc = fmaf(-(w_min * w_sub_min), x_scale * x_sum, acc), where
+ *              w_sub_min is 1 if there is none; in the format that has two
+ *              sub-minima a block (Q2_K), msum = exact integer sum of the 32
+ *              activations, each times its sub-minimum,
  *              acc = fmaf(-(w_min * x_scale), (float)msum, acc)
- * All these integers are below 2^24, hence exact as floats.  A weight's integer
+ * All these integers are below 2^24, hence exact as floats; and since the
+ * scales that act_encode() makes have 11 bits, so are the products of two
+ * factors above, short of overflow and of denormal numbers.  A weight's integer
  * may come from the format's table (IQ4_NL, IQ4_XS, MXFP4).  Where a format
  * adds an offset (Q4_1, Q5_1), the minimum is minus that.  Scales that are
  * infinite or NaN, and an A8 or F32 product that overflows, go on as IEEE

@@ -10,10 +10,10 @@
 #define SUB 16    /* columns of a sub-scale */
 
 /* acc += one block times one row; `at` is the block's first column. */
-typedef void (*mul_block)(bool has_min, size_t cols, size_t at,
+typedef void (*mul_block)(weight_min min, size_t cols, size_t at,
                           const weight_block *w, const void *x, float *acc);
 
-static void mul_block_a8(bool has_min, size_t cols, size_t at,
+static void mul_block_a8(weight_min min, size_t cols, size_t at,
                          const weight_block *w, const void *x, float *acc) {
     const int8_t *values = act_values(cols, x) + at;
     float x_scale = act_scales(x)[at / ACT_BLOCK];
@@ -26,18 +26,24 @@ static void mul_block_a8(bool has_min, size_t cols, size_t at,
             sum[i / SUB][r] += w->values[i][r] * values[i];
         }
     }
+    float x_min = x_scale * (float)(x_sum[0] + x_sum[1]);
     for (size_t r = 0; r < WEIGHT_GROUP; r++) {
         int32_t scaled =
             w->sub_scale[0][r] * sum[0][r] + w->sub_scale[1][r] * sum[1][r];
         acc[r] = fmaf(w->scale[r] * x_scale, (float)scaled, acc[r]);
-        if (!has_min) continue;
-        int32_t minima =
-            w->sub_min[0][r] * x_sum[0] + w->sub_min[1][r] * x_sum[1];
-        acc[r] = fmaf(-(w->min[r] * x_scale), (float)minima, acc[r]);
+        if (min == WEIGHT_MIN_32) {
+            float row_min = w->min[r] * (float)w->sub_min[0][r];
+            acc[r] = fmaf(-row_min, x_min, acc[r]);
+        }
+        if (min == WEIGHT_MIN_16) {
+            int32_t minima =
+                w->sub_min[0][r] * x_sum[0] + w->sub_min[1][r] * x_sum[1];
+            acc[r] = fmaf(-(w->min[r] * x_scale), (float)minima, acc[r]);
+        }
     }
 }
 
-static void mul_block_f32(bool has_min, size_t cols, size_t at,
+static void mul_block_f32(weight_min min, size_t cols, size_t at,
                           const weight_block *w, const void *x, float *acc) {
     const float *values = (const float *)x + at;
     (void)cols;
@@ -47,7 +53,7 @@ static void mul_block_f32(bool has_min, size_t cols, size_t at,
         for (size_t r = 0; r < WEIGHT_GROUP; r++) {
             float scale = w->scale[r] * (float)w->sub_scale[i / SUB][r];
             weights[r] = scale * (float)w->values[i][r];
-            if (has_min)
+            if (min != WEIGHT_NO_MIN)
                 weights[r] -= w->min[r] * (float)w->sub_min[i / SUB][r];
         }
         weight_fma_rows(acc, weights, values[i]);
@@ -68,7 +74,7 @@ static void mul(mul_block step, const weight_blocks *f, WEIGHT_MUL_ARGS) {
                 weight_block w;
                 f->open(cols, group, at, &w);
                 for (size_t t = 0; t < n; t++) {
-                    step(f->has_min, cols, at, &w, x[t0 + t], acc[t]);
+                    step(f->min, cols, at, &w, x[t0 + t], acc[t]);
                 }
             }
             for (size_t t = 0; t < n; t++) {

@@ -22,9 +22,16 @@ typedef struct {
     int8_t values[ACT_BLOCK][WEIGHT_GROUP];
 } weight_block;
 
+/* What a format takes off its products. */
+typedef enum {
+    WEIGHT_NO_MIN,
+    WEIGHT_MIN_32, /* a minimum for each A8 block */
+    WEIGHT_MIN_16, /* one for each half of it */
+} weight_min;
+
 typedef struct {
     size_t len; /* columns of a stored block: column ranges are multiples */
-    bool has_min;
+    weight_min min;
     size_t (*group_bytes)(size_t cols);
     /* Columns [at, at + 32) of a packed group.  A format without a minimum
      * leaves min and sub_min as they are. */
@@ -57,7 +64,7 @@ void weight_block_mul_f32(const weight_blocks *f, WEIGHT_MUL_ARGS);
 #define WEIGHT_BLOCK_FORMAT(id, n_len, n_bytes, minimum)                       \
     static const weight_blocks blocks = {                                      \
         .len = n_len,                                                          \
-        .has_min = minimum,                                                    \
+        .min = minimum,                                                        \
         .group_bytes = id##_group_bytes,                                       \
         .open = open_block,                                                    \
     };                                                                         \

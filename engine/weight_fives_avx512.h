@@ -57,6 +57,18 @@ TILE_INLINE void fives_mul_a8(const q0_layout *l, size_t n_x, const tile *t) {
     tile_store_sums(1, n_x, t, acc);
 }
 
+TILE_INLINE void fives_open_panel(const q0_layout *l, const tile *t,
+                                  size_t n_groups, tile_opened *out) {
+    for (size_t b = 0; b < (t->col1 - t->col0) / Q0_LEN; b++) {
+        for (size_t g = 0; g < n_groups; g++) {
+            const uint8_t *chunks =
+                q0_values_at(l, t->cols, t->weights, t->col0 + b * Q0_LEN);
+            fives_open(chunks + g * t->group_bytes,
+                       q0_open_block(l, t, b, g, out));
+        }
+    }
+}
+
 /* ---- F32 ---- */
 
 /* acc += the 4 columns of an opened chunk, `zero` too high. */
@@ -94,7 +106,7 @@ TILE_INLINE void fives_mul_f32(const q0_layout *l, int8_t zero, size_t n_x,
     tile_store_sums(1, n_x, t, acc);
 }
 
-#define FIVES_PRODUCTS_AVX512(id, zero)                                        \
+#define FIVES_PRODUCTS_AVX512(id, zero, end)                                   \
     TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {                  \
         fives_mul_a8(&id##_layout, n_x, t);                                    \
     }                                                                          \
@@ -103,8 +115,11 @@ TILE_INLINE void fives_mul_f32(const q0_layout *l, int8_t zero, size_t n_x,
     }                                                                          \
     static void prepare(size_t cols, size_t col0, size_t col1, const void *x,  \
                         tile_prep *out) {                                      \
-        tile_prepare_avx512(-(zero), cols, col0, col1, x, out);                \
+        q0_prepare(&id##_layout, zero, cols, col0, col1, x, out);              \
     }                                                                          \
-    TILE_PRODUCTS_AVX512_ONE(id, Q0_PANEL, prepare)
+    static void open_panel(const tile *t, size_t n_groups, tile_opened *out) { \
+        fives_open_panel(&id##_layout, t, n_groups, out);                      \
+    }                                                                          \
+    TILE_PRODUCTS_AVX512_ONE(id, Q0_PANEL, TILE_OPENED_AVX512(end))
 
 #endif

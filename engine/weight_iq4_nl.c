@@ -32,4 +32,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_nibbles_open(&iq4_nl_nibbles, values, out);
 }
 
-Q0_FORMAT(iq4_nl, Q0_LEN, 18, false);
+Q0_FORMAT(iq4_nl, Q0_LEN, 18, WEIGHT_NO_MIN);

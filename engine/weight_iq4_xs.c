@@ -46,4 +46,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_nibbles_open(&iq4_xs_nibbles, values, out);
 }
 
-Q0_FORMAT(iq4_xs, K_LEN, 136, false);
+Q0_FORMAT(iq4_xs, K_LEN, 136, WEIGHT_NO_MIN);

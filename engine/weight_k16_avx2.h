@@ -52,9 +52,9 @@ TILE_INLINE void k16_add_block(const k16_block *k, size_t n_x,
     const __m256i second = k16_twice(k->sub_scales, 1);
 
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        const tile_prep *prep = &t->prep[i][b];
-        __m256i sums = _mm256_set1_epi32(prep->bias);
-        __m256 x_scale = _mm256_set1_ps(prep->scale);
+        const tile_prep *prep = &t->prep[i];
+        __m256i sums = _mm256_set1_epi32(prep->bias[b]);
+        __m256 x_scale = _mm256_set1_ps(prep->scale[b]);
         __m256i low = k16_dot(k->w[0], x[i] + at);
         __m256i high = k16_dot(k->w[1], x[i] + at + K_SUB);
         __m256i product = _mm256_add_epi32(_mm256_madd_epi16(low, first),

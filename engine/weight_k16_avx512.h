@@ -41,9 +41,9 @@ TILE_INLINE void k16_add_block(const k16_block *k, size_t n_x,
     const size_t b = (at - t->col0) / ACT_BLOCK;
 
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        const tile_prep *prep = &t->prep[i][b];
-        __m512i start = _mm512_set1_epi32(prep->bias);
-        __m512 x_scale = _mm512_set1_ps(prep->scale);
+        const tile_prep *prep = &t->prep[i];
+        __m512i start = _mm512_set1_epi32(prep->bias[b]);
+        __m512 x_scale = _mm512_set1_ps(prep->scale[b]);
         __m512i low = k16_dot(k->w[0], x[i] + at);
         __m512i high = k16_dot(k->w[1], x[i] + at + K_SUB);
         if (k->shift[0] > 0) low = _mm512_srai_epi32(low, k->shift[0]);
@@ -126,6 +126,6 @@ TILE_INLINE void k16_add_columns(const k16_block *k, __m512 values, size_t n_x,
                         tile_prep *out) {                                      \
         tile_prepare_halves(factor, cols, col0, col1, x, out);                 \
     }                                                                          \
-    TILE_PRODUCTS_AVX512_ONE(id, K_PANEL, prepare)
+    TILE_PRODUCTS_AVX512_ONE(id, K_PANEL, .prepare = prepare)
 
 #endif

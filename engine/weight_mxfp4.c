@@ -32,4 +32,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_nibbles_open(&mxfp4_nibbles, values, out);
 }
 
-Q0_FORMAT(mxfp4, Q0_LEN, 17, false);
+Q0_FORMAT(mxfp4, Q0_LEN, 17, WEIGHT_NO_MIN);

@@ -61,6 +61,26 @@ TILE_INLINE void nibbles_mul_a8(const nibble_format *f, const q0_layout *l,
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
+TILE_INLINE void nibbles_open_panel(const nibble_format *f, const q0_layout *l,
+                                    const tile *t, size_t n_groups,
+                                    tile_opened *out) {
+    const __m512i table = nibbles_table(f);
+    for (size_t b = 0; b < (t->col1 - t->col0) / Q0_LEN; b++) {
+        for (size_t g = 0; g < n_groups; g++) {
+            const uint8_t *from =
+                q0_values_at(l, t->cols, t->weights, t->col0 + b * Q0_LEN) +
+                g * t->group_bytes;
+            __m512i *w = q0_open_block(l, t, b, g, out);
+            TILE_UNROLL for (size_t c = 0; c < NIBBLES_CHUNKS; c++) {
+                __m512i chunk = _mm512_loadu_si512(from + c * Q0_CHUNK);
+                w[c] = nibbles_open(f, table, chunk);
+                w[c + NIBBLES_CHUNKS] =
+                    nibbles_open(f, table, _mm512_srli_epi16(chunk, 4));
+            }
+        }
+    }
+}
+
 /* ---- F32 ---- */
 
 /* Columns [at, at + 4) of the tile's rows, being the nibbles of a chunk of each
@@ -118,7 +138,7 @@ TILE_INLINE void nibbles_mul_f32(const nibble_format *f, const q0_layout *l,
 
 /* ---- both products of a format ---- */
 
-#define NIBBLES_PRODUCTS_AVX512(id)                                            \
+#define NIBBLES_PRODUCTS_AVX512(id, end)                                       \
     TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) { \
         nibbles_mul_a8(&id##_nibbles, &id##_layout, n_groups, n_x, t);         \
     }                                                                          \
@@ -128,8 +148,11 @@ TILE_INLINE void nibbles_mul_f32(const nibble_format *f, const q0_layout *l,
     }                                                                          \
     static void prepare(size_t cols, size_t col0, size_t col1, const void *x,  \
                         tile_prep *out) {                                      \
-        tile_prepare_avx512(-id##_nibbles.zero, cols, col0, col1, x, out);     \
+        q0_prepare(&id##_layout, id##_nibbles.zero, cols, col0, col1, x, out); \
     }                                                                          \
-    TILE_PRODUCTS_AVX512(id, Q0_PANEL, prepare)
+    static void open_panel(const tile *t, size_t n_groups, tile_opened *out) { \
+        nibbles_open_panel(&id##_nibbles, &id##_layout, t, n_groups, out);     \
+    }                                                                          \
+    TILE_PRODUCTS_AVX512(id, Q0_PANEL, TILE_OPENED_AVX512(end))
 
 #endif

@@ -47,9 +47,10 @@ TILE_INLINE void q0_end_block(const q0_layout *l, size_t n_x, const tile *t,
     q0_factors f = q0_load(l, t, h, t->col0 + b * Q0_LEN);
 
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        const tile_prep *prep = &t->prep[i][b];
-        __m256 x_scale = _mm256_set1_ps(prep->scale);
-        __m256i whole = _mm256_add_epi32(sum[i], _mm256_set1_epi32(prep->bias));
+        const tile_prep *prep = &t->prep[i];
+        __m256 x_scale = _mm256_set1_ps(prep->scale[b]);
+        __m256i whole =
+            _mm256_add_epi32(sum[i], _mm256_set1_epi32(prep->bias[b]));
         __m256 product = _mm256_cvtepi32_ps(whole);
         if (l->head == Q0_F16_SUBS) {
             product = _mm256_mul_ps(f.sub_scale, product);
@@ -57,8 +58,8 @@ TILE_INLINE void q0_end_block(const q0_layout *l, size_t n_x, const tile *t,
         acc[i] =
             _mm256_fmadd_ps(_mm256_mul_ps(f.scale, x_scale), product, acc[i]);
         if (l->head == Q0_F16_MIN) {
-            acc[i] = _mm256_fnmadd_ps(_mm256_mul_ps(f.min, x_scale),
-                                      _mm256_set1_ps(prep->sum), acc[i]);
+            acc[i] =
+                _mm256_fnmadd_ps(f.min, _mm256_set1_ps(prep->min[b]), acc[i]);
         }
     }
 }

@@ -113,4 +113,4 @@ static void open_block(size_t cols, const uint8_t *group, size_t at,
     }
 }
 
-WEIGHT_BLOCK_FORMAT(q2_k, K_LEN, Q2_K_BYTES, true);
+WEIGHT_BLOCK_FORMAT(q2_k, K_LEN, Q2_K_BYTES, WEIGHT_MIN_16);

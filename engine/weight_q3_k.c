@@ -182,4 +182,4 @@ static void open_block(size_t cols, const uint8_t *group, size_t at,
     }
 }
 
-WEIGHT_BLOCK_FORMAT(q3_k, K_LEN, Q3_K_BYTES, false);
+WEIGHT_BLOCK_FORMAT(q3_k, K_LEN, Q3_K_BYTES, WEIGHT_NO_MIN);

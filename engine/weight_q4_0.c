@@ -30,4 +30,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_nibbles_open(&q4_0_nibbles, values, out);
 }
 
-Q0_FORMAT(q4_0, Q0_LEN, 18, false);
+Q0_FORMAT(q4_0, Q0_LEN, 18, WEIGHT_NO_MIN);

@@ -35,4 +35,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_nibbles_open(&q4_1_nibbles, values, out);
 }
 
-Q0_FORMAT(q4_1, Q0_LEN, 20, true);
+Q0_FORMAT(q4_1, Q0_LEN, 20, WEIGHT_MIN_32);

@@ -40,7 +40,7 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, const q4_k_packed *block,
     k_half w = k_load_half(&block->head, j, h);
     size_t b = (at - t->col0) / ACT_BLOCK;
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        acc[i] = k_add_block(&w, &t->prep[i][b], sum[i], acc[i]);
+        acc[i] = k_add_block(&w, &t->prep[i], b, sum[i], acc[i]);
     }
 }
 
@@ -91,11 +91,10 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
             __m256 sub_scale = _mm256_cvtepi32_ps(
                 tile_bytes(block->head.subs[j].scales + 8 * h));
             __m256 scale = _mm256_mul_ps(w.scale, sub_scale);
-            __m256 min = _mm256_mul_ps(w.min, w.sub_min);
             for (size_t c = 0; c < Q4_K_CHUNKS; c++) {
                 __m256i half = nibbles(block->values[j / 2][c] + h * HALF_CHUNK,
                                        j % 2 != 0);
-                add_columns(n_x, half, scale, min, x, at + c * 4, acc[h]);
+                add_columns(n_x, half, scale, w.min, x, at + c * 4, acc[h]);
             }
         }
     }

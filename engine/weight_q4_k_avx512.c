@@ -25,7 +25,7 @@ TILE_INLINE void add_part(size_t n_groups, size_t n_x, const tile *t, size_t b,
 
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            sum[g][i] = _mm512_setzero_si512();
+            sum[g][i] = _mm512_set1_epi32(TILE_MAGIC_BITS);
         }
     }
     TILE_UNROLL for (size_t c = 0; c < Q4_K_CHUNKS; c++) {
@@ -54,6 +54,24 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
         }
     }
     tile_store_sums(n_groups, n_x, t, acc);
+}
+
+static void open_panel(const tile *t, size_t n_groups, tile_opened *out) {
+    const __m512i low = _mm512_set1_epi8(15);
+    for (size_t b = 0; b < (t->col1 - t->col0) / ACT_BLOCK; b += 2) {
+        const size_t col = t->col0 + b * ACT_BLOCK;
+        const size_t j = col % K_LEN / ACT_BLOCK;
+        for (size_t g = 0; g < n_groups; g++) {
+            const q4_k_packed *block = block_of(t, g, col / K_LEN);
+            __m512i *even = k_open_block(&block->head, j, b, g, out);
+            __m512i *odd = k_open_block(&block->head, j + 1, b + 1, g, out);
+            TILE_UNROLL for (size_t c = 0; c < Q4_K_CHUNKS; c++) {
+                __m512i chunk = _mm512_loadu_si512(block->values[j / 2][c]);
+                even[c] = _mm512_and_si512(chunk, low);
+                odd[c] = _mm512_and_si512(_mm512_srli_epi16(chunk, 4), low);
+            }
+        }
+    }
 }
 
 /* ---- F32 ---- */
@@ -110,4 +128,4 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
-TILE_PRODUCTS_AVX512(q4_k, K_PANEL, k_prepare)
+TILE_PRODUCTS_AVX512(q4_k, K_PANEL, TILE_OPENED_AVX512(TILE_END_SUB_MIN))

@@ -33,4 +33,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_fives_open(values, Q5_0_ZERO, out);
 }
 
-Q0_FORMAT(q5_0, Q0_LEN, 22, false);
+Q0_FORMAT(q5_0, Q0_LEN, 22, WEIGHT_NO_MIN);

@@ -37,4 +37,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     weight_fives_open(values, Q5_1_ZERO, out);
 }
 
-Q0_FORMAT(q5_1, Q0_LEN, 24, true);
+Q0_FORMAT(q5_1, Q0_LEN, 24, WEIGHT_MIN_32);

@@ -84,4 +84,4 @@ static void open_block(size_t cols, const uint8_t *group, size_t at,
     weight_fives_open(packed->values[run][0], 0, out);
 }
 
-WEIGHT_BLOCK_FORMAT(q5_k, K_LEN, Q5_K_BYTES, true);
+WEIGHT_BLOCK_FORMAT(q5_k, K_LEN, Q5_K_BYTES, WEIGHT_MIN_32);

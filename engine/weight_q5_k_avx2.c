@@ -29,7 +29,7 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t at, size_t h,
         __m256i product =
             _mm256_add_epi32(_mm256_madd_epi16(first, head.sub_scale),
                              _mm256_madd_epi16(second, head.sub_scale));
-        acc[i] = k_add_product(&head, &t->prep[i][b], product, acc[i]);
+        acc[i] = k_add_product(&head, &t->prep[i], b, product, acc[i]);
     }
 }
 
@@ -61,13 +61,12 @@ TILE_INLINE void add_columns(size_t n_x, const tile *t, size_t at, size_t h,
     k_half head = k_load_half(&block->head, j, h);
     __m256i sub_scale = tile_bytes(block->head.subs[j].scales + 8 * h);
     __m256 scale = _mm256_mul_ps(head.scale, _mm256_cvtepi32_ps(sub_scale));
-    __m256 min = _mm256_mul_ps(head.min, head.sub_min);
 
     TILE_UNROLL for (size_t c = 0; c < FIVES_OPENED; c++) {
         TILE_UNROLL for (size_t k = 0; k < 4; k++) {
             __m256i top = _mm256_slli_epi32(w[c], 24 - 8 * (int)k);
             __m256 value = _mm256_cvtepi32_ps(_mm256_srli_epi32(top, 24));
-            __m256 column = _mm256_fmsub_ps(scale, value, min);
+            __m256 column = _mm256_fmsub_ps(scale, value, head.min);
             tile_add_column(n_x, column, x, at + c * 4 + k, acc);
         }
     }

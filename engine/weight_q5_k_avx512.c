@@ -23,7 +23,7 @@ TILE_INLINE void add_part(size_t n_x, const tile *t, size_t b, size_t j,
     tile_prefetch(n_x, block->values[j][0], FIVES_CHUNKS);
     fives_open(block->values[j][0], w);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        sum[0][i] = _mm512_setzero_si512();
+        sum[0][i] = _mm512_set1_epi32(TILE_MAGIC_BITS);
         TILE_UNROLL for (size_t c = 0; c < FIVES_OPENED; c++) {
             sum[0][i] = _mm512_dpbusd_epi32(
                 sum[0][i], w[c], tile_broadcast_4(x[i] + at + c * 4));
@@ -45,6 +45,20 @@ TILE_INLINE void mul_tile_a8(size_t n_x, const tile *t) {
         }
     }
     tile_store_sums(1, n_x, t, acc);
+}
+
+static void open_panel(const tile *t, size_t n_groups, tile_opened *out) {
+    for (size_t b = 0; b < (t->col1 - t->col0) / ACT_BLOCK; b++) {
+        const size_t col = t->col0 + b * ACT_BLOCK;
+        const size_t j = col % K_LEN / ACT_BLOCK;
+        for (size_t g = 0; g < n_groups; g++) {
+            const q5_k_packed *block =
+                (const void *)((const uint8_t *)block_of(t, col / K_LEN) +
+                               g * t->group_bytes);
+            fives_open(block->values[j][0],
+                       k_open_block(&block->head, j, b, g, out));
+        }
+    }
 }
 
 /* ---- F32 ---- */
@@ -90,4 +104,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(1, n_x, t, acc);
 }
 
-TILE_PRODUCTS_AVX512_ONE(q5_k, K_PANEL, k_prepare)
+TILE_PRODUCTS_AVX512_ONE(q5_k, K_PANEL, TILE_OPENED_AVX512(TILE_END_SUB_MIN))

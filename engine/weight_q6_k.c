@@ -45,16 +45,34 @@ static void dequantize(size_t n, const void *blocks, float *out) {
     }
 }
 
-/* Row r's 16 values of sub-block `sub`. */
-static void pack_sub(const block_q6_k *block, size_t sub, size_t r,
-                     uint8_t out[Q6_K_SUB_CHUNKS][Q6_K_CHUNK]) {
-    for (size_t j = 0; j < 4; j++) {
-        unsigned last = stored_value(block, sub * Q6_K_SUB + 12 + j);
-        for (size_t c = 0; c < Q6_K_SUB_CHUNKS; c++) {
-            unsigned v = stored_value(block, sub * Q6_K_SUB + c * 4 + j);
-            unsigned top = last >> (2 * c) & 3u;
-            out[c][r * 4 + j] = (uint8_t)(v | top << 6);
+/* All values of the block, 0 to 63; in loops that a compiler vectorizes. */
+static void stored_values(const block_q6_k *block, uint8_t out[K_LEN]) {
+    for (size_t half = 0; half < HALVES; half++) {
+        const uint8_t *high = block->high[half];
+        for (size_t side = 0; side < 2; side++) { /* runs side and side + 2 */
+            const uint8_t *low = block->low[half][side];
+            uint8_t *to = out + half * RUNS * RUN + side * RUN;
+            unsigned shift = (unsigned)side * 2;
+            for (size_t i = 0; i < RUN; i++) {
+                unsigned top = (unsigned)high[i] >> shift;
+                to[i] = (uint8_t)((low[i] & 15u) | (top & 3u) << 4);
+            }
+            for (size_t i = 0; i < RUN; i++) {
+                unsigned top = (unsigned)high[i] >> shift;
+                to[2 * RUN + i] = (uint8_t)(low[i] >> 4 | (top & 48u));
+            }
         }
+    }
+}
+
+/* Row r's 16 values of a sub-block. */
+static void pack_sub(const uint8_t values[Q6_K_SUB], size_t r,
+                     uint8_t out[Q6_K_SUB_CHUNKS][Q6_K_CHUNK]) {
+    weight_four last = weight_load_four(values + 12);
+    for (unsigned c = 0; c < Q6_K_SUB_CHUNKS; c++) {
+        weight_four four = weight_load_four(values + c * 4) |
+                           weight_four_bits(last, 2 * c, 2) << 6;
+        memcpy(out[c] + r * 4, &four, sizeof(four));
     }
 }
 
@@ -69,10 +87,12 @@ static void pack(size_t cols, const void *const rows[WEIGHT_GROUP], void *out) {
                 memcpy(&block, (const uint8_t *)rows[r] + b * Q6_K_BYTES,
                        Q6_K_BYTES);
             }
+            uint8_t values[K_LEN];
+            stored_values(&block, values);
             packed->scales[r] = block.scale;
             for (size_t sub = 0; sub < K_LEN / Q6_K_SUB; sub++) {
                 packed->sub_scales[sub][r] = block.sub_scales[sub];
-                pack_sub(&block, sub, r, packed->values[sub]);
+                pack_sub(values + sub * Q6_K_SUB, r, packed->values[sub]);
             }
         }
     }
@@ -111,4 +131,4 @@ static void open_block(size_t cols, const uint8_t *group, size_t at,
     }
 }
 
-WEIGHT_BLOCK_FORMAT(q6_k, K_LEN, Q6_K_BYTES, false);
+WEIGHT_BLOCK_FORMAT(q6_k, K_LEN, Q6_K_BYTES, WEIGHT_NO_MIN);

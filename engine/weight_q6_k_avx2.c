@@ -64,17 +64,17 @@ TILE_INLINE void add_half(size_t n_x, const tile *t, const q6_k_packed *w,
         open_sub(w->values[sub], half, chunks);
         __m256i sub_scale = load_sub_scales(w->sub_scales[sub] + half * 8);
         TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-            const tile_prep *prep = &t->prep[i][at];
+            const tile_prep *prep = &t->prep[i];
             const int8_t *x = act_values(t->cols, t->x[i]) + t->col0 +
                               at * ACT_BLOCK + k * Q6_K_SUB;
-            __m256i part = dot(k == 0 ? prep->bias : prep->bias_high, sub_scale,
-                               chunks, x);
+            int32_t bias = k == 0 ? prep->bias[at] : prep->bias_high[at];
+            __m256i part = dot(bias, sub_scale, chunks, x);
             sum[i] = k == 0 ? part : _mm256_add_epi32(sum[i], part);
         }
     }
     __m256 scale = tile_f16(w->scales + half * 8);
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        __m256 x_scale = _mm256_set1_ps(t->prep[i][at].scale);
+        __m256 x_scale = _mm256_set1_ps(t->prep[i].scale[at]);
         acc[i] = _mm256_fmadd_ps(_mm256_mul_ps(scale, x_scale),
                                  _mm256_cvtepi32_ps(sum[i]), acc[i]);
     }
@@ -114,11 +114,9 @@ static void prepare(size_t cols, size_t col0, size_t col1, const void *x,
         __m256i sum = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
         sum = _mm256_hadd_epi32(sum, sum);
         sum = _mm256_hadd_epi32(sum, sum);
-        out[b] = (tile_prep){
-            .bias = bias_pair(_mm256_extract_epi32(sum, 0)),
-            .bias_high = bias_pair(_mm256_extract_epi32(sum, 4)),
-            .scale = scales[b],
-        };
+        out->bias[b] = bias_pair(_mm256_extract_epi32(sum, 0));
+        out->bias_high[b] = bias_pair(_mm256_extract_epi32(sum, 4));
+        out->scale[b] = scales[b];
     }
 }
 

@@ -4,7 +4,8 @@
  * sub-block starts at minus 32 * (sum of its activations), prepared once per
  * panel.  The two sums of a block are then scaled and added as floats: every
  * step stays an integer below 2^24, so this is the exact integer sum, and
- * cheaper than 32-bit integer products.
+ * cheaper than 32-bit integer products.  The first sum starts at
+ * TILE_MAGIC_BITS, too.
  *
  * A tile is one group: opening the weights takes far longer than an addition's
  * latency, so one row needs no more chains. */
@@ -37,12 +38,13 @@ TILE_INLINE __m512 load_sub_scales(const int8_t *at) {
 
 /* ---- A8 ---- */
 
-TILE_INLINE __m512 dot(int32_t bias, const __m512i w[CHUNKS], const int8_t *x) {
+TILE_INLINE __m512i dot(int32_t bias, const __m512i w[CHUNKS],
+                        const int8_t *x) {
     __m512i sum = _mm512_set1_epi32(bias);
     TILE_UNROLL for (size_t c = 0; c < CHUNKS; c++) {
         sum = _mm512_dpbusd_epi32(sum, w[c], tile_broadcast_4(x + c * 4));
     }
-    return _mm512_cvtepi32_ps(sum);
+    return sum;
 }
 
 /* acc[i] += A8 block `j` of a block times n_x rows; `at` is its place in the
@@ -57,16 +59,18 @@ TILE_INLINE void add_block(size_t n_x, const tile *t, const q6_k_packed *w,
     __m512 scale = tile_f16(w->scales);
     __m512 low_scale = load_sub_scales(w->sub_scales[2 * j]);
     __m512 high_scale = load_sub_scales(w->sub_scales[2 * j + 1]);
+    __m512 offset = tile_magic_offset(low_scale);
 
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
-        const tile_prep *prep = &t->prep[i][at];
+        const tile_prep *prep = &t->prep[i];
         const int8_t *x =
             act_values(t->cols, t->x[i]) + t->col0 + at * ACT_BLOCK;
-        __m512 low_sum = dot(prep->bias, low, x);
-        __m512 high_sum = dot(prep->bias_high, high, x + Q6_K_SUB);
-        __m512 sum = _mm512_fmadd_ps(high_scale, high_sum,
-                                     _mm512_mul_ps(low_scale, low_sum));
-        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(prep->scale));
+        __m512i low_sum = dot(prep->bias[at], low, x);
+        __m512i high_sum = dot(prep->bias_high[at], high, x + Q6_K_SUB);
+        __m512 sum =
+            _mm512_fmadd_ps(low_scale, _mm512_castsi512_ps(low_sum), offset);
+        sum = _mm512_fmadd_ps(high_scale, _mm512_cvtepi32_ps(high_sum), sum);
+        __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(prep->scale[at]));
         acc[i] = _mm512_fmadd_ps(both, sum, acc[i]);
     }
 }
@@ -97,11 +101,30 @@ static void prepare(size_t cols, size_t col0, size_t col1, const void *x,
                                           _mm256_set1_epi8(Q6_K_OFFSET), v);
         sum = _mm256_hadd_epi32(sum, sum);
         sum = _mm256_hadd_epi32(sum, sum);
-        out[b] = (tile_prep){
-            .bias = -_mm256_extract_epi32(sum, 0),
-            .bias_high = -_mm256_extract_epi32(sum, 4),
-            .scale = scales[b],
-        };
+        out->bias[b] = TILE_MAGIC_BITS - _mm256_extract_epi32(sum, 0);
+        out->bias_high[b] = -_mm256_extract_epi32(sum, 4);
+        out->scale[b] = scales[b];
+    }
+}
+
+static void open_panel(const tile *t, size_t n_groups, tile_opened *out) {
+    for (size_t b = 0; b < (t->col1 - t->col0) / ACT_BLOCK; b++) {
+        const size_t col = t->col0 + b * ACT_BLOCK;
+        const size_t sub = col % K_LEN / Q6_K_SUB;
+        for (size_t g = 0; g < n_groups; g++) {
+            const void *group = t->weights + g * t->group_bytes;
+            const q6_k_packed *from = (const q6_k_packed *)group + col / K_LEN;
+            __m512i *w = (void *)out->block[b][g].values;
+            __m512 low_scale = load_sub_scales(from->sub_scales[sub]);
+            open_sub(from->values[sub], w);
+            open_sub(from->values[sub + 1], w + CHUNKS);
+            _mm512_store_ps(out->block[b][g].scale, tile_f16(from->scales));
+            _mm512_store_ps(out->block[b][g].sub_scale, low_scale);
+            _mm512_store_ps(out->block[b][g].offset,
+                            tile_magic_offset(low_scale));
+            _mm512_store_ps(out->block[b][g].high_scale,
+                            load_sub_scales(from->sub_scales[sub + 1]));
+        }
     }
 }
 
@@ -140,4 +163,4 @@ TILE_INLINE void mul_tile_f32(size_t n_x, const tile *t) {
     tile_store_sums(1, n_x, t, acc);
 }
 
-TILE_PRODUCTS_AVX512_ONE(q6_k, K_PANEL, prepare)
+TILE_PRODUCTS_AVX512_ONE(q6_k, K_PANEL, TILE_OPENED_AVX512(TILE_END_HALVES))

@@ -25,9 +25,10 @@ static void pack_block(const uint8_t *stored, size_t r, uint8_t *head,
     block_q8_0 block;
     memcpy(&block, stored, sizeof(block));
     weight_q0_pack_f16(block.scale, r, head);
-    for (size_t i = 0; i < Q0_LEN; i++) {
-        values[i / 4 * Q0_CHUNK + r * 4 + i % 4] =
-            (uint8_t)(block.values[i] ^ 0x80);
+    for (size_t i = 0; i < Q0_LEN; i += 4) {
+        weight_four four =
+            weight_load_four(block.values + i) ^ WEIGHT_FOUR(0x80);
+        memcpy(values + i / 4 * Q0_CHUNK + r * 4, &four, sizeof(four));
     }
 }
 
@@ -40,4 +41,4 @@ static void open_values(const uint8_t *values, weight_block *out) {
     }
 }
 
-Q0_FORMAT(q8_0, Q0_LEN, 34, false);
+Q0_FORMAT(q8_0, Q0_LEN, 34, WEIGHT_NO_MIN);

@@ -39,7 +39,7 @@ TILE_INLINE void mul_tile_a8(size_t n_groups, size_t n_x, const tile *t) {
 
 static void prepare(size_t cols, size_t col0, size_t col1, const void *x,
                     tile_prep *out) {
-    tile_prepare_avx512(-128, cols, col0, col1, x, out);
+    q0_prepare(&q8_0_layout, 128, cols, col0, col1, x, out);
 }
 
 /* ---- F32 ---- */
@@ -82,4 +82,5 @@ TILE_INLINE void mul_tile_f32(size_t n_groups, size_t n_x, const tile *t) {
     tile_store_sums(n_groups, n_x, t, acc);
 }
 
-TILE_PRODUCTS_AVX512(q8_0, Q0_PANEL, prepare)
+/* Weights are bytes as they lie: there is nothing to open. */
+TILE_PRODUCTS_AVX512(q8_0, Q0_PANEL, .prepare = prepare)

@@ -7,6 +7,11 @@
  * flight to hide the FMA's latency.  A panel of two groups fits half the
  * first-level cache, where it meets one activation row after the other.
  *
+ * With many activation rows a panel's weights are opened first: its values
+ * become bytes and its factors floats, 26 KiB that stay in the first-level
+ * cache while one activation row after the other meets them.  Opened panels
+ * look alike in all formats, so the tiles that multiply them are shared.
+ *
  * Which tiles there are changes no bit: a sum is one lane of one tile, and goes
  * from panel to panel through y. */
 #ifndef ENGINE_WEIGHT_TILE_H
@@ -17,26 +22,43 @@
 #include <stdint.h>
 #include "engine/weight_kernels.h"
 
-#define TILE_GROUPS 4  /* of weights, at most */
-#define TILE_ROWS 8    /* of activations, at most */
-#define TILE_BATCH 64  /* activation rows that are prepared at a time */
-#define TILE_BLOCKS 16 /* A8 blocks of a panel, at most, if prepared */
+#define TILE_GROUPS 4      /* of weights, at most */
+#define TILE_ROWS 8        /* of activations, at most */
+#define TILE_BATCH 128     /* activation rows that are prepared at a time */
+#define TILE_BLOCKS 16     /* A8 blocks of a panel, at most, if prepared */
+#define TILE_OPEN_ROWS 12  /* so many are worth opening the weights first */
+#define TILE_OPEN_GROUPS 2 /* that are opened at a time */
 
-/* What a kernel would otherwise compute once for each tile that an activation
- * block takes part in. */
+/* Of the blocks of a row's panel, what a kernel would otherwise compute once
+ * for each tile that they take part in. */
 typedef struct {
-    int32_t bias;      /* what the format derives from the block's sum, */
-    int32_t bias_high; /* or, with sub-blocks of 16, from its halves' */
-    float sum;         /* for formats with a minimum */
-    float scale;
+    _Alignas(64) int32_t bias[TILE_BLOCKS]; /* what the format derives from the
+                                               sum of a block's values, */
+    int32_t bias_high[TILE_BLOCKS]; /* or, with sub-blocks of 16, its halves' */
+    float min[TILE_BLOCKS]; /* scale * sum, for formats with a minimum */
+    float scale[TILE_BLOCKS];
 } tile_prep;
+
+/* A8 blocks of some groups, opened.  A format leaves what its end of a block
+ * (see the opened tiles of the level) does not use as it is. */
+typedef struct {
+    _Alignas(64) struct {
+        uint8_t values[ACT_BLOCK / 4][WEIGHT_GROUP * 4]; /* unsigned */
+        float scale[WEIGHT_GROUP];
+        float sub_scale[WEIGHT_GROUP];
+        float offset[WEIGHT_GROUP];     /* added to the scaled sum */
+        float high_scale[WEIGHT_GROUP]; /* the second sub-scale of a block */
+        float min[WEIGHT_GROUP];
+    } block[TILE_BLOCKS][TILE_OPEN_GROUPS];
+} tile_opened;
 
 typedef struct {
     const uint8_t *weights; /* first group, whole */
     size_t group_bytes;
-    size_t cols, col0, col1;              /* the matrix's width; the panel */
-    const void *const *x;                 /* whole rows */
-    const tile_prep (*prep)[TILE_BLOCKS]; /* [row][block of the panel] */
+    size_t cols, col0, col1;   /* the matrix's width; the panel */
+    const void *const *x;      /* whole rows */
+    const tile_prep *prep;     /* of each row */
+    const tile_opened *opened; /* instead of weights, for tiles of them */
     float *const *y;
     size_t lane0; /* of y, for the first group's first row */
     bool first;   /* sums start at zero, else at y */
@@ -46,7 +68,8 @@ typedef void (*tile_mul)(const tile *t);
 
 #define TILE_SIZES 4 /* different numbers of activation rows */
 
-typedef struct {
+typedef struct tile_set tile_set;
+struct tile_set {
     size_t rows[TILE_SIZES]; /* of a tile: 1, then ascending; 0 ends them */
     /* by log2 of the groups and by place in `rows`; a NULL means too many
      * registers.  If a tile exists, so do all smaller ones. */
@@ -55,7 +78,11 @@ typedef struct {
     /* Prepare the blocks of columns [col0, col1) of one row; may be NULL. */
     void (*prepare)(size_t cols, size_t col0, size_t col1, const void *x,
                     tile_prep *out);
-} tile_set;
+    /* Open the first n_groups of the tile's panel, and what multiplies them;
+     * NULL where that does not pay. */
+    void (*open)(const tile *t, size_t n_groups, tile_opened *out);
+    const tile_set *opened;
+};
 
 /* A prepare() for levels that have AVX2: `bias` is a pair of int16, the sums of
  * the block's halves times `factor`, which is at most 16. */

@@ -20,8 +20,9 @@ void tile_prepare_avx2(int32_t factor, size_t cols, size_t col0, size_t col1,
 
     for (size_t b = 0; b < n_blocks; b++) {
         int32_t sum = sum_of_block(values + b * ACT_BLOCK);
-        out[b] = (tile_prep){
-            .bias = factor * sum, .sum = (float)sum, .scale = scales[b]};
+        out->bias[b] = factor * sum;
+        out->min[b] = scales[b] * (float)sum;
+        out->scale[b] = scales[b];
     }
 }
 
@@ -39,7 +40,7 @@ void tile_prepare_halves(int32_t factor, size_t cols, size_t col0, size_t col1,
         sum = _mm256_hadd_epi32(sum, sum);
         uint32_t low = (uint32_t)(factor * _mm256_extract_epi32(sum, 0));
         uint32_t high = (uint32_t)(factor * _mm256_extract_epi32(sum, 4));
-        out[b] = (tile_prep){.bias = (int32_t)((low & 0xffff) | high << 16),
-                             .scale = scales[b]};
+        out->bias[b] = (int32_t)((low & 0xffff) | high << 16);
+        out->scale[b] = scales[b];
     }
 }

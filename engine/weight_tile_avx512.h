@@ -50,13 +50,34 @@ TILE_INLINE __m512i tile_broadcast_4(const int8_t *at) {
 
 /* ---- steps over a tile's groups and rows ---- */
 
+/* The bits of 1.5 * 2^23.  An integer sum that starts there, itself below 2^22,
+ * is at its end the bits of the float TILE_MAGIC + sum: instead of converting
+ * it and multiplying it by a sub-scale, one multiply-add with the sub-scale and
+ * the offset below gives the same exact product. */
+#define TILE_MAGIC_BITS 0x4b400000
+#define TILE_MAGIC 0x1.8p+23f
+
+TILE_INLINE __m512 tile_magic_offset(__m512 sub_scale) {
+    return _mm512_mul_ps(sub_scale, _mm512_set1_ps(-TILE_MAGIC));
+}
+
 /* Integer sums of block b of the panel, as prepared. */
 TILE_INLINE void tile_start_block(size_t n_groups, size_t n_x, const tile *t,
                                   size_t b,
                                   __m512i sum[TILE_GROUPS][TILE_ROWS]) {
     TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
         TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
-            sum[g][i] = _mm512_set1_epi32(t->prep[i][b].bias);
+            sum[g][i] = _mm512_set1_epi32(t->prep[i].bias[b]);
+        }
+    }
+}
+
+TILE_INLINE void tile_start_high(size_t n_groups, size_t n_x, const tile *t,
+                                 size_t b,
+                                 __m512i sum[TILE_GROUPS][TILE_ROWS]) {
+    TILE_UNROLL for (size_t i = 0; i < n_x; i++) {
+        TILE_UNROLL for (size_t g = 0; g < n_groups; g++) {
+            sum[g][i] = _mm512_set1_epi32(t->prep[i].bias_high[b]);
         }
     }
 }
@@ -89,20 +110,42 @@ TILE_INLINE void tile_add_column(size_t n_groups, size_t n_x,
     }
 }
 
-/* A prepare() of tile_set whose bias is the block's sum times `factor`. */
-void tile_prepare_avx512(int32_t factor, size_t cols, size_t col0, size_t col1,
-                         const void *x, tile_prep *out);
+/* A prepare() of tile_set whose bias is `start` and the block's sum times
+ * `factor`. */
+void tile_prepare_avx512(int32_t start, int32_t factor, size_t cols,
+                         size_t col0, size_t col1, const void *x,
+                         tile_prep *out);
 
-/* ---- both products of a format; `prep` is the A8 form's prepare() ---- */
+/* ---- opened panels ---- */
+
+/* What ends a block that is opened: what acc gets beside the contract's
+ * w_scale * x_scale times the sum. */
+typedef enum {
+    TILE_END_PLAIN,
+    TILE_END_MIN,
+    TILE_END_SUB,     /* a sub-scale; the bias starts at TILE_MAGIC_BITS */
+    TILE_END_SUB_MIN, /* both */
+    TILE_END_HALVES,  /* two sub-scales; so does bias, bias_high at zero */
+    TILE_ENDS
+} tile_end;
+
+extern const tile_set tile_opened_avx512[TILE_ENDS];
+
+/* ---- both products of a format ----
+ *
+ * What the tile_set of A8 has beside tiles comes last: `.prepare`, and more if
+ * panels are opened, by the format's prepare() and open_panel(). */
+#define TILE_OPENED_AVX512(end)                                                \
+    .prepare = prepare, .open = open_panel, .opened = &tile_opened_avx512[end]
 
 /* Tiles of 1, 2 or 4 groups.  Each sum of A8 takes two registers, an integer
  * and a float one, so 6 rows are the most; 12 chains of vpdpbusd keep both of
  * its ports busy, 8 do not. */
-#define TILE_PRODUCTS_AVX512(id, n_panel, prep)                                \
-    TILE_PRODUCT_AVX512(id, a8, 6, n_panel, prep)                              \
-    TILE_PRODUCT_AVX512(id, f32, 8, n_panel, NULL)
+#define TILE_PRODUCTS_AVX512(id, n_panel, ...)                                 \
+    TILE_PRODUCT_AVX512(id, a8, 6, n_panel, __VA_ARGS__)                       \
+    TILE_PRODUCT_AVX512(id, f32, 8, n_panel, .prepare = NULL)
 
-#define TILE_PRODUCT_AVX512(id, form, most, n_panel, prep)                     \
+#define TILE_PRODUCT_AVX512(id, form, most, n_panel, ...)                      \
     TILE_OF_GROUPS(form, 1, 1)                                                 \
     TILE_OF_GROUPS(form, 1, 2)                                                 \
     TILE_OF_GROUPS(form, 1, 4)                                                 \
@@ -114,24 +157,23 @@ void tile_prepare_avx512(int32_t factor, size_t cols, size_t col0, size_t col1,
     TILE_OF_GROUPS(form, 4, 1)                                                 \
     TILE_OF_GROUPS(form, 4, 2)                                                 \
     TILE_PRODUCT(                                                              \
-        id, form, avx512, n_panel, .prepare = prep, .rows = {1, 2, 4, most},   \
+        id, form, avx512, n_panel, __VA_ARGS__, .rows = {1, 2, 4, most},       \
         .mul = {{form##_1x1, form##_1x2, form##_1x4, form##_1x##most},         \
                 {form##_2x1, form##_2x2, form##_2x4, form##_2x##most},         \
                 {form##_4x1, form##_4x2}})
 
 /* Tiles of one group, for formats whose weights take far longer to open than
  * an addition's latency: one row needs no more chains. */
-#define TILE_PRODUCTS_AVX512_ONE(id, n_panel, prep)                            \
-    TILE_PRODUCT_AVX512_ONE(id, a8, n_panel, prep)                             \
-    TILE_PRODUCT_AVX512_ONE(id, f32, n_panel, NULL)
+#define TILE_PRODUCTS_AVX512_ONE(id, n_panel, ...)                             \
+    TILE_PRODUCT_AVX512_ONE(id, a8, n_panel, __VA_ARGS__)                      \
+    TILE_PRODUCT_AVX512_ONE(id, f32, n_panel, .prepare = NULL)
 
-#define TILE_PRODUCT_AVX512_ONE(id, form, n_panel, prep)                       \
+#define TILE_PRODUCT_AVX512_ONE(id, form, n_panel, ...)                        \
     TILE_OF_ONE(form, 1)                                                       \
     TILE_OF_ONE(form, 2)                                                       \
     TILE_OF_ONE(form, 4)                                                       \
     TILE_OF_ONE(form, 8)                                                       \
-    TILE_PRODUCT(id, form, avx512, n_panel, .prepare = prep,                   \
-                 .rows = {1, 2, 4, 8},                                         \
+    TILE_PRODUCT(id, form, avx512, n_panel, __VA_ARGS__, .rows = {1, 2, 4, 8}, \
                  .mul = {{form##_1x1, form##_1x2, form##_1x4, form##_1x8}})
 
 #endif

@@ -108,17 +108,22 @@ static float dot_a8(uint32_t type, size_t cols, size_t col0, size_t col1,
     float acc = 0.0f;
     for (size_t b = col0 / 32; b < col1 / 32; b++) {
         float x_scale = act_scales(x)[b];
-        int sum = 0, minima = 0;
+        int sum = 0, x_sum = 0, minima = 0;
         plain_quant w = {0};
         for (size_t i = b * 32; i < (b + 1) * 32; i++) {
             int value = act_values(cols, x)[i];
             w = plain_quant_at(type, stored, i);
             sum += w.sub_scale * w.value * value;
+            x_sum += value;
             minima += w.sub_min * value;
         }
         acc = fmaf(w.scale * x_scale, (float)sum, acc);
-        if (plain_quant_has_min(type)) {
+        if (!plain_quant_has_min(type)) continue;
+        if (type == WEIGHT_Q2_K) { /* two minima a block */
             acc = fmaf(-(w.min * x_scale), (float)minima, acc);
+        } else {
+            float w_min = w.min * (float)w.sub_min;
+            acc = fmaf(-w_min, x_scale * (float)x_sum, acc);
         }
     }
     return acc;

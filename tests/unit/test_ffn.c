@@ -13,7 +13,7 @@
 #include "engine/util.h"
 #include "tests/support/plain.h"
 
-#define MAX_ROWS 96
+#define MAX_ROWS 200
 
 static void *must(void *p) {
     assert_non_null(p);
@@ -283,7 +283,7 @@ static void batch_threads_and_level_change_no_bit(void **state) {
 
     for (size_t i = 0; i < 3; i++) {
         n[i] = make_network(&seed, all_q8_0, 128, i == 1 ? 192 : 512);
-        r[i] = make_rows(&seed, ACT_A8, 128, i == 2 ? 70 : 3 + i);
+        r[i] = make_rows(&seed, ACT_A8, 128, i == 2 ? 133 : 3 + i);
         compute_wanted(&n[i], i == 1 ? 2 : 8, 0, ACT_A8, &r[i]);
     }
     for (uint32_t n_threads = 1; n_threads <= 3; n_threads++) {
@@ -436,8 +436,8 @@ static void counts_every_part_of_a_long_run(void **state) {
     (void)state;
 
     assert_int_equal(ffn_run(b.p, b.s, &job, 1, ACT_A8, 0), 0);
-    /* Parts of 128 hidden values or 64 outputs, of 64 rows. */
-    uint64_t parts = (FFN_DIM / 128 + MODEL_DIM / 64) * 2;
+    /* Parts of 256 hidden values or outputs, of at most 128 rows. */
+    uint64_t parts = (FFN_DIM / 256 + 1) * 2;
     assert_true(pool_progress(b.p) > parts);
 
     close_bench(&b);

@@ -18,7 +18,7 @@
 #include "tests/support/plain.h"
 #include "tests/support/plain_quant.h"
 
-#define MAX_X 70
+#define MAX_X 134
 
 #define N_FLOATS 3
 
@@ -367,7 +367,7 @@ static void multiplies_any_width(void **state) {
         check_all(whole(20, cols[i], 1), &seed);
         check_all(whole(36, cols[i], 6), &seed);
     }
-    check_all(whole(3, 33024, 1), &seed); /* more panels than are kept */
+    check_all(whole(3, 66048, 1), &seed); /* more panels than are kept */
 }
 
 static void multiplies_parts_of_the_columns_and_groups(void **state) {
