@@ -5,13 +5,14 @@
  * k the norm, RoPE, or RoPE and the norm; then of q the temperature. */
 #include <errno.h>
 #include "coordinator/forward_internal.h"
-#include "engine/attention.h"
 #include "engine/util.h"
 #include "engine/vmath.h"
 
 int attention_part_init(forward *f) {
     attention_part *a = &f->attention;
     const model_config *m = f->model;
+    int rc = attention_tiles_init(f);
+    if (rc < 0) return rc;
     if (m->attention.kind == ATTENTION_LATENT) return latent_part_init(f);
 
     size_t rows = f->config.max_rows;
@@ -31,6 +32,7 @@ void attention_part_fini(forward *f) {
     aligned_release(a->k);
     aligned_release(a->v);
     act_rows_fini(&a->heads);
+    attention_tiles_fini(f);
     latent_part_fini(f);
 }
 
@@ -108,36 +110,63 @@ static void task_positions(void *ctx, uint32_t task, uint32_t worker) {
     finish_product(f, (size_t)m->n_kv_heads * m->key_dim, w->k_bias, k);
     finish_product(f, (size_t)m->n_kv_heads * m->value_dim, w->v_bias, v);
     place(f, r, q, k);
+    if (a->writes_late) return;
     kv_write(f->config.kv, f->items[f->rows[r].item].kv, f->layer,
              f->rows[r].position, k, v);
 }
 
 /* ---- attention ---- */
 
+/* Keys lie across the cache's lines: one position's touch as many as there are
+ * elements, which a single thread waits for.  Where no task reads what another
+ * one would write, each writes its own: every row is of another sequence, and a
+ * head's queries are all in one task. */
+static bool can_write_late(const forward *f) {
+    if (f->attention.cut.parts > 1) return false;
+    for (uint32_t i = 1; i < f->n_live; i++) {
+        const row *r = &f->rows[f->live[i]], *former = &f->rows[f->live[i - 1]];
+        if (r->item == former->item) return false;
+    }
+    return true;
+}
+
+static void write_head(const forward *f, uint32_t r, uint32_t kv_head) {
+    const attention_part *a = &f->attention;
+    const model_config *m = f->model;
+    kv_write_head(f->config.kv, f->items[f->rows[r].item].kv, f->layer, kv_head,
+                  f->rows[r].position,
+                  a->k + r * a->k_stride + (size_t)kv_head * m->key_dim,
+                  a->v + r * a->v_stride + (size_t)kv_head * m->value_dim);
+}
+
+/* Some heads of a tile of rows; encoded, if no block is another task's too. */
 static void task_attention(void *ctx, uint32_t task, uint32_t worker) {
     forward *f = ctx;
     const model_config *m = f->model;
     const attention_part *a = &f->attention;
-    uint32_t r = f->live[task / m->n_kv_heads];
-    uint32_t kv_head = task % m->n_kv_heads;
-    size_t group = m->n_heads / m->n_kv_heads;
+    const attention_task t = attention_task_of(f, task);
     const float *sinks = layer_of(f)->attention.sinks;
-    (void)worker;
-    const attention_query query = {
-        .seq = f->items[f->rows[r].item].kv,
-        .layer = f->layer,
-        .kv_head = kv_head,
-        .position = f->rows[r].position,
-        .first = model_first_key(m, f->layer, f->rows[r].position),
-        .group = group,
-        .q = a->q + r * a->q_stride + kv_head * group * m->key_dim,
-        .scale = m->attention.scale,
-        .softcap = m->attention.softcap,
-        .sinks = sinks != NULL ? sinks + kv_head * group : NULL,
-    };
-    attention_group(f->config.kv, &query,
-                    act_row_f32(&a->heads, r) +
-                        (size_t)kv_head * group * m->value_dim);
+    const size_t head = (size_t)t.kv_head * a->cut.group + t.head;
+    const size_t from = head * m->value_dim;
+    const size_t to = from + t.n_heads * m->value_dim;
+
+    attention_row rows[ATTENTION_LANES];
+    attention_query query = attention_task_query(f, &t, rows);
+    if (sinks != NULL) query.sinks = sinks + head;
+    for (uint32_t i = 0; i < t.rows.n; i++) {
+        uint32_t r = f->live[t.rows.first + i];
+        rows[i].q = a->q + r * a->q_stride + head * m->key_dim;
+        rows[i].out = act_row_f32(&a->heads, r) + from;
+        if (a->writes_late) write_head(f, r, t.kv_head);
+    }
+    attention_run(f->config.kv, &query, a->scratch[worker]);
+
+    if (!a->whole_blocks) return;
+    for (uint32_t i = 0; i < t.rows.n; i++) {
+        uint32_t r = f->live[t.rows.first + i];
+        act_encode_part(ACT_A8, a->heads.width, from, to, rows[i].out,
+                        act_row_a8(&a->heads, r));
+    }
 }
 
 static void task_encode_heads(void *ctx, uint32_t task, uint32_t worker) {
@@ -158,9 +187,17 @@ static void grouped_attention(forward *f) {
     point_outputs(f, 2, a->v, a->v_stride);
     multiply(f, &f->hidden, 3, qkv);
 
+    const model_config *m = f->model;
+    attention_tiles_cut(f, 0, f->n_live, m->n_kv_heads,
+                        m->n_heads / m->n_kv_heads);
+    a->writes_late = can_write_late(f);
     pool_run(p, f->n_live, task_positions, f);
-    pool_run(p, f->n_live * f->model->n_kv_heads, task_attention, f);
-    pool_run(p, f->n_live, task_encode_heads, f);
+
+    size_t width = (size_t)m->value_dim;
+    a->whole_blocks = a->cut.heads * width % ACT_BLOCK == 0 &&
+                      a->cut.group * width % ACT_BLOCK == 0;
+    pool_run(p, attention_tasks(&a->cut), task_attention, f);
+    if (!a->whole_blocks) pool_run(p, f->n_live, task_encode_heads, f);
 }
 
 void forward_attention(forward *f) {

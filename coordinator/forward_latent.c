@@ -14,12 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/forward_internal.h"
-#include "engine/attention.h"
 #include "engine/util.h"
 #include "engine/vmath.h"
 
 #define PIECE_ROWS 32
-#define FEWEST_HEADS 4 /* of a task: fewer take as long */
 
 static size_t absorbed_stride(const model_config *m) {
     return padded(m->key_dim); /* a product pads `rank` alone by no more */
@@ -137,20 +135,8 @@ static void task_place(void *ctx, uint32_t task, uint32_t worker) {
 typedef struct {
     forward *f;
     uint32_t first, n;
-    act_form form;                  /* of the product that is prepared */
-    uint32_t task_heads, row_tasks; /* of attention */
+    act_form form; /* of the product that is prepared */
 } piece;
-
-/* A task has as many heads as a kernel takes at once, unless threads would
- * have nothing to do. */
-static void cut_heads(piece *p) {
-    uint32_t heads = p->f->model->n_heads;
-    uint32_t threads = pool_threads(p->f->config.threads);
-    size_t share = ((size_t)heads * p->n + threads - 1) / threads;
-    share = round_up(share, FEWEST_HEADS);
-    p->task_heads = (uint32_t)size_min(share, ATTENTION_LATENT_HEADS);
-    p->row_tasks = (heads + p->task_heads - 1) / p->task_heads;
-}
 
 static float *absorbed_of(const piece *p, uint32_t i, uint32_t head) {
     const model_config *m = p->f->model;
@@ -196,36 +182,41 @@ static void task_give_queries(void *ctx, uint32_t i, uint32_t worker) {
     }
 }
 
-/* Attention of some heads of a row, and the input of the product after it. */
+/* The query of a head in the latent space gets its rotated part. */
+static void join_rotated(const piece *p, uint32_t i, uint32_t head) {
+    const forward *f = p->f;
+    const model_config *m = f->model;
+    const float *q = f->latent.q + f->live[p->first + i] * f->latent.q_stride;
+    memcpy(absorbed_of(p, i, head) + m->latent.rank,
+           q + (size_t)head * model_latent_head_dim(m) + m->latent.nope_dim,
+           m->rope.n_dims * sizeof(*q));
+}
+
+/* Attention of some heads of a tile of rows, and the input of the product after
+ * it. */
 static void task_attend(void *ctx, uint32_t task, uint32_t worker) {
     const piece *p = ctx;
     const forward *f = p->f;
     const model_config *m = f->model;
-    uint32_t i = task / p->row_tasks;
-    uint32_t head = task % p->row_tasks * p->task_heads;
-    uint32_t r = f->live[p->first + i];
-    uint32_t n = (uint32_t)size_min(p->task_heads, m->n_heads - head);
-    const float *q = f->latent.q + r * f->latent.q_stride + m->latent.nope_dim;
-    (void)worker;
+    const attention_task t = attention_task_of(f, task);
+    const uint32_t first = t.rows.first - p->first, end = t.head + t.n_heads;
 
-    for (uint32_t h = head; h < head + n; h++) {
-        memcpy(absorbed_of(p, i, h) + m->latent.rank,
-               q + (size_t)h * model_latent_head_dim(m),
-               m->rope.n_dims * sizeof(*q));
+    attention_row rows[ATTENTION_LANES];
+    attention_query query = attention_task_query(f, &t, rows);
+    query.q_stride = absorbed_stride(m);
+    for (uint32_t i = 0; i < t.rows.n; i++) {
+        for (uint32_t h = t.head; h < end; h++) {
+            join_rotated(p, first + i, h);
+        }
+        rows[i].q = absorbed_of(p, first + i, t.head);
+        rows[i].out = sum_of(p, first + i, t.head);
     }
-    const attention_query query = {
-        .seq = f->items[f->rows[r].item].kv,
-        .layer = f->layer,
-        .position = f->rows[r].position,
-        .group = n,
-        .q = absorbed_of(p, i, head),
-        .q_stride = absorbed_stride(m),
-        .scale = m->attention.scale,
-    };
-    attention_group(f->config.kv, &query, sum_of(p, i, head));
-    for (uint32_t h = head; h < head + n; h++) {
-        put_input(p, i, h, m->latent.rank, sum_of(p, i, h));
-        f->latent.y[(size_t)h * p->n + i] = value_of(p, i, h);
+    attention_run(f->config.kv, &query, f->attention.scratch[worker]);
+    for (uint32_t i = first; i < first + t.rows.n; i++) {
+        for (uint32_t h = t.head; h < end; h++) {
+            put_input(p, i, h, m->latent.rank, sum_of(p, i, h));
+            f->latent.y[(size_t)h * p->n + i] = value_of(p, i, h);
+        }
     }
 }
 
@@ -258,8 +249,8 @@ static void attend_piece(piece *p) {
     multiply_heads(p, w->k_b);
 
     p->form = matrix_act(&w->v_b[0], p->f->config.exact);
-    cut_heads(p);
-    pool_run(threads, p->n * p->row_tasks, task_attend, p);
+    attention_tiles_cut(p->f, p->first, p->n, 1, p->f->model->n_heads);
+    pool_run(threads, attention_tasks(&p->f->attention.cut), task_attend, p);
     multiply_heads(p, w->v_b);
     pool_run(threads, p->n, task_gather_values, p);
 }

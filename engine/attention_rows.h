@@ -1,136 +1,207 @@
-/* attention_rows.h - attention of a group of heads over sixteen-lane vectors.
+/* attention_rows.h - attention of a tile of rows over sixteen-lane vectors.
  *
  * The body of attention_avx2.c and attention_avx512.c, which define the level
- * for vec16.h, the function's name ATTENTION_GROUP, and how many vectors of
- * accumulators each of TILE_HEADS heads keeps in registers, TILE_VECTORS, and
- * how many keys of a latent cache are taken at a time, LATENT_KEYS.
- * Scores have one lane per key, outputs one lane per value dim, so that each
- * lane is one of the reference's chains.  A block's keys and values are taken
- * for TILE_HEADS heads at a time, and come from memory once for the whole
- * group: after the first tile they are in the cache.
+ * for vec16.h, the function's name ATTENTION_TILE, and what fits into the
+ * registers: TILE_VECTORS of accumulators for each of TILE_LANES lanes, and
+ * LATENT_KEYS keys of one vector of lanes.
  *
- * Keys of a latent cache lie the other way round, since their first part is
- * the values too; there scores have one lane per head. */
-#ifndef ATTENTION_GROUP
+ * Every (row, head) of the tile is a lane.  A block is taken by all lanes that
+ * see some of it before the next one: scores [lanes][64], their exponentials,
+ * sums [lanes][value_dim].  Both products are register tiles of chains, one
+ * chain in each SIMD lane, so that each is the reference's; keys and values
+ * come from memory, and are converted, once for all lanes.  Lanes see
+ * different ends of the blocks at their windows' begins and at their own
+ * positions: scores beyond are computed and dropped, values beyond are never
+ * read into a sum.
+ *
+ * Scores have SIMD lanes over keys, which lie transposed in pages.  Keys of a
+ * latent cache lie the other way round, since their first part is the values
+ * too; there the queries are transposed, SIMD lanes are the tile's lanes, and
+ * the scores are turned afterwards. */
+#ifndef ATTENTION_TILE
 #error "attention_rows.h is the body of attention_avx2.c and _avx512.c"
 #endif
 
 #include <math.h>
 #include <stdbool.h>
 #include "engine/attention_internal.h"
+#include "engine/attention_panel.h"
 #include "engine/util.h"
 #include "engine/vec16.h"
-#include "engine/vmath.h"
 
-#define TILE_HEADS 4
-#define LONE_VECTORS 4 /* a head by itself leaves registers for as many */
-#define PAGE_VECTORS (KV_PAGE / 16)
+#define TILE_LANES 4
+#define LONE_VECTORS 4 /* a lane by itself leaves registers for as many */
+#define MOST_TILE 8    /* rows of accumulators, of any tile */
+#define PAGE_VECTORS (KV_PAGE / V16_LANES)
+/* Dims of latent keys that are multiplied at a time, so that the queries' part
+ * stays in the first cache. */
+#define LATENT_DIMS ((size_t)96)
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* What the blocks of one call share, and the state between blocks. */
 typedef struct {
-    size_t key_dim, value_dim, value_stride, group;
-    const float *q; /* [group][q_stride] */
-    size_t q_stride;
-    float *turned; /* latent: q as [key_dim][V16_LANES], a lane per head */
-    float scale, softcap;
-    size_t from;                           /* first key seen in this block */
-    bool empty;                            /* no key or sink so far */
-    float *out;                            /* [group][value_dim] */
-    float p[ATTENTION_MAX_GROUP][KV_PAGE]; /* scores, then their exponentials */
-    float m[ATTENTION_MAX_GROUP];          /* largest score so far */
-    float l[ATTENTION_MAX_GROUP];          /* sum of exponentials so far */
-    float c[ATTENTION_MAX_GROUP]; /* this block's factor for l and out */
-} attention_state;
+    const kv_cache *kv;
+    const kv_config *config;
+    const attention_query *query;
+    attention_scratch *s;
+    size_t n_lanes;
+    size_t out_stride;   /* of s->out */
+    size_t turned_lanes; /* latent: n_lanes in whole vectors */
 
-V16_INLINE v16 load_lanes(kv_type type, const void *from, size_t at) {
-    if (type == KV_F16) return v16_load_f16((const uint16_t *)from + at);
-    return v16_load((const float *)from + at);
+    /* The block: what each lane sees of it. */
+    size_t lane0, lane1;           /* lanes that see any */
+    uint8_t from[ATTENTION_LANES]; /* first key seen, */
+    uint8_t n[ATTENTION_LANES];    /* end of those seen */
+    bool empty[ATTENTION_LANES];   /* no key or sink so far */
+
+    float m[ATTENTION_LANES];   /* largest score so far */
+    float l[ATTENTION_LANES];   /* sum of exponentials so far */
+    float c[ATTENTION_LANES];   /* this block's factor for l and sums */
+    float sum[ATTENTION_LANES]; /* this block's exponentials */
+} tile;
+
+static float *scores_of(const tile *t, size_t lane) {
+    return t->s->p + lane * KV_PAGE;
 }
 
-V16_INLINE v16 load_lanes_n(kv_type type, const void *from, size_t at,
-                            size_t n) {
-    if (type == KV_F16) return v16_load_f16_n((const uint16_t *)from + at, n);
-    return v16_load_n((const float *)from + at, n);
+/* ---- the chains ---- */
+
+/* One step of n_rows x n_vectors chains: acc += x[row] * b, x being values of
+ * the rows, x_stride apart.  The counts are constants where this is inlined. */
+V16_INLINE void chain_step(v16 acc[][LONE_VECTORS], size_t n_rows,
+                           size_t n_vectors, const float *x, size_t x_stride,
+                           kv_type type, const void *b, size_t at) {
+    v16 column[LONE_VECTORS];
+    UNROLL for (size_t i = 0; i < n_vectors; i++) {
+        column[i] = load_lanes(type, b, at + i * V16_LANES);
+    }
+    UNROLL for (size_t r = 0; r < n_rows; r++) {
+        v16 factor = v16_set(x[r * x_stride]);
+        UNROLL for (size_t i = 0; i < n_vectors; i++) {
+            acc[r][i] = v16_fma(factor, column[i], acc[r][i]);
+        }
+    }
 }
 
-/* Scores of n_heads heads, from `head` on, for n_vectors vectors of keys from
- * lane `first` on.  The counts are constants where this is inlined. */
-V16_INLINE void score_tile(attention_state *a, kv_type type, const void *keys,
-                           size_t head, size_t n_heads, size_t first,
+/* ---- scores ---- */
+
+V16_INLINE void score_tile(const tile *t, const panel *keys, kv_type type,
+                           size_t lane, size_t n_lanes, size_t vector,
                            size_t n_vectors) {
-    const float *q = a->q + head * a->q_stride;
-    v16 acc[TILE_HEADS][LONE_VECTORS];
+    const size_t key_dim = t->config->key_dim, first = vector * V16_LANES;
+    const float *q = t->s->q + lane * key_dim;
+    const v16 scale = v16_set(t->query->scale);
+    v16 acc[MOST_TILE][LONE_VECTORS];
 
-    UNROLL for (size_t h = 0; h < n_heads; h++) {
+    UNROLL for (size_t h = 0; h < n_lanes; h++) {
         UNROLL for (size_t i = 0; i < n_vectors; i++) acc[h][i] = v16_set(0);
     }
-    for (size_t d = 0; d < a->key_dim; d++) {
-        v16 k[LONE_VECTORS];
-        UNROLL for (size_t i = 0; i < n_vectors; i++) {
-            k[i] = load_lanes(type, keys, d * KV_PAGE + first + i * V16_LANES);
-        }
-        UNROLL for (size_t h = 0; h < n_heads; h++) {
-            v16 qd = v16_set(q[h * a->q_stride + d]);
-            UNROLL for (size_t i = 0; i < n_vectors; i++) {
-                acc[h][i] = v16_fma(qd, k[i], acc[h][i]);
-            }
-        }
+    for (size_t d = 0; d < key_dim; d++) {
+        chain_step(acc, n_lanes, n_vectors, q + d, key_dim, type, keys->data,
+                   d * keys->stride + first);
     }
-    const v16 scale = v16_set(a->scale);
-    UNROLL for (size_t h = 0; h < n_heads; h++) {
+    UNROLL for (size_t h = 0; h < n_lanes; h++) {
         UNROLL for (size_t i = 0; i < n_vectors; i++) {
-            v16_store(&a->p[head + h][first + i * V16_LANES],
+            v16_store(scores_of(t, lane + h) + first + i * V16_LANES,
                       v16_mul(scale, acc[h][i]));
         }
     }
 }
 
-/* A latent key as floats: where it lies, or in `room`. */
-V16_INLINE const float *latent_key(const attention_state *a, kv_type type,
-                                   const void *keys, size_t j, float *room) {
-    if (type == KV_F32) return (const float *)keys + j * a->key_dim;
-    const size_t at = j * a->key_dim;
-    size_t d = 0;
-    for (; d + V16_LANES <= a->key_dim; d += V16_LANES) {
-        v16_store(room + d, load_lanes(type, keys, at + d));
+/* What any of n_lanes lanes sees: the last sees farthest. */
+V16_INLINE void score_lanes(const tile *t, const panel *keys, kv_type type,
+                            size_t lane, size_t n_lanes, size_t n_vectors) {
+    const size_t end = t->n[lane + n_lanes - 1];
+    const size_t vectors = (end + V16_LANES - 1) / V16_LANES;
+    size_t v = t->from[lane] / V16_LANES;
+    for (; v + n_vectors <= vectors; v += n_vectors) {
+        score_tile(t, keys, type, lane, n_lanes, v, n_vectors);
     }
-    size_t rest = a->key_dim - d;
-    if (rest > 0) {
-        v16_store_n(room + d, rest, load_lanes_n(type, keys, at + d, rest));
+    for (; v + 2 <= vectors; v += 2) {
+        score_tile(t, keys, type, lane, n_lanes, v, 2);
     }
-    return room;
+    if (v < vectors) score_tile(t, keys, type, lane, n_lanes, v, 1);
 }
 
-/* Scores of up to V16_LANES heads for the first n keys of a latent block.
- * Beyond the n-th, a key is computed with and its scores dropped. */
-V16_INLINE void score_latent(attention_state *a, kv_type type, const void *keys,
-                             size_t n) {
-    float room[LATENT_KEYS][ATTENTION_MAX_DIM], lanes[V16_LANES];
-    const v16 scale = v16_set(a->scale);
+V16_INLINE void score_type(const tile *t, const panel *keys, kv_type type) {
+    size_t lane = t->lane0;
+    for (; lane + TILE_LANES <= t->lane1; lane += TILE_LANES) {
+        score_lanes(t, keys, type, lane, TILE_LANES, TILE_VECTORS);
+    }
+    for (; lane < t->lane1; lane++) {
+        score_lanes(t, keys, type, lane, 1, LONE_VECTORS);
+    }
+}
 
-    for (size_t j = 0; j < n; j += LATENT_KEYS) {
-        const float *k[LATENT_KEYS];
-        v16 acc[LATENT_KEYS];
-        for (size_t i = 0; i < LATENT_KEYS; i++) {
-            size_t key = size_min(j + i, n - 1);
-            k[i] = latent_key(a, type, keys, key, room[i]);
-            acc[i] = v16_set(0.0f);
+static void score_f32(const tile *t, const panel *keys) {
+    score_type(t, keys, KV_F32);
+}
+
+static void score_f16(const tile *t, const panel *keys) {
+    score_type(t, keys, KV_F16);
+}
+
+/* Scores of n_keys keys for n_vectors vectors of lanes, over dims [from, to),
+ * before the scale; those of earlier dims are there already. */
+V16_INLINE void latent_tile(const tile *t, const panel *keys, size_t key,
+                            size_t n_keys, size_t vector, size_t n_vectors,
+                            size_t from, size_t to) {
+    const size_t lanes = t->turned_lanes;
+    const float *k = (const float *)keys->data + key * keys->stride;
+    const float *q = t->s->q + vector * V16_LANES;
+    float *out = t->s->turned + key * lanes + vector * V16_LANES;
+    v16 acc[MOST_TILE][LONE_VECTORS];
+
+    UNROLL for (size_t h = 0; h < n_keys; h++) {
+        UNROLL for (size_t i = 0; i < n_vectors; i++) {
+            acc[h][i] = from == 0 ? v16_set(0.0f)
+                                  : v16_load(out + h * lanes + i * V16_LANES);
         }
-        for (size_t d = 0; d < a->key_dim; d++) {
-            v16 q = v16_load(a->turned + d * V16_LANES);
-            UNROLL for (size_t i = 0; i < LATENT_KEYS; i++) {
-                acc[i] = v16_fma(q, v16_set(k[i][d]), acc[i]);
+    }
+    for (size_t d = from; d < to; d++) {
+        chain_step(acc, n_keys, n_vectors, k + d, keys->stride, KV_F32, q,
+                   d * lanes);
+    }
+    UNROLL for (size_t h = 0; h < n_keys; h++) {
+        UNROLL for (size_t i = 0; i < n_vectors; i++) {
+            v16_store(out + h * lanes + i * V16_LANES, acc[h][i]);
+        }
+    }
+}
+
+/* All lanes' vectors, and keys in whole tiles from the first on. */
+static void multiply_latent(const tile *t, const panel *keys, size_t n) {
+    const size_t vectors = t->turned_lanes / V16_LANES;
+    const size_t dims = t->config->key_dim;
+    for (size_t from = 0; from < dims; from += LATENT_DIMS) {
+        const size_t to = size_min(from + LATENT_DIMS, dims);
+        size_t v = 0;
+        for (; v + TILE_VECTORS <= vectors && TILE_VECTORS > 1;
+             v += TILE_VECTORS) {
+            for (size_t key = 0; key < n; key += 4) {
+                latent_tile(t, keys, key, 4, v, TILE_VECTORS, from, to);
             }
         }
-        for (size_t i = 0; i < size_min(LATENT_KEYS, n - j); i++) {
-            v16_store(lanes, v16_mul(scale, acc[i]));
-            for (size_t h = 0; h < a->group; h++) {
-                a->p[h][j + i] = lanes[h];
+        for (; v < vectors; v++) {
+            for (size_t key = 0; key < n; key += LATENT_KEYS) {
+                latent_tile(t, keys, key, LATENT_KEYS, v, 1, from, to);
             }
         }
     }
 }
+
+/* Scores of the first n keys, lane after lane. */
+static void turn_scores(const tile *t, size_t n) {
+    const float scale = t->query->scale;
+    for (size_t lane = t->lane0; lane < t->lane1; lane++) {
+        const float *from = t->s->turned + lane;
+        float *to = scores_of(t, lane);
+        for (size_t j = 0; j < n; j++) {
+            to[j] = scale * from[j * t->turned_lanes];
+        }
+    }
+}
+
+/* ---- exponentials ---- */
 
 /* The lanes of keys [from, n) of vector i of a block; the others become
  * `other`. */
@@ -141,209 +212,307 @@ V16_INLINE v16 seen_lanes(size_t i, size_t from, size_t n, v16 a, v16 other) {
     return v16_first_n(size_min(before, V16_LANES), other, a);
 }
 
-/* Exponentials of one head's scores of keys [from, n); the other lanes become
- * 0. */
-static void soften(attention_state *a, size_t head, size_t n) {
-    const v16 lowest = v16_set(-INFINITY), cap = v16_set(a->softcap);
-    float *p = a->p[head];
-    v16 s[PAGE_VECTORS], best = lowest, sum = v16_set(0.0f);
+/* The largest of a lane's scores, capped; masked ones become -inf. */
+static float largest_score(const tile *t, size_t lane) {
+    const v16 lowest = v16_set(-INFINITY), cap = v16_set(t->query->softcap);
+    const size_t from = t->from[lane], n = t->n[lane];
+    const bool whole = from == 0 && n == KV_PAGE;
+    float *p = scores_of(t, lane);
+    v16 best = lowest;
 
-    for (size_t i = 0; i < PAGE_VECTORS; i++) {
-        s[i] = v16_load(p + i * V16_LANES);
-        if (a->softcap > 0.0f) s[i] = v16_softcap(s[i], cap);
-        s[i] = seen_lanes(i, a->from, n, s[i], lowest);
-        best = v16_max(s[i], best);
+    UNROLL for (size_t i = 0; i < PAGE_VECTORS; i++) {
+        v16 s = v16_load(p + i * V16_LANES);
+        if (t->query->softcap > 0.0f) s = v16_softcap(s, cap);
+        if (!whole) s = seen_lanes(i, from, n, s, lowest);
+        if (!whole || t->query->softcap > 0.0f) {
+            v16_store(p + i * V16_LANES, s);
+        }
+        best = v16_max(s, best);
     }
-    float block_max = v16_fold_max(best);
-    float m = block_max > a->m[head] ? block_max : a->m[head];
-    float c = a->empty ? 0.0f : vm_expf(a->m[head] - m);
+    return v16_fold_max(best);
+}
 
-    const v16 shift = v16_set(m);
-    for (size_t i = 0; i < PAGE_VECTORS; i++) {
-        v16 e = seen_lanes(i, a->from, n, v16_exp(v16_sub(s[i], shift)),
-                           v16_set(0.0f));
+/* Exponentials of a lane's scores, 0 for masked keys, and their sum. */
+static float soften_lane(const tile *t, size_t lane) {
+    const size_t from = t->from[lane], n = t->n[lane];
+    const bool whole = from == 0 && n == KV_PAGE;
+    const v16 shift = v16_set(t->m[lane]), zero = v16_set(0.0f);
+    float *p = scores_of(t, lane);
+    v16 sum = zero;
+
+    UNROLL for (size_t i = 0; i < PAGE_VECTORS; i++) {
+        v16 e = v16_exp(v16_sub(v16_load(p + i * V16_LANES), shift));
+        if (!whole) e = seen_lanes(i, from, n, e, zero);
         v16_store(p + i * V16_LANES, e);
         sum = v16_add(sum, e);
     }
-    a->l[head] = fmaf(a->l[head], c, v16_fold_sum(sum));
-    a->m[head] = m;
-    a->c[head] = c;
+    return v16_fold_sum(sum);
 }
 
-/* out = out * c + sum of p[j] * v_j over values [from, n), for n_heads heads
- * and n_vectors vectors of dims from dim `first` on. */
-V16_INLINE void value_tile(attention_state *a, kv_type type, const void *values,
-                           size_t n, size_t head, size_t n_heads, size_t first,
-                           size_t n_vectors) {
-    float *out = a->out + head * a->value_dim + first;
-    v16 acc[TILE_HEADS][LONE_VECTORS];
+/* m = max(m, sum), which holds the block's largest scores; c follows. */
+static void raise_maxima(tile *t) {
+    for (size_t lane = t->lane0; lane < t->lane1; lane += V16_LANES) {
+        size_t n = size_min(t->lane1 - lane, V16_LANES);
+        v16 before = v16_load_n(t->m + lane, n);
+        v16 m = v16_max(v16_load_n(t->sum + lane, n), before);
+        v16_store_n(t->m + lane, n, m);
+        v16_store_n(t->c + lane, n, v16_exp(v16_sub(before, m)));
+    }
+    for (size_t lane = t->lane0; lane < t->lane1; lane++) {
+        if (t->empty[lane]) t->c[lane] = 0.0f;
+        t->empty[lane] = false;
+    }
+}
 
-    UNROLL for (size_t h = 0; h < n_heads; h++) {
-        v16 c = v16_set(a->c[head + h]);
+static void soften(tile *t) {
+    for (size_t lane = t->lane0; lane < t->lane1; lane++) {
+        t->sum[lane] = largest_score(t, lane);
+    }
+    raise_maxima(t);
+    for (size_t lane = t->lane0; lane < t->lane1; lane++) {
+        t->sum[lane] = soften_lane(t, lane);
+    }
+    for (size_t lane = t->lane0; lane < t->lane1; lane += V16_LANES) {
+        size_t n = size_min(t->lane1 - lane, V16_LANES);
+        v16 l = v16_fma(v16_load_n(t->l + lane, n), v16_load_n(t->c + lane, n),
+                        v16_load_n(t->sum + lane, n));
+        v16_store_n(t->l + lane, n, l);
+    }
+}
+
+/* ---- values ---- */
+
+/* Keys [from, to), of which each lane takes those that it sees. */
+V16_INLINE void chain_seen(const tile *t, v16 acc[][LONE_VECTORS], size_t lane,
+                           size_t n_lanes, size_t n_vectors, kv_type type,
+                           const panel *values, size_t first, size_t from,
+                           size_t to) {
+    for (size_t j = from; j < to; j++) {
+        UNROLL for (size_t h = 0; h < n_lanes; h++) {
+            if (j < t->from[lane + h] || j >= t->n[lane + h]) continue;
+            chain_step(acc + h, 1, n_vectors, scores_of(t, lane + h) + j, 0,
+                       type, values->data, j * values->stride + first);
+        }
+    }
+}
+
+/* out = out * c + sum of p[j] * v_j over the values that each lane sees, for
+ * n_lanes lanes and n_vectors vectors of dims from dim `first` on. */
+V16_INLINE void value_tile(const tile *t, const panel *values, kv_type type,
+                           size_t lane, size_t n_lanes, size_t first,
+                           size_t n_vectors) {
+    const size_t last = lane + n_lanes - 1;
+    /* Lanes are in the order of positions: all of them see [begin, end). */
+    const size_t begin = t->from[last], end = size_max(t->n[lane], begin);
+    const float *p = scores_of(t, lane);
+    float *out = t->s->out + lane * t->out_stride + first;
+    v16 acc[MOST_TILE][LONE_VECTORS];
+
+    UNROLL for (size_t h = 0; h < n_lanes; h++) {
+        v16 c = v16_set(t->c[lane + h]);
         UNROLL for (size_t i = 0; i < n_vectors; i++) {
-            const float *o = out + h * a->value_dim + i * V16_LANES;
+            const float *o = out + h * t->out_stride + i * V16_LANES;
             acc[h][i] = v16_mul(v16_load(o), c);
         }
     }
-    for (size_t j = a->from; j < n; j++) {
-        v16 v[LONE_VECTORS];
+    chain_seen(t, acc, lane, n_lanes, n_vectors, type, values, first,
+               t->from[lane], begin);
+    for (size_t j = begin; j < end; j++) {
+        chain_step(acc, n_lanes, n_vectors, p + j, KV_PAGE, type, values->data,
+                   j * values->stride + first);
+    }
+    chain_seen(t, acc, lane, n_lanes, n_vectors, type, values, first, end,
+               t->n[last]);
+    UNROLL for (size_t h = 0; h < n_lanes; h++) {
         UNROLL for (size_t i = 0; i < n_vectors; i++) {
-            v[i] = load_lanes(type, values,
-                              j * a->value_stride + first + i * V16_LANES);
+            v16_store(out + h * t->out_stride + i * V16_LANES, acc[h][i]);
         }
-        UNROLL for (size_t h = 0; h < n_heads; h++) {
-            v16 p = v16_set(a->p[head + h][j]);
-            UNROLL for (size_t i = 0; i < n_vectors; i++) {
-                acc[h][i] = v16_fma(p, v[i], acc[h][i]);
+    }
+}
+
+/* The same dims of all lanes, so that they stay in the first cache. */
+V16_INLINE void value_dims(const tile *t, const panel *values, kv_type type,
+                           size_t first, size_t n_vectors) {
+    size_t lane = t->lane0;
+    for (; lane + TILE_LANES <= t->lane1; lane += TILE_LANES) {
+        value_tile(t, values, type, lane, TILE_LANES, first, n_vectors);
+    }
+    for (; lane < t->lane1; lane++) {
+        value_tile(t, values, type, lane, 1, first, n_vectors);
+    }
+}
+
+V16_INLINE void value_type(const tile *t, const panel *values, kv_type type) {
+    const size_t lone = LONE_VECTORS * V16_LANES;
+    const size_t step = TILE_VECTORS * V16_LANES;
+    size_t d = 0;
+    if (t->lane1 - t->lane0 < TILE_LANES) {
+        for (; d + lone <= t->out_stride; d += lone) {
+            value_dims(t, values, type, d, LONE_VECTORS);
+        }
+    }
+    for (; d + step <= t->out_stride; d += step) {
+        value_dims(t, values, type, d, TILE_VECTORS);
+    }
+    for (; d + 2 * V16_LANES <= t->out_stride && TILE_VECTORS > 1;
+         d += 2 * V16_LANES) {
+        value_dims(t, values, type, d, 2);
+    }
+    for (; d < t->out_stride; d += V16_LANES) {
+        value_dims(t, values, type, d, 1);
+    }
+}
+
+static void value_f32(const tile *t, const panel *values) {
+    value_type(t, values, KV_F32);
+}
+
+static void value_f16(const tile *t, const panel *values) {
+    value_type(t, values, KV_F16);
+}
+
+/* ---- a block ---- */
+
+/* What lanes see of block b; false if none sees any. */
+static bool see_block(tile *t, size_t b) {
+    const attention_query *a = t->query;
+    t->lane0 = t->lane1 = t->n_lanes;
+    for (size_t i = 0; i < a->n_rows; i++) {
+        const attention_row *row = &a->rows[i];
+        if (row->position / KV_PAGE < b || row->first / KV_PAGE > b) continue;
+        size_t from = row->first / KV_PAGE == b ? row->first % KV_PAGE : 0;
+        size_t n = size_min(KV_PAGE, (size_t)row->position + 1 - b * KV_PAGE);
+        if (t->lane0 == t->n_lanes) t->lane0 = i * a->group;
+        t->lane1 = (i + 1) * a->group;
+        memset(t->from + i * a->group, (int)from, a->group);
+        memset(t->n + i * a->group, (int)n, a->group);
+    }
+    return t->lane0 < t->n_lanes;
+}
+
+static void attend_grouped(tile *t, const kv_block *block) {
+    const kv_config *c = t->config;
+    const size_t lanes = t->lane1 - t->lane0, n = t->n[t->lane1 - 1];
+    const elements keys = {.type = c->type,
+                           .data = block->keys,
+                           .scales = block->key_scales,
+                           .stride = KV_PAGE,
+                           .scale_stride = KV_PAGE,
+                           .column_scales = true};
+    const elements values = {.type = c->type,
+                             .data = block->values,
+                             .scales = block->value_scales,
+                             .stride = c->value_dim,
+                             .scale_stride = kv_scales(c->value_dim)};
+
+    panel k = panel_of(&keys, lanes, c->key_dim, KV_PAGE, t->s->block);
+    (k.type == KV_F16 ? score_f16 : score_f32)(t, &k);
+    soften(t);
+    panel v = panel_of(&values, lanes, n, c->value_dim, t->s->block);
+    (v.type == KV_F16 ? value_f16 : value_f32)(t, &v);
+}
+
+/* The values are what the keys begin with, so both products share a panel; of
+ * floats, since the first one takes its elements one by one. */
+static void attend_latent(tile *t, const kv_block *block) {
+    const kv_config *c = t->config;
+    const size_t n = t->n[t->lane1 - 1];
+    const elements keys = {.type = c->type,
+                           .data = block->keys,
+                           .scales = block->key_scales,
+                           .stride = c->key_dim,
+                           .scale_stride = kv_scales(c->key_dim)};
+
+    panel k = panel_of(&keys, ATTENTION_LANES, n, c->key_dim, t->s->block);
+    multiply_latent(t, &k, n);
+    turn_scores(t, n);
+    soften(t);
+    value_f32(t, &k);
+}
+
+/* ---- a tile ---- */
+
+static void gather_lanes(tile *t) {
+    const attention_query *a = t->query;
+    const size_t dim = t->config->key_dim;
+    size_t lane = 0;
+    for (size_t i = 0; i < a->n_rows; i++) {
+        for (size_t h = 0; h < a->group; h++, lane++) {
+            t->empty[lane] = a->sinks == NULL;
+            t->m[lane] = t->empty[lane] ? -INFINITY : a->sinks[h];
+            t->l[lane] = t->empty[lane] ? 0.0f : 1.0f;
+            if (t->config->latent) continue;
+            memcpy(t->s->q + lane * dim, a->rows[i].q + h * a->q_stride,
+                   dim * sizeof(float));
+        }
+    }
+    memset(t->s->out, 0, t->n_lanes * t->out_stride * sizeof(float));
+}
+
+/* Queries as [key_dim][turned_lanes], some dims of all lanes at a time, so that
+ * the lines written to stay in the first cache; lanes that there are not are
+ * 0. */
+static void turn_queries(tile *t) {
+    const attention_query *a = t->query;
+    const size_t dims = t->config->key_dim, lanes = t->turned_lanes;
+    memset(t->s->q, 0, dims * lanes * sizeof(float));
+    for (size_t d0 = 0; d0 < dims; d0 += V16_LANES) {
+        const size_t n = size_min(dims - d0, V16_LANES);
+        float *to = t->s->q + d0 * lanes;
+        for (size_t i = 0; i < a->n_rows; i++) {
+            const float *q = a->rows[i].q + d0;
+            for (size_t h = 0; h < a->group; h++, q += a->q_stride, to++) {
+                for (size_t d = 0; d < n; d++) {
+                    to[d * lanes] = q[d];
+                }
             }
         }
     }
-    UNROLL for (size_t h = 0; h < n_heads; h++) {
-        UNROLL for (size_t i = 0; i < n_vectors; i++) {
-            v16_store(out + h * a->value_dim + i * V16_LANES, acc[h][i]);
-        }
-    }
 }
 
-/* The last dims, fewer than a vector, of one head. */
-V16_INLINE void value_tail(attention_state *a, kv_type type, const void *values,
-                           size_t n, size_t head, size_t first) {
-    size_t dims = a->value_dim - first;
-    float *out = a->out + head * a->value_dim + first;
-    v16 acc = v16_mul(v16_load_n(out, dims), v16_set(a->c[head]));
-
-    for (size_t j = a->from; j < n; j++) {
-        v16 v = load_lanes_n(type, values, j * a->value_stride + first, dims);
-        acc = v16_fma(v16_set(a->p[head][j]), v, acc);
-    }
-    v16_store_n(out, dims, acc);
-}
-
-/* All lanes and dims of n_heads heads; again the counts are constants. */
-V16_INLINE void score_heads(attention_state *a, kv_type type, const void *keys,
-                            size_t n, size_t head, size_t n_heads,
-                            size_t n_vectors) {
-    for (size_t first = 0; first < n; first += n_vectors * V16_LANES) {
-        score_tile(a, type, keys, head, n_heads, first, n_vectors);
-    }
-}
-
-V16_INLINE void value_heads(attention_state *a, kv_type type,
-                            const void *values, size_t n, size_t head,
-                            size_t n_heads, size_t n_vectors) {
-    const size_t step = n_vectors * V16_LANES;
+/* out = sums / l, n of them. */
+static void divide(size_t n, const float *sums, float l, float *out) {
+    const v16 by = v16_set(l);
     size_t d = 0;
-    for (; d + step <= a->value_dim; d += step) {
-        value_tile(a, type, values, n, head, n_heads, d, n_vectors);
+    for (; d + V16_LANES <= n; d += V16_LANES) {
+        v16_store(out + d, v16_div(v16_load(sums + d), by));
     }
-    for (; d + V16_LANES <= a->value_dim; d += V16_LANES) {
-        value_tile(a, type, values, n, head, n_heads, d, 1);
-    }
-    if (d == a->value_dim) return;
-    for (size_t h = 0; h < n_heads; h++) {
-        value_tail(a, type, values, n, head + h, d);
-    }
+    if (d == n) return;
+    v16_store_n(out + d, n - d, v16_div(v16_load(sums + d), by));
 }
 
-V16_INLINE void score_block(attention_state *a, kv_type type, const void *keys,
-                            size_t n) {
-    if (a->turned != NULL) {
-        score_latent(a, type, keys, n);
-        return;
-    }
-    size_t head = 0;
-    for (; head + TILE_HEADS <= a->group; head += TILE_HEADS) {
-        score_heads(a, type, keys, n, head, TILE_HEADS, TILE_VECTORS);
-    }
-    for (; head < a->group; head++) {
-        score_heads(a, type, keys, n, head, 1, LONE_VECTORS);
-    }
-}
-
-/* One block of n keys and values: scores, exponentials, outputs. */
-V16_INLINE void attend_block(attention_state *a, kv_type type, const void *keys,
-                             const void *values, size_t n) {
-    size_t head;
-    score_block(a, type, keys, n);
-    for (head = 0; head < a->group; head++) {
-        soften(a, head, n);
-    }
-    for (head = 0; head + TILE_HEADS <= a->group; head += TILE_HEADS) {
-        value_heads(a, type, values, n, head, TILE_HEADS, TILE_VECTORS);
-    }
-    for (; head < a->group; head++) {
-        value_heads(a, type, values, n, head, 1, LONE_VECTORS);
-    }
-}
-
-static void attend_block_f32(attention_state *a, const void *keys,
-                             const void *values, size_t n) {
-    attend_block(a, KV_F32, keys, values, n);
-}
-
-static void attend_block_f16(attention_state *a, const void *keys,
-                             const void *values, size_t n) {
-    attend_block(a, KV_F16, keys, values, n);
-}
-
-static void begin(attention_state *a, const kv_config *config,
-                  const attention_query *query, float *out) {
-    a->key_dim = config->key_dim;
-    a->value_dim = config->value_dim;
-    a->value_stride = kv_value_stride(config);
-    a->group = query->group;
-    a->q = query->q;
-    a->q_stride = query->q_stride;
-    a->scale = query->scale;
-    a->softcap = query->softcap;
-    a->empty = query->sinks == NULL;
-    a->turned = NULL;
-    a->out = out;
-    for (size_t head = 0; head < a->group; head++) {
-        a->m[head] = a->empty ? -INFINITY : query->sinks[head];
-        a->l[head] = a->empty ? 0.0f : 1.0f;
-    }
-    memset(out, 0, a->group * a->value_dim * sizeof(*out));
-}
-
-/* Lanes of heads that there are not are 0. */
-static void turn_queries(attention_state *a, float *turned) {
-    for (size_t d = 0; d < a->key_dim; d++) {
-        for (size_t h = 0; h < V16_LANES; h++) {
-            turned[d * V16_LANES + h] =
-                h < a->group ? a->q[h * a->q_stride + d] : 0.0f;
+static void give_out(const tile *t) {
+    const attention_query *a = t->query;
+    const size_t dim = t->config->value_dim;
+    size_t lane = 0;
+    for (size_t i = 0; i < a->n_rows; i++) {
+        for (size_t h = 0; h < a->group; h++, lane++) {
+            divide(dim, t->s->out + lane * t->out_stride, t->l[lane],
+                   a->rows[i].out + h * dim);
         }
     }
-    a->turned = turned;
 }
 
-void ATTENTION_GROUP(const kv_cache *kv, const attention_query *query,
-                     float *out) {
+void ATTENTION_TILE(const kv_cache *kv, const attention_query *query,
+                    attention_scratch *scratch) {
     const kv_config *config = kv_cache_config(kv);
-    float turned[ATTENTION_MAX_DIM * V16_LANES];
-    attention_state a;
-    begin(&a, config, query, out);
-    if (config->latent) turn_queries(&a, turned);
+    const attention_row *last = &query->rows[query->n_rows - 1];
+    tile t = {.kv = kv,
+              .config = config,
+              .query = query,
+              .s = scratch,
+              .n_lanes = query->n_rows * query->group,
+              .out_stride = round_up(config->value_dim, V16_LANES)};
+    t.turned_lanes = round_up(t.n_lanes, V16_LANES);
+    gather_lanes(&t);
+    if (config->latent) turn_queries(&t);
 
-    uint32_t b = query->first / KV_PAGE;
-    a.from = query->first % KV_PAGE;
-    for (; b <= query->position / KV_PAGE; b++) {
-        size_t n = size_min(KV_PAGE, (size_t)query->position + 1 - b * KV_PAGE);
-        uint32_t page = query->seq->pages[b];
-        const void *keys = kv_keys(kv, page, query->layer, query->kv_head);
-        const void *values = kv_values(kv, page, query->layer, query->kv_head);
-        if (config->type == KV_F16) {
-            attend_block_f16(&a, keys, values, n);
-        } else {
-            attend_block_f32(&a, keys, values, n);
-        }
-        a.from = 0;
-        a.empty = false;
+    for (size_t b = query->rows[0].first / KV_PAGE;
+         b <= last->position / KV_PAGE; b++) {
+        if (!see_block(&t, b)) continue;
+        kv_block block =
+            kv_block_at(kv, query->seq->pages[b], query->layer, query->kv_head);
+        (config->latent ? attend_latent : attend_grouped)(&t, &block);
     }
-    for (size_t head = 0; head < a.group; head++) {
-        for (size_t d = 0; d < a.value_dim; d++) {
-            out[head * a.value_dim + d] =
-                out[head * a.value_dim + d] / a.l[head];
-        }
-    }
+    give_out(&t);
 }

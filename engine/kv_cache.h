@@ -6,6 +6,12 @@
  * lane per position.  In a latent cache a key holds its value, as its first
  * value_dim elements, and nothing is kept twice: keys lie [64][key_dim], and
  * attention reads them with one lane per query head, of which there are many.
+ *
+ * Numerics contract: F32 keeps values as they are, F16 rounds them half to
+ * even. Q8_0 rounds them as A8 does (act.h): of a position's key and of its
+ * value, each 32 dims from 0 on share a scale, the last block having what is
+ * left; an element is read as scale * q, which f32 holds exactly.
+ *
  * All pages are allocated at once; a sequence is a list of page numbers.  Owned
  * by the step thread; no locks. */
 #ifndef ENGINE_KV_CACHE_H
@@ -17,7 +23,14 @@
 
 #define KV_PAGE 64
 
-typedef enum { KV_F32 = 0, KV_F16 = 1, KV_TYPES } kv_type;
+#define KV_SCALE_DIMS 32 /* dims that share a scale */
+
+typedef enum { KV_F32 = 0, KV_F16 = 1, KV_Q8_0 = 2, KV_TYPES } kv_type;
+
+#define KV_TYPE_NAMES "f32, f16 or q8_0"
+const char *kv_type_name(kv_type type);
+/* KV_TYPES for a name that is none. */
+kv_type kv_type_find(const char *name);
 
 typedef struct {
     kv_type type;
@@ -52,17 +65,34 @@ void kv_release(kv_cache *kv, kv_seq *seq);
  * threads. */
 void kv_write(kv_cache *kv, const kv_seq *seq, uint32_t layer,
               uint32_t position, const float *k, const float *v);
+/* The same of one head: k [key_dim], v [value_dim].  Different heads may be
+ * written by different threads. */
+void kv_write_head(kv_cache *kv, const kv_seq *seq, uint32_t layer,
+                   uint32_t kv_head, uint32_t position, const float *k,
+                   const float *v);
 
-/* Start of the key and value block of (page, layer, head); elements are f32 or
- * f16 by the cache's type.  The value of position j is at j * kv_value_stride()
- * elements. */
-const void *kv_keys(const kv_cache *kv, uint32_t page, uint32_t layer,
-                    uint32_t kv_head);
-const void *kv_values(const kv_cache *kv, uint32_t page, uint32_t layer,
-                      uint32_t kv_head);
+/* Keys and values of one (page, layer, head), on loan until the sequence
+ * releases the page.  Elements are f32, f16 or int8 by the cache's type. */
+typedef struct {
+    const void *keys;          /* [key_dim][64]; latent: [64][key_dim] */
+    const void *values;        /* [64][kv_value_stride()] */
+    const float *key_scales;   /* Q8_0: [key blocks][64]; latent: */
+    const float *value_scales; /* [64][blocks of kv_value_stride()], for both */
+} kv_block;
+
+kv_block kv_block_at(const kv_cache *kv, uint32_t page, uint32_t layer,
+                     uint32_t kv_head);
+const kv_config *kv_cache_config(const kv_cache *kv);
+
 static inline size_t kv_value_stride(const kv_config *c) {
     return c->latent ? c->key_dim : c->value_dim;
 }
-const kv_config *kv_cache_config(const kv_cache *kv);
+static inline size_t kv_scales(size_t dim) {
+    return (dim + KV_SCALE_DIMS - 1) / KV_SCALE_DIMS;
+}
+
+/* Dim d of the key or the value in slot j. */
+float kv_key(const kv_config *c, const kv_block *b, size_t j, size_t d);
+float kv_value(const kv_config *c, const kv_block *b, size_t j, size_t d);
 
 #endif

@@ -14,10 +14,10 @@
 #include "engine/cpu.h"
 #include "engine/util.h"
 #include "engine/vmath.h"
-#include "engine/weight.h"
 
 #define MAX_POSITIONS 832
 #define MAX_ROW 16384 /* group * dim of the largest case */
+#define MAX_TILE 70   /* positions of one call */
 
 typedef struct {
     kv_type type;
@@ -39,6 +39,7 @@ typedef struct {
     manner manner;
     kv_cache *kv;
     kv_seq seq;
+    attention_scratch *scratch;
 } fixture;
 
 static uint32_t mix(uint32_t x) {
@@ -59,7 +60,7 @@ static float value_at(uint32_t what, uint32_t position, uint32_t i) {
 static void poison(fixture *f) {
     const kv_config *c = kv_cache_config(f->kv);
     for (uint32_t page = 0; page < c->n_pages; page++) {
-        void *start = (void *)(uintptr_t)kv_keys(f->kv, page, 0, 0);
+        void *start = (void *)(uintptr_t)kv_block_at(f->kv, page, 0, 0).keys;
         memset(start, 0xff, kv_page_bytes(c));
     }
 }
@@ -75,6 +76,7 @@ static void setup(fixture *f, shape s, uint32_t positions) {
     memset(f, 0, sizeof(*f));
     f->shape = s;
     assert_int_equal(kv_cache_new(&f->kv, &config), 0);
+    assert_int_equal(attention_scratch_new(&f->scratch, &config), 0);
     poison(f);
     assert_int_equal(kv_reserve(f->kv, &f->seq, positions), 0);
 }
@@ -82,6 +84,7 @@ static void setup(fixture *f, shape s, uint32_t positions) {
 static void teardown(fixture *f) {
     kv_release(f->kv, &f->seq);
     kv_cache_free(f->kv);
+    attention_scratch_free(f->scratch);
 }
 
 /* Keys and values of positions [from, to), in both layers. */
@@ -123,49 +126,42 @@ static float sink_of(uint32_t head) {
     return 2 * value_at(11, 0, head);
 }
 
-static void attend_group(const fixture *f, uint32_t layer, uint32_t kv_head,
-                         uint32_t position, size_t head0, size_t group,
-                         float *out) {
-    static float q[MAX_ROW], sinks[MAX_ROW];
-    fill_query(f, position, q);
+/* Some heads of the group at some positions; `out` as [position][group][dim].
+ */
+static void attend_tile(const fixture *f, uint32_t layer, uint32_t kv_head,
+                        const uint32_t *positions, size_t n, size_t head0,
+                        size_t group, float *out) {
+    static float q[MAX_TILE][MAX_ROW], sinks[MAX_ROW];
+    attention_row rows[MAX_TILE];
+    assert_true(n <= MAX_TILE);
+    for (size_t i = 0; i < n; i++) {
+        fill_query(f, positions[i], q[i]);
+        rows[i] = (attention_row){
+            .position = positions[i],
+            .first = first_of(f, positions[i]),
+            .q = q[i] + head0 * f->shape.key_dim,
+            .out = out + i * group * f->shape.value_dim,
+        };
+    }
     for (uint32_t h = 0; h < f->shape.group; h++)
         sinks[h] = sink_of(h);
     const attention_query query = {
         .seq = &f->seq,
         .layer = layer,
         .kv_head = kv_head,
-        .position = position,
-        .first = first_of(f, position),
         .group = group,
-        .q = q + head0 * f->shape.key_dim,
         .scale = scale_of(f),
         .softcap = f->manner.softcap,
         .sinks = f->manner.sinks ? sinks + head0 : NULL,
+        .n_rows = n,
+        .rows = rows,
     };
-    attention_group(f->kv, &query, out);
+    attention_run(f->kv, &query, f->scratch);
 }
 
 static void attend(const fixture *f, uint32_t layer, uint32_t kv_head,
                    uint32_t position, float *out) {
-    attend_group(f, layer, kv_head, position, 0, f->shape.group, out);
-}
-
-static double stored(const fixture *f, const void *from, size_t i) {
-    if (f->shape.type == KV_F16) {
-        return (double)f16_to_f32(((const uint16_t *)from)[i]);
-    }
-    return (double)((const float *)from)[i];
-}
-
-/* Where element d of key j stands in its block, and of value j. */
-static size_t key_at(const fixture *f, uint32_t j, size_t d) {
-    size_t slot = j % KV_PAGE;
-    return f->shape.latent ? slot * f->shape.key_dim + d : d * KV_PAGE + slot;
-}
-
-static size_t value_at_slot(const fixture *f, uint32_t j, size_t d) {
-    size_t row = f->shape.latent ? f->shape.key_dim : f->shape.value_dim;
-    return j % KV_PAGE * row + d;
+    attend_tile(f, layer, kv_head, &position, 1, 0, f->shape.group, out);
 }
 
 /* softmax(scale * q K^T) V in double, from what the cache stores, for query
@@ -175,6 +171,7 @@ static void attend_plainly(const fixture *f, uint32_t layer, uint32_t head,
     static double p[MAX_POSITIONS];
     static float queries[MAX_ROW];
     const float *q = queries + g * f->shape.key_dim;
+    const kv_config *c = kv_cache_config(f->kv);
     const uint32_t first = first_of(f, position);
     const double cap = (double)f->manner.softcap, sink = (double)sink_of(g);
     double max = f->manner.sinks ? sink : -INFINITY, sum = 0;
@@ -182,10 +179,10 @@ static void attend_plainly(const fixture *f, uint32_t layer, uint32_t head,
     fill_query(f, position, queries);
     for (uint32_t j = first; j <= position; j++) {
         uint32_t page = f->seq.pages[j / KV_PAGE];
-        const void *keys = kv_keys(f->kv, page, layer, head);
+        const kv_block b = kv_block_at(f->kv, page, layer, head);
         p[j] = 0;
         for (size_t d = 0; d < f->shape.key_dim; d++) {
-            p[j] += (double)q[d] * stored(f, keys, key_at(f, j, d));
+            p[j] += (double)q[d] * (double)kv_key(c, &b, j % KV_PAGE, d);
         }
         p[j] *= (double)scale_of(f);
         if (cap > 0) p[j] = cap * tanh(p[j] / cap);
@@ -195,11 +192,11 @@ static void attend_plainly(const fixture *f, uint32_t layer, uint32_t head,
     memset(out, 0, f->shape.value_dim * sizeof(*out));
     for (uint32_t j = first; j <= position; j++) {
         uint32_t page = f->seq.pages[j / KV_PAGE];
-        const void *values = kv_values(f->kv, page, layer, head);
+        const kv_block b = kv_block_at(f->kv, page, layer, head);
         double weight = exp(p[j] - max);
         sum += weight;
         for (size_t d = 0; d < f->shape.value_dim; d++) {
-            out[d] += weight * stored(f, values, value_at_slot(f, j, d));
+            out[d] += weight * (double)kv_value(c, &b, j % KV_PAGE, d);
         }
     }
     for (size_t d = 0; d < f->shape.value_dim; d++) {
@@ -219,7 +216,10 @@ static const shape shapes[] = {
     {KV_F32, 1, 128, 128, 16, false}, {KV_F32, 1, 576, 512, 20, true},
     {KV_F16, 1, 576, 512, 17, true},  {KV_F16, 1, 40, 24, 3, true},
     {KV_F32, 1, 9, 9, 16, true},      {KV_F16, 1, 33, 30, 140, true},
-    {KV_F32, 2, 20, 12, 5, true},
+    {KV_F32, 2, 20, 12, 5, true},     {KV_Q8_0, 2, 64, 64, 1, false},
+    {KV_Q8_0, 1, 128, 128, 8, false}, {KV_Q8_0, 2, 40, 33, 9, false},
+    {KV_Q8_0, 1, 1, 5, 4, false},     {KV_Q8_0, 1, 576, 512, 16, true},
+    {KV_Q8_0, 2, 45, 24, 3, true},
 };
 
 static const manner manners[] = {
@@ -288,8 +288,8 @@ static void check_written_order(manner how) {
     const uint32_t first = first_of(&f, position);
     float m = how.sinks ? sink_of(0) : -INFINITY, l = how.sinks, o[24] = {0};
     for (uint32_t b = first / 64; b < 4; b++) {
-        const float *k = kv_keys(f.kv, f.seq.pages[b], 0, 0);
-        const float *v = kv_values(f.kv, f.seq.pages[b], 0, 0);
+        const kv_block block = kv_block_at(f.kv, f.seq.pages[b], 0, 0);
+        const float *k = block.keys, *v = block.values;
         uint32_t n = b < 3 ? 64 : position + 1 - 192;
         uint32_t from = b == first / 64 ? first % 64 : 0;
         float p[64] = {0}, best = m;
@@ -390,6 +390,7 @@ static void the_group_does_not_matter(void **state) {
     static float group_out[MAX_ROW], alone[MAX_ROW];
     static const shape of[] = {{KV_F16, 1, 24, 40, 11, false},
                                {KV_F32, 1, 8, 9, 150, false}};
+    const uint32_t position = 150;
     (void)state;
     for (size_t i = 0; i < ARRAY_LEN(of); i++) {
         fixture f;
@@ -401,7 +402,7 @@ static void the_group_does_not_matter(void **state) {
             assert_int_equal(cpu_force(level), 0);
             attend(&f, 0, 0, 150, group_out);
             for (size_t g = 0; g < of[i].group; g++) {
-                attend_group(&f, 0, 0, 150, g, 1, alone);
+                attend_tile(&f, 0, 0, &position, 1, g, 1, alone);
                 assert_memory_equal(alone, group_out + g * dim,
                                     dim * sizeof(float));
             }
@@ -409,6 +410,82 @@ static void the_group_does_not_matter(void **state) {
         teardown(&f);
     }
     assert_int_equal(cpu_force(cpu_best()), 0);
+}
+
+/* Positions by themselves, and the same ones in a tile: neighbours, across a
+ * block's end, and far apart, so that windows do not overlap; more than a
+ * kernel takes at once. */
+static void check_tile(fixture *f, const uint32_t *at, size_t n) {
+    static float want[MAX_ROW], tile[MAX_TILE * MAX_ROW];
+    const size_t row = f->shape.group * f->shape.value_dim;
+    for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
+        assert_int_equal(cpu_force(level), 0);
+        attend_tile(f, 1, 0, at, n, 0, f->shape.group, tile);
+        assert_int_equal(cpu_force(CPU_SCALAR), 0);
+        for (size_t i = 0; i < n; i++) {
+            attend(f, 1, 0, at[i], want);
+            assert_memory_equal(want, tile + i * row, row * sizeof(float));
+        }
+    }
+}
+
+static void the_tile_does_not_matter(void **state) {
+    static const uint32_t far[] = {0, 1, 63, 64, 100, 101, 120, 190, 255};
+    static const struct {
+        uint32_t first, n;
+    } near[] = {{0, 7}, {60, 9}, {128, 5}, {200, 1}, {61, 3}, {190, 66}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        fixture f;
+        setup(&f, shapes[i], 256);
+        fill_positions(&f, 0, 256);
+        bool small = shapes[i].group * shapes[i].key_dim < 200;
+        for (size_t k = 0; k < ARRAY_LEN(near); k++) {
+            uint32_t at[MAX_TILE];
+            f.manner = manners[(i + k) % ARRAY_LEN(manners)];
+            uint32_t n = small ? near[k].n : (uint32_t)size_min(near[k].n, 4);
+            for (uint32_t p = 0; p < n; p++)
+                at[p] = near[k].first + p;
+            check_tile(&f, at, n);
+        }
+        f.manner = manners[i % ARRAY_LEN(manners)];
+        if (small) check_tile(&f, far, ARRAY_LEN(far));
+        teardown(&f);
+    }
+    assert_int_equal(cpu_force(cpu_best()), 0);
+}
+
+/* A value that a row does not see may be an infinity, or turn a -0: rows of a
+ * tile end at different keys. */
+static void values_of_later_rows_do_not_matter(void **state) {
+    static float want[MAX_ROW], tile[MAX_TILE * MAX_ROW];
+    const shape s = {KV_F32, 1, 16, 33, 1, false};
+    float k[16], v[33];
+    uint32_t at[MAX_TILE];
+    fixture f;
+    (void)state;
+    setup(&f, s, 80);
+    fill_positions(&f, 0, 80);
+    for (uint32_t p = 0; p < 80; p++) {
+        for (uint32_t i = 0; i < 16; i++)
+            k[i] = value_at(1, p, i);
+        for (uint32_t i = 0; i < 33; i++)
+            v[i] = p < 40 ? -1e-44f : p == 60 ? INFINITY : 1;
+        kv_write(f.kv, &f.seq, 0, p, k, v);
+    }
+    for (uint32_t p = 0; p < MAX_TILE; p++)
+        at[p] = p;
+    for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
+        assert_int_equal(cpu_force(level), 0);
+        attend_tile(&f, 0, 0, at, MAX_TILE, 0, 1, tile);
+        assert_int_equal(cpu_force(CPU_SCALAR), 0);
+        for (uint32_t p = 0; p < MAX_TILE; p++) {
+            attend(&f, 0, 0, p, want);
+            assert_memory_equal(want, tile + p * 33, 33 * sizeof(float));
+        }
+    }
+    assert_int_equal(cpu_force(cpu_best()), 0);
+    teardown(&f);
 }
 
 /* A key before the window may hold anything. */
@@ -445,13 +522,14 @@ static void a_sink_takes_weight_and_gives_nothing(void **state) {
     setup(&f, s, 2);
     for (uint32_t p = 0; p < 2; p++)
         kv_write(f.kv, &f.seq, 0, p, q, v[p]);
+    const attention_row row = {.position = 1, .q = q, .out = out};
     const attention_query query = {.seq = &f.seq,
-                                   .position = 1,
                                    .group = 1,
-                                   .q = q,
                                    .scale = 1,
-                                   .sinks = &sink};
-    attention_group(f.kv, &query, out);
+                                   .sinks = &sink,
+                                   .n_rows = 1,
+                                   .rows = &row};
+    attention_run(f.kv, &query, f.scratch);
     assert_float_equal(out[0], 4.0f, 1e-6f);
     assert_float_equal(out[1], 2.0f, 1e-6f);
     teardown(&f);
@@ -478,20 +556,22 @@ static void a_latent_cache_gives_what_a_grouped_one_gives(void **state) {
     }
     for (uint32_t i = 0; i < ARRAY_LEN(q); i++)
         q[i] = 3 * value_at(9, 0, i);
+    attention_row row = {.position = 199, .first = 3, .q = q};
     attention_query query = {.layer = 1,
                              .kv_head = 1,
-                             .position = 199,
-                             .first = 3,
                              .group = 37,
-                             .q = q,
                              .q_stride = 48,
-                             .scale = 0.2f};
+                             .scale = 0.2f,
+                             .n_rows = 1,
+                             .rows = &row};
     for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
         assert_int_equal(cpu_force(level), 0);
         query.seq = &a.seq;
-        attention_group(a.kv, &query, want);
+        row.out = want;
+        attention_run(a.kv, &query, a.scratch);
         query.seq = &b.seq;
-        attention_group(b.kv, &query, got);
+        row.out = got;
+        attention_run(b.kv, &query, b.scratch);
         assert_memory_equal(want, got, sizeof(want));
     }
     assert_int_equal(cpu_force(cpu_best()), 0);
@@ -541,9 +621,13 @@ static void a_dominant_key_gives_its_value(void **state) {
             }
             kv_write(f.kv, &f.seq, 0, p, k, v);
         }
-        const attention_query query = {
-            .seq = &f.seq, .position = 199, .group = 2, .q = q, .scale = 1.0f};
-        attention_group(f.kv, &query, out);
+        const attention_row row = {.position = 199, .q = q, .out = out};
+        const attention_query query = {.seq = &f.seq,
+                                       .group = 2,
+                                       .scale = 1.0f,
+                                       .n_rows = 1,
+                                       .rows = &row};
+        attention_run(f.kv, &query, f.scratch);
         for (size_t d = 0; d < 20; d++) {
             assert_true(out[d] == (float)chosen + (float)d);
             assert_true(out[20 + d] == (float)chosen + (float)d);
@@ -560,6 +644,8 @@ int main(void) {
         cmocka_unit_test(every_level_has_equal_bits),
         cmocka_unit_test(keys_after_the_position_do_not_matter),
         cmocka_unit_test(the_group_does_not_matter),
+        cmocka_unit_test(the_tile_does_not_matter),
+        cmocka_unit_test(values_of_later_rows_do_not_matter),
         cmocka_unit_test(keys_before_the_first_do_not_matter),
         cmocka_unit_test(a_sink_takes_weight_and_gives_nothing),
         cmocka_unit_test(a_latent_cache_gives_what_a_grouped_one_gives),

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include "engine/act.h"
 #include "engine/cpu.h"
 #include "engine/err.h"
 #include "engine/kv_cache.h"
@@ -34,6 +35,10 @@ static void a_page_holds_all_layers_and_heads(void **state) {
     assert_int_equal(kv_page_bytes(&c), 64 * 2 * 3 * (5 + 7) * 4);
     c.type = KV_F16;
     assert_int_equal(kv_page_bytes(&c), 64 * 2 * 3 * (5 + 7) * 2);
+    c.type = KV_Q8_0;
+    assert_int_equal(kv_page_bytes(&c), 64 * 2 * 3 * (5 + 4 + 7 + 4));
+    c.key_dim = c.value_dim = 64;
+    assert_int_equal(kv_page_bytes(&c), 64 * 2 * 3 * 2 * (64 + 8));
     c.n_layers = c.n_kv_heads = c.key_dim = c.value_dim = UINT32_MAX;
     assert_int_equal(kv_page_bytes(&c), 0);
 }
@@ -142,8 +147,8 @@ static void keys_lie_transposed_and_values_do_not(void **state) {
         for (uint32_t head = 0; head < 3; head++) {
             for (uint32_t p = 0; p < 130; p++) {
                 uint32_t page = seq.pages[p / 64], slot = p % 64;
-                const float *k = kv_keys(kv, page, layer, head);
-                const float *v = kv_values(kv, page, layer, head);
+                const kv_block b = kv_block_at(kv, page, layer, head);
+                const float *k = b.keys, *v = b.values;
                 assert_int_equal((uintptr_t)k % 64, 0);
                 assert_int_equal((uintptr_t)v % 64, 0);
                 for (uint32_t d = 0; d < 5; d++) {
@@ -179,8 +184,9 @@ static void a_latent_key_holds_its_value(void **state) {
     }
     for (uint32_t head = 0; head < 3; head++) {
         for (uint32_t p = 0; p < 70; p++) {
-            const float *keys = kv_keys(kv, seq.pages[p / 64], 1, head);
-            assert_ptr_equal(keys, kv_values(kv, seq.pages[p / 64], 1, head));
+            const kv_block b = kv_block_at(kv, seq.pages[p / 64], 1, head);
+            const float *keys = b.keys;
+            assert_ptr_equal(b.keys, b.values);
             for (uint32_t d = 0; d < 5; d++) {
                 assert_true(keys[p % 64 * 5 + d] == mark(1, p, head, d));
             }
@@ -218,8 +224,8 @@ static void check_f16(bool latent) {
     float x[DIM];
     assert_int_equal(kv_reserve(kv, &seq, 1), 0);
     const size_t key_step = latent ? 1 : 64;
-    const uint16_t *k = kv_keys(kv, seq.pages[0], 0, 0);
-    const uint16_t *v = kv_values(kv, seq.pages[0], 0, 0);
+    const kv_block b = kv_block_at(kv, seq.pages[0], 0, 0);
+    const uint16_t *k = b.keys, *v = b.values;
 
     for (uint32_t from = 0; from < 600000; from += DIM) {
         for (uint32_t i = 0; i < DIM; i++) {
@@ -243,6 +249,72 @@ static void f16_has_equal_bits_at_every_level(void **state) {
     (void)state;
     check_f16(false);
     check_f16(true);
+}
+
+/* Against the encoder's rows, each of one position's key or value: where
+ * elements and scales lie, and how the last dims are filled up. */
+static void check_q8_0(bool latent, uint32_t key_dim, uint32_t value_dim) {
+    kv_config config = {.type = KV_Q8_0,
+                        .n_layers = 2,
+                        .n_kv_heads = 2,
+                        .key_dim = key_dim,
+                        .value_dim = value_dim,
+                        .n_pages = 2,
+                        .latent = latent};
+    kv_cache *kv = make(&config);
+    kv_seq seq = {0};
+    float x[2 * 600], row[600];
+    assert_int_equal(kv_reserve(kv, &seq, 70), 0);
+    for (uint32_t p = 0; p < 70; p++) {
+        for (uint32_t i = 0; i < 2 * key_dim; i++)
+            x[i] = sinf((float)(p * 131 + i)) * (float)(1 + i % 50);
+        kv_write(kv, &seq, 1, p, x, latent ? NULL : x);
+    }
+    for (uint32_t p = 0; p < 70; p++) {
+        for (uint32_t i = 0; i < 2 * key_dim; i++)
+            x[i] = sinf((float)(p * 131 + i)) * (float)(1 + i % 50);
+        kv_block b = kv_block_at(kv, seq.pages[p / 64], 1, 1);
+        for (uint32_t d0 = 0; d0 < key_dim; d0 += 32) {
+            uint32_t n = (uint32_t)size_min(32, key_dim - d0);
+            float block[32] = {0};
+            memcpy(block, x + key_dim + d0, n * sizeof(float));
+            act_encode(ACT_A8, 32, block, row);
+            for (uint32_t i = 0; i < n; i++) {
+                float want = act_scales(row)[0] * act_values(32, row)[i];
+                assert_true(kv_key(&config, &b, p % 64, d0 + i) == want);
+                if (!latent) continue;
+                if (d0 + i >= value_dim) continue;
+                assert_true(kv_value(&config, &b, p % 64, d0 + i) == want);
+            }
+        }
+        for (uint32_t d = 0; d < value_dim && !latent; d++) {
+            float got = kv_value(&config, &b, p % 64, d);
+            assert_true(fabsf(got - x[value_dim + d]) <= 50.0f / 127.0f / 1.9f);
+        }
+    }
+    kv_release(kv, &seq);
+    kv_cache_free(kv);
+}
+
+static void q8_0_rounds_as_activations_are_rounded(void **state) {
+    (void)state;
+    for (cpu_level level = CPU_SCALAR; level <= cpu_best(); level++) {
+        assert_int_equal(cpu_force(level), 0);
+        check_q8_0(false, 64, 64);
+        check_q8_0(false, 45, 45);
+        check_q8_0(false, 300, 300);
+        check_q8_0(true, 576, 512);
+        check_q8_0(true, 40, 7);
+    }
+    assert_int_equal(cpu_force(cpu_best()), 0);
+}
+
+static void types_have_names(void **state) {
+    (void)state;
+    for (int type = 0; type < KV_TYPES; type++)
+        assert_int_equal(kv_type_find(kv_type_name((kv_type)type)), type);
+    assert_int_equal(kv_type_find("q8_0"), KV_Q8_0);
+    assert_int_equal(kv_type_find("q4_0"), KV_TYPES);
 }
 
 static void refuses_sizes_that_make_no_cache(void **state) {
@@ -279,6 +351,8 @@ int main(void) {
         cmocka_unit_test(keys_lie_transposed_and_values_do_not),
         cmocka_unit_test(a_latent_key_holds_its_value),
         cmocka_unit_test(f16_has_equal_bits_at_every_level),
+        cmocka_unit_test(q8_0_rounds_as_activations_are_rounded),
+        cmocka_unit_test(types_have_names),
         cmocka_unit_test(refuses_sizes_that_make_no_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
