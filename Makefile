@@ -51,7 +51,7 @@ LDFLAGS_ALL = $(SANITIZE) -Wl,--as-needed $(LDFLAGS)
 AVX2 := -mavx2 -mfma -mf16c $(if $(filter fuzz,$(VARIANT)),-fno-sanitize=undefined)
 AVX512 := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
 
-LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lutf8proc -lxxhash -lcrypto -lcurl -ljansson -lm -lpthread -ldl
+LIBS := -lzmq -lprotobuf-c -luv -lpcre2-8 -lutf8proc -lxxhash -lcrypto -lcurl -ljansson -lhwloc -lm -lpthread -ldl
 
 # ---- sources ----
 PROTO_GEN := $(B)/gen/proto/roster.pb-c

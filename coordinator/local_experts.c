@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/err.h"
+#include "engine/expert_bulk.h"
 #include "engine/log.h"
+
+#define CACHE_LINE 64
 
 /* What depends on how experts are cut. */
 typedef struct {
@@ -97,17 +100,32 @@ uint32_t local_experts_slices(const local_experts *l, uint32_t layer) {
     return expert_store_slices(l->now.store, layer);
 }
 
-int local_experts_load_all(local_experts *l, char *why, size_t why_size) {
-    expert_store *store = l->now.store;
-    for (uint32_t layer = 0; layer < l->config.model->n_layers; layer++) {
-        uint32_t n_units = expert_store_units(store, layer);
-        for (uint32_t unit = 0; unit < n_units; unit++) {
-            int rc = expert_store_load(store, layer, unit, why, why_size);
-            if (rc < 0) return rc;
-        }
+/* Every unit there is; free() it.  NULL: no memory. */
+static expert_unit *list_units(const expert_store *store, size_t *n) {
+    size_t room = 0;
+    for (uint32_t i = 0; i < expert_store_layers(store); i++)
+        room += expert_store_units(store, i);
+    expert_unit *units = calloc(room + 1, sizeof(*units));
+    if (units == NULL) return NULL;
+
+    *n = 0;
+    for (uint32_t layer = 0; layer < expert_store_layers(store); layer++) {
+        for (uint32_t u = 0; u < expert_store_units(store, layer); u++)
+            units[(*n)++] = (expert_unit){layer, u};
     }
+    return units;
+}
+
+int local_experts_load_all(local_experts *l, char *why, size_t why_size) {
+    expert_bulk bulk = {.store = l->now.store, .threads = l->config.threads};
+    expert_unit *units = list_units(bulk.store, &bulk.n_units);
+    if (units == NULL)
+        return err_why(why, why_size, -ENOMEM, "no memory for a list of units");
+    bulk.units = units;
+    int rc = expert_bulk_load(&bulk, why, why_size);
+    free(units);
     count_bytes(l);
-    return 0;
+    return rc;
 }
 
 static uint64_t *used_at(local_experts *l, uint32_t layer, uint32_t unit) {
@@ -156,6 +174,20 @@ static int need(local_experts *l, uint32_t layer, uint32_t unit) {
     return rc;
 }
 
+/* Which experts a token takes is chance, so what is known of them lies in no
+ * cache: ask memory for all of it at once, not for one after the other. */
+static void prefetch_units(const local_experts *l, uint32_t layer, uint32_t n,
+                           const uint32_t *units) {
+    for (uint32_t i = 0; i < n; i++) {
+        const uint8_t *w =
+            (const uint8_t *)expert_store_get(l->now.store, layer, units[i]);
+        if (w == NULL) continue; /* to be loaded, or out of range */
+        for (size_t at = 0; at < sizeof(ffn_weights); at += CACHE_LINE) {
+            __builtin_prefetch(w + at);
+        }
+    }
+}
+
 /* Put pairs [from, ...) into jobs, as many units as the budget holds at once.
  * Returns where the next group begins, or a negative code. */
 static int64_t gather(local_experts *l, uint32_t layer, uint32_t from,
@@ -201,6 +233,7 @@ int local_experts_run(local_experts *l, uint32_t layer, uint32_t n,
         int rc = make_scratch(l);
         if (rc < 0) return rc;
     }
+    prefetch_units(l, layer, n, units);
     act_form form = local_experts_form(l, layer);
     for (uint32_t from = 0; from < n;) {
         size_t n_jobs;

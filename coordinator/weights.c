@@ -7,11 +7,13 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "coordinator/weights_internal.h"
 #include "engine/err.h"
+#include "engine/first_failure.h"
 #include "engine/util.h"
 
 #define NAME_MAX_BYTES 160
@@ -19,8 +21,8 @@
 /* ---- parts ---- */
 
 void load_count(loader *l, uint64_t bytes) {
-    l->w->bytes += bytes;
-    l->w->bytes_per_token += bytes;
+    l->bytes += bytes;
+    l->bytes_per_token += bytes;
 }
 
 /* All values of a tensor as f32, in stored order; the caller's to release. */
@@ -129,6 +131,52 @@ int load_matrix(loader *l, uint32_t layer, const char *name, uint64_t cols,
     return load_matrix_rows(l, layer, name, cols, rows, 0, rows, out);
 }
 
+/* A tensor whose rows become f32. */
+typedef struct {
+    const gguf *g;
+    const gguf_tensor *tensor;
+    const weight_format *format;
+    size_t row_bytes;
+    uint8_t *row; /* as stored */
+} float_rows;
+
+static int read_float_rows(void *ctx, size_t row0, size_t n, void *out) {
+    const float_rows *s = ctx;
+    size_t cols = (size_t)s->tensor->dims[0];
+    for (size_t i = 0; i < n; i++) {
+        int rc = gguf_read(s->g, s->tensor, (row0 + i) * s->row_bytes,
+                           s->row_bytes, s->row);
+        if (rc < 0) return rc;
+        s->format->dequantize(cols, s->row, (float *)out + i * cols);
+    }
+    return 0;
+}
+
+int load_float_matrix(loader *l, uint32_t layer, const char *name,
+                      uint64_t cols, uint64_t rows, matrix *out) {
+    const gguf_tensor *t;
+    const weight_format *f;
+    int rc = model_tensor(l->w->g, layer, name, cols, rows, 0, &t, l->why,
+                          l->why_size);
+    if (rc == 0) rc = matrix_format(t, &f, l->why, l->why_size);
+    if (rc < 0) return rc;
+    if (f->act == ACT_F32) return load_matrix(l, layer, name, cols, rows, out);
+
+    float_rows source = {l->w->g, t, f, (size_t)(t->bytes / rows), NULL};
+    source.row = malloc(source.row_bytes);
+    rc = source.row == NULL
+             ? -ENOMEM
+             : matrix_build(out, weight_format_find(WEIGHT_F32), rows, cols,
+                            read_float_rows, &source);
+    free(source.row);
+    if (rc < 0) {
+        return err_why(l->why, l->why_size, rc, "tensor %s: %s",
+                       gguf_quote(t->name).text, err_text(rc));
+    }
+    load_count(l, out->bytes);
+    return 0;
+}
+
 /* ---- what belongs to no layer ---- */
 
 /* A vector of n values under its full name. */
@@ -176,7 +224,9 @@ static int load_embedding(loader *l) {
     if (rc < 0) return rc;
     rc = matrix_format(w->embedding, &w->embedding_format, l->why, l->why_size);
     if (rc < 0) return rc;
-    w->bytes_per_token += w->embedding->bytes / w->config.n_vocab;
+    l->bytes_per_token += w->embedding->bytes / w->config.n_vocab;
+    /* A new token should not have to wait for the disk. */
+    gguf_ahead(w->g, w->embedding, 0, w->embedding->bytes);
     return 0;
 }
 
@@ -200,28 +250,66 @@ static int load_rope_factors(loader *l) {
 
 /* ---- the whole ---- */
 
-int weights_load(weights **out, const gguf *g, const model_config *c, char *why,
-                 size_t why_size) {
+/* The tasks of a load: what belongs to no layer, which is the largest, first.
+ */
+typedef struct {
+    weights *w;
+    atomic_uint_fast64_t bytes, bytes_per_token;
+    first_failure failure;
+} load;
+
+static int load_rest(loader *l) {
+    int rc = load_embedding(l);
+    if (rc == 0) rc = load_rope_factors(l);
+    return rc == 0 ? load_output(l) : rc;
+}
+
+static int load_layer(loader *l, uint32_t layer) {
+    layer_weights *to = &l->w->layers[layer];
+    int rc = load_attention(l, layer, to);
+    return rc == 0 ? load_feed_forward(l, layer, to) : rc;
+}
+
+static void load_task(void *ctx, uint32_t task, uint32_t worker) {
+    load *all = ctx;
+    char why[FIRST_FAILURE_WHY] = "";
+    loader l = {.w = all->w, .why = why, .why_size = sizeof(why)};
+    (void)worker;
+    if (first_failure_any(&all->failure)) return;
+
+    int rc = task == 0 ? load_rest(&l) : load_layer(&l, task - 1);
+    if (rc < 0) first_failure_set(&all->failure, rc, why);
+    atomic_fetch_add(&all->bytes, l.bytes);
+    atomic_fetch_add(&all->bytes_per_token, l.bytes_per_token);
+}
+
+static int load_tasks(weights *w, pool *threads, char *why, size_t why_size) {
+    uint32_t n_tasks = 1 + w->config.n_layers;
+    load all = {.w = w};
+    first_failure_init(&all.failure);
+    if (threads != NULL) {
+        pool_run(threads, n_tasks, load_task, &all);
+    } else {
+        for (uint32_t task = 0; task < n_tasks; task++)
+            load_task(&all, task, 0);
+    }
+    w->bytes = all.bytes;
+    w->bytes_per_token = all.bytes_per_token;
+    return first_failure_fini(&all.failure, why, why_size);
+}
+
+int weights_load(weights **out, const gguf *g, const model_config *c,
+                 pool *threads, char *why, size_t why_size) {
     *out = NULL;
     weights *w = calloc(1, sizeof(*w));
     if (w == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
     w->g = g;
     w->config = *c;
-    loader l = {w, why, why_size};
-
-    int rc = 0;
     w->layers = calloc(c->n_layers, sizeof(*w->layers));
-    if (w->layers == NULL) {
-        rc = err_why(why, why_size, -ENOMEM, "no memory for %u layers",
-                     c->n_layers);
-    }
-    if (rc == 0) rc = load_embedding(&l);
-    if (rc == 0) rc = load_rope_factors(&l);
-    for (uint32_t i = 0; i < c->n_layers && rc == 0; i++) {
-        rc = load_attention(&l, i, &w->layers[i]);
-        if (rc == 0) rc = load_feed_forward(&l, i, &w->layers[i]);
-    }
-    if (rc == 0) rc = load_output(&l);
+    int rc = w->layers != NULL
+                 ? load_tasks(w, threads, why, why_size)
+                 : err_why(why, why_size, -ENOMEM, "no memory for %u layers",
+                           c->n_layers);
     if (rc < 0) {
         weights_free(w);
         return rc;

@@ -1,9 +1,9 @@
 /* weights.h - what a coordinator keeps in memory: everything but the experts.
  *
- * Matrices are packed for the kernels; vectors, biases and router matrices are
- * f32.  Embeddings are read from the mapped file, a row per token.  What a
- * model has not (engine/model.h) is NULL, or a matrix without data.  Immutable
- * once loaded. */
+ * Matrices are packed for the kernels; vectors and biases are f32, a router's
+ * matrix has floats whatever the file has.  Embeddings are read from the mapped
+ * file, a row per token.  What a model has not (engine/model.h) is NULL, or a
+ * matrix without data.  Immutable once loaded. */
 #ifndef COORDINATOR_WEIGHTS_H
 #define COORDINATOR_WEIGHTS_H
 
@@ -37,7 +37,7 @@ typedef struct {
 
 /* What a MoE layer has beside its experts. */
 typedef struct {
-    float *router;         /* [n_experts, n_embd] */
+    matrix router;         /* [n_embd, n_experts], of a float format */
     float *router_bias;    /* [n_experts]: of its products, */
     float *selection_bias; /* and of scores that experts are chosen by */
     /* [n_experts, n_embd]: the experts' biases of down, added here, once, to
@@ -71,9 +71,10 @@ typedef struct {
         bytes_per_token; /* read to decode one token, experts not counted */
 } weights;
 
-/* Load all of it.  `g` is borrowed until weights_free(). */
-int weights_load(weights **out, const gguf *g, const model_config *c, char *why,
-                 size_t why_size);
+/* Load all of it with the pool, whose lead the caller is; NULL: alone.  `g` is
+ * borrowed until weights_free(). */
+int weights_load(weights **out, const gguf *g, const model_config *c,
+                 pool *threads, char *why, size_t why_size);
 void weights_free(weights *w); /* NULL and half-built are fine */
 
 /* The embedding of a token, which is below n_vocab: n_embd floats. */

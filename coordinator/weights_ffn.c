@@ -32,17 +32,17 @@ static int load_down_bias(loader *l, uint32_t layer, moe_weights *m) {
     if (!c->expert_bias) return 0;
     int rc = model_experts(c, l->w->g, layer, &t, l->why, l->why_size);
     if (rc < 0) return rc;
-    uint64_t before = l->w->bytes_per_token;
+    uint64_t before = l->bytes_per_token;
     rc = load_floats(l, t.down_bias, &m->down_bias);
     uint64_t used = (uint64_t)c->n_used * c->n_embd * sizeof(float);
-    l->w->bytes_per_token = before + used;
+    l->bytes_per_token = before + used;
     return rc;
 }
 
 static int load_moe(loader *l, uint32_t layer, moe_weights *m) {
     const model_config *c = &l->w->config;
-    int rc = load_vector(l, layer, "ffn_gate_inp", c->n_embd, c->n_experts,
-                         &m->router);
+    int rc = load_float_matrix(l, layer, "ffn_gate_inp", c->n_embd,
+                               c->n_experts, &m->router);
     if (rc == 0 && c->router_bias) {
         rc = load_bias(l, layer, "ffn_gate_inp", c->n_experts, &m->router_bias);
     }
@@ -68,7 +68,7 @@ int load_feed_forward(loader *l, uint32_t layer, layer_weights *lw) {
 }
 
 void moe_weights_fini(moe_weights *m) {
-    aligned_release(m->router);
+    matrix_fini(&m->router);
     aligned_release(m->router_bias);
     aligned_release(m->selection_bias);
     aligned_release(m->down_bias);

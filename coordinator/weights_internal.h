@@ -1,8 +1,9 @@
 /* weights_internal.h - how the parts of a layer are loaded.  Only weights*.c
  * include it.
  *
- * Loaders count what they load into weights.bytes and bytes_per_token.  On
- * failure what was loaded stays where it was put, for the part's _fini(). */
+ * A loader loads one layer, or what belongs to none, and counts it; several
+ * work at once.  On failure what was loaded stays where it was put, for the
+ * part's _fini(). */
 #ifndef COORDINATOR_WEIGHTS_INTERNAL_H
 #define COORDINATOR_WEIGHTS_INTERNAL_H
 
@@ -10,6 +11,7 @@
 
 typedef struct {
     weights *w;
+    uint64_t bytes, bytes_per_token; /* as in the weights; of this loader */
     char *why;
     size_t why_size;
 } loader;
@@ -32,6 +34,10 @@ int load_norm(loader *l, uint32_t layer, const char *name, bool bias,
               norm_weights *out);
 int load_matrix(loader *l, uint32_t layer, const char *name, uint64_t cols,
                 uint64_t rows, matrix *out);
+/* The same for rows that must not meet rounded activations: what the file has
+ * quantized becomes f32. */
+int load_float_matrix(loader *l, uint32_t layer, const char *name,
+                      uint64_t cols, uint64_t rows, matrix *out);
 /* Rows [row0, row0 + rows) of a tensor of `all` rows. */
 int load_matrix_rows(loader *l, uint32_t layer, const char *name, uint64_t cols,
                      uint64_t all, uint64_t row0, uint64_t rows, matrix *out);

@@ -17,7 +17,7 @@ for group in "$@"; do
     build) packages="$packages gcc make pkg-config libc6-dev libzmq3-dev
         libprotobuf-c-dev protobuf-c-compiler libopenblas0-serial libuv1-dev
         libcurl4-openssl-dev libjansson-dev libpcre2-dev libutf8proc-dev
-        libxxhash-dev libssl-dev" ;;
+        libxxhash-dev libssl-dev libhwloc-dev" ;;
     test) packages="$packages libcmocka-dev python3 python3-jinja2 etcd-server
         etcd-client openssl patch git procps iproute2" ;;
     cluster) packages="$packages etcd-server python3" ;;

@@ -19,7 +19,7 @@
 #include "engine/util.h"
 
 /* Whole rows that a span of columns is picked from, at a time. */
-#define STAGING_BYTES ((size_t)1 << 20)
+#define STAGING_BYTES ((size_t)256 << 10)
 
 /* Written by the loading thread, emptied by the computing one. */
 typedef _Atomic(ffn_weights *) place;
@@ -38,7 +38,6 @@ struct expert_store {
     const model_config *model;
     const manifest *checks;
     expert_source source;
-    uint8_t *staging; /* of the loading thread; made when first needed */
     uint32_t n_layers, n_experts;
     atomic_uint_fast64_t bytes;
     atomic_uint_fast32_t count;
@@ -48,29 +47,30 @@ struct expert_store {
 /* ---- the file as a source ---- */
 
 /* Pick the pieces out of whole rows, as many at a time as the staging has. */
-static int pick_rows(expert_store *s, const gguf_tensor *t,
+static int pick_rows(const gguf *file, const gguf_tensor *t,
                      const expert_span *span, uint8_t *out) {
-    if (s->staging == NULL) s->staging = malloc(STAGING_BYTES);
-    if (s->staging == NULL) return -ENOMEM;
+    size_t step = size_max(STAGING_BYTES / span->stride, 1);
+    uint8_t *staging = malloc((step - 1) * span->stride + span->bytes);
+    if (staging == NULL) return -ENOMEM;
 
-    size_t step = (STAGING_BYTES - span->bytes) / span->stride + 1;
-    for (size_t i = 0; i < span->count; i += step) {
+    int rc = 0;
+    for (size_t i = 0; i < span->count && rc == 0; i += step) {
         size_t n = size_min(step, span->count - i);
-        int rc = gguf_read(s->file, t, span->offset + i * span->stride,
-                           (n - 1) * span->stride + span->bytes, s->staging);
-        if (rc < 0) return rc;
-        for (size_t j = 0; j < n; j++, out += span->bytes)
-            memcpy(out, s->staging + j * span->stride, span->bytes);
+        rc = gguf_read(file, t, span->offset + i * span->stride,
+                       (n - 1) * span->stride + span->bytes, staging);
+        for (size_t j = 0; j < n && rc == 0; j++, out += span->bytes)
+            memcpy(out, staging + j * span->stride, span->bytes);
     }
-    return 0;
+    free(staging);
+    return rc;
 }
 
 static int read_file(void *ctx, const gguf_tensor *t, const expert_span *span,
                      void *out, char *why, size_t why_size) {
-    expert_store *s = ctx;
+    const expert_store *s = ctx;
     int rc = span->count == 1
                  ? gguf_read(s->file, t, span->offset, span->bytes, out)
-                 : pick_rows(s, t, span, out);
+                 : pick_rows(s->file, t, span, out);
     return rc < 0 ? err_why(why, why_size, rc, "%s", err_text(rc)) : 0;
 }
 
@@ -175,7 +175,6 @@ void expert_store_free(expert_store *s) {
             expert_store_drop(s, layer, unit);
         free(s->layers[layer].units);
     }
-    free(s->staging);
     free(s);
 }
 
@@ -364,6 +363,34 @@ fail:
     ffn_fini(w);
     free(w);
     return rc;
+}
+
+/* ---- hints ---- */
+
+/* The bytes of the file that a part is in. */
+static uint64_t part_extent(const unit_part *p) {
+    return (p->rows - 1) * p->stride + p->row_bytes;
+}
+
+bool expert_store_reads_file(const expert_store *s) {
+    return s->source.read == read_file;
+}
+
+void expert_store_hint(const expert_store *s, uint32_t layer, uint32_t unit,
+                       expert_hint hint) {
+    unit_image u;
+    if (!expert_store_reads_file(s) || find_place(s, layer, unit) == NULL ||
+        unit_image_of(&u, s->file, s->model, layer, unit,
+                      s->layers[layer].slices, NULL, 0) < 0) {
+        return;
+    }
+    for (size_t i = 0; i < u.n_parts; i++) {
+        const unit_part *p = &u.parts[i];
+        if (hint == EXPERT_AHEAD)
+            gguf_ahead(s->file, p->tensor, p->offset, part_extent(p));
+        else if (p->row_bytes == p->stride) /* else it has others' bytes, too */
+            gguf_behind(s->file, p->tensor, p->offset, part_extent(p));
+    }
 }
 
 /* ---- what is loaded ---- */

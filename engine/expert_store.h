@@ -14,8 +14,9 @@
  * them.
  *
  * Threads: one thread loads, one thread computes and drops; they may be
- * different ones and need no lock.  What get() gave stays until the computing
- * thread drops it.  Counters: any thread. */
+ * different ones and need no lock.  From the file, several threads may load
+ * different units at once (expert_bulk.h).  What get() gave stays until the
+ * computing thread drops it.  Counters: any thread. */
 #ifndef ENGINE_EXPERT_STORE_H
 #define ENGINE_EXPERT_STORE_H
 
@@ -72,6 +73,13 @@ uint32_t expert_store_units(const expert_store *s, uint32_t layer);
  * then. */
 int expert_store_load(expert_store *s, uint32_t layer, uint32_t unit, char *why,
                       size_t why_size);
+/* Does it read the model's file?  Then several threads may load. */
+bool expert_store_reads_file(const expert_store *s);
+/* A unit of the file will be loaded soon, or was and will not be again. */
+typedef enum { EXPERT_AHEAD, EXPERT_BEHIND } expert_hint;
+void expert_store_hint(const expert_store *s, uint32_t layer, uint32_t unit,
+                       expert_hint hint);
+
 /* Take a loaded unit over from a store of the same model and cut, which then
  * does not have it; fine if it is there.  Both stores' loading thread. */
 void expert_store_take(expert_store *s, expert_store *from, uint32_t layer,

@@ -387,6 +387,26 @@ int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t offset,
     return 0;
 }
 
+/* A longer request is cut to the device's largest one, which is seldom shorter;
+ * many small ones fill its queue, and whoever asks has to wait. */
+#define AHEAD_STEP ((uint64_t)512 << 10)
+
+void gguf_ahead(const gguf *g, const gguf_tensor *t, uint64_t offset,
+                uint64_t bytes) {
+    int fd = g->files[t->file].fd;
+    for (uint64_t at = 0; at < bytes; at += AHEAD_STEP) {
+        off_t from = (off_t)(t->offset + offset + at);
+        off_t n = (off_t)size_min(AHEAD_STEP, bytes - at);
+        (void)posix_fadvise(fd, from, n, POSIX_FADV_WILLNEED);
+    }
+}
+
+void gguf_behind(const gguf *g, const gguf_tensor *t, uint64_t offset,
+                 uint64_t bytes) {
+    (void)posix_fadvise(g->files[t->file].fd, (off_t)(t->offset + offset),
+                        (off_t)bytes, POSIX_FADV_DONTNEED);
+}
+
 size_t gguf_n_files(const gguf *g) {
     return g->n_files;
 }

@@ -74,6 +74,14 @@ const void *gguf_data(const gguf *g, const gguf_tensor *t);
 int gguf_read(const gguf *g, const gguf_tensor *t, uint64_t offset,
               size_t bytes, void *out);
 
+/* These bytes of the tensor will be read soon, or will not be read again: the
+ * system brings them meanwhile, or uses their memory for something else.  Hints
+ * that may have no effect. */
+void gguf_ahead(const gguf *g, const gguf_tensor *t, uint64_t offset,
+                uint64_t bytes);
+void gguf_behind(const gguf *g, const gguf_tensor *t, uint64_t offset,
+                 uint64_t bytes);
+
 /* Number of files of the model, the path and size of one. */
 size_t gguf_n_files(const gguf *g);
 const char *gguf_file_path(const gguf *g, size_t file);

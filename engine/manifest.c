@@ -9,12 +9,13 @@
 #include <string.h>
 #include <xxhash.h>
 #include "engine/err.h"
+#include "engine/first_failure.h"
 #include "engine/log.h"
 #include "engine/manifest_internal.h"
 #include "engine/util.h"
 #include "engine/weight.h"
 
-#define PIECE_BYTES ((size_t)1 << 20)
+#define PIECE_BYTES ((size_t)256 << 10)
 #define MAX_SUMS ((size_t)1 << 24)
 #define WORTH_A_LOG_LINE ((uint64_t)1 << 30)
 
@@ -173,16 +174,61 @@ static int sum_slab(const manifest_layout *l, const gguf *g,
     return 0;
 }
 
-static int sum_tensor(manifest *m, const gguf *g, size_t tensor,
-                      segment_sums *sums, void *piece) {
-    const manifest_layout *l = &m->layouts[tensor];
-    const gguf_tensor *t = gguf_tensor_at(g, tensor);
-    int rc = 0;
-    for (uint64_t i = 0; i < l->n_slabs && rc == 0; i++) {
-        rc = sum_slab(l, g, t, i, sums, piece,
-                      &m->sums[l->first + i * l->n_segments]);
+/* One slab to sum. */
+typedef struct {
+    uint32_t tensor;
+    uint64_t slab;
+} slab_job;
+
+typedef struct {
+    manifest *m;
+    const gguf *g;
+    slab_job *jobs; /* in the files' order, more or less */
+    uint32_t n_jobs;
+    first_failure failure;
+} summing;
+
+static int list_jobs(summing *s) {
+    size_t n = 0;
+    for (size_t i = 0; i < s->m->n_tensors; i++)
+        n += s->m->layouts[i].n_slabs; /* at most MAX_SUMS in all */
+    s->jobs = calloc(n + 1, sizeof(*s->jobs));
+    if (s->jobs == NULL) return -ENOMEM;
+    for (uint32_t i = 0; i < s->m->n_tensors; i++) {
+        for (uint64_t slab = 0; slab < s->m->layouts[i].n_slabs; slab++)
+            s->jobs[s->n_jobs++] = (slab_job){i, slab};
     }
+    return 0;
+}
+
+static int do_job(const summing *s, const slab_job *j) {
+    const manifest_layout *l = &s->m->layouts[j->tensor];
+    segment_sums sums;
+    int rc = sums_init(&sums);
+    void *piece = rc == 0 ? malloc(PIECE_BYTES) : NULL;
+    rc =
+        piece == NULL
+            ? -ENOMEM
+            : sum_slab(l, s->g, gguf_tensor_at(s->g, j->tensor), j->slab, &sums,
+                       piece, &s->m->sums[l->first + j->slab * l->n_segments]);
+    free(piece);
+    sums_fini(&sums);
     return rc;
+}
+
+static void sum_task(void *ctx, uint32_t task, uint32_t worker) {
+    summing *s = ctx;
+    (void)worker;
+    if (first_failure_any(&s->failure)) return;
+    int rc = do_job(s, &s->jobs[task]);
+    if (rc == 0) return;
+
+    const gguf_tensor *t = gguf_tensor_at(s->g, s->jobs[task].tensor);
+    char why[FIRST_FAILURE_WHY];
+    err_why(why, sizeof(why), rc, "%s: cannot read the tensor '%s': %s",
+            gguf_file_path(s->g, t->file), gguf_quote(t->name).text,
+            err_text(rc));
+    first_failure_set(&s->failure, rc, why);
 }
 
 static void log_start(const gguf *g) {
@@ -194,32 +240,36 @@ static void log_start(const gguf *g) {
              (double)bytes / 1e9);
 }
 
-static int compute(manifest *m, const gguf *g, char *why, size_t why_size) {
+/* `threads` NULL: alone. */
+static int compute(manifest *m, const gguf *g, pool *threads, char *why,
+                   size_t why_size) {
     log_start(g);
-    segment_sums sums;
-    int rc = sums_init(&sums);
-    void *piece = rc == 0 ? malloc(PIECE_BYTES) : NULL;
-    if (piece == NULL) {
-        rc = err_why(why, why_size, -ENOMEM, "%s: no memory for the manifest",
-                     gguf_file_path(g, 0));
+    summing s = {.m = m, .g = g};
+    int rc = list_jobs(&s);
+    if (rc < 0) {
+        return err_why(why, why_size, rc, "%s: no memory for the manifest",
+                       gguf_file_path(g, 0));
     }
-    for (size_t i = 0; i < m->n_tensors && rc == 0; i++) {
-        const gguf_tensor *t = gguf_tensor_at(g, i);
-        rc = sum_tensor(m, g, i, &sums, piece);
-        if (rc == 0) continue;
-        err_why(why, why_size, rc, "%s: cannot read the tensor '%s': %s",
-                gguf_file_path(g, t->file), gguf_quote(t->name).text,
-                err_text(rc));
+    first_failure_init(&s.failure);
+    if (threads != NULL) {
+        pool_run(threads, s.n_jobs, sum_task, &s);
+    } else {
+        for (uint32_t i = 0; i < s.n_jobs; i++)
+            sum_task(&s, i, 0);
     }
-    sums_fini(&sums);
-    free(piece);
-    return rc;
+    free(s.jobs);
+    return first_failure_fini(&s.failure, why, why_size);
 }
 
 /* ---- public ---- */
 
 int manifest_open(manifest **out, const gguf *g, bool write_cache, char *why,
                   size_t why_size) {
+    return manifest_open_with(out, g, write_cache, NULL, why, why_size);
+}
+
+int manifest_open_with(manifest **out, const gguf *g, bool write_cache,
+                       pool *threads, char *why, size_t why_size) {
     *out = NULL;
     manifest *m = calloc(1, sizeof(*m));
     if (m == NULL) return err_why(why, why_size, -ENOMEM, "no memory");
@@ -227,7 +277,7 @@ int manifest_open(manifest **out, const gguf *g, bool write_cache, char *why,
     int rc = lay_out(m, g, why, why_size);
     if (rc < 0) goto fail;
     if (!manifest_load(m, g)) {
-        rc = compute(m, g, why, why_size);
+        rc = compute(m, g, threads, why, why_size);
         if (rc < 0) goto fail;
         if (write_cache) manifest_store(m, g);
     }

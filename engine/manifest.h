@@ -29,6 +29,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "engine/gguf.h"
+#include "engine/pool.h"
 
 #define MANIFEST_SEGMENTS 8
 
@@ -43,6 +44,9 @@ int manifest_open(manifest **out, const gguf *g, bool write_cache, char *why,
  * as they are. */
 int manifest_open_kept(manifest **out, const gguf *g, char *why,
                        size_t why_size);
+/* manifest_open() that computes with a pool, whose lead the caller is. */
+int manifest_open_with(manifest **out, const gguf *g, bool write_cache,
+                       pool *threads, char *why, size_t why_size);
 void manifest_close(manifest *m); /* NULL is fine */
 
 /* A running check of what is loaded of tensor `tensor` (its index in the

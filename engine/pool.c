@@ -13,8 +13,11 @@
  * consistent, so one of the two always sees the other, and nothing is locked
  * while nobody sleeps.
  *
- * Threads are not pinned: several processes may share a machine, and each would
- * pin to the same CPUs. */
+ * Where tasks have homes, a claim gives the right to one task, and which one is
+ * looked up then: the first that is free at home, else anywhere.  There are as
+ * many rights as tasks, so there always is one.  Threads are pinned to CPUs
+ * only where somebody said who begins where: several processes may share a
+ * machine, and each would pin to the same. */
 #include "engine/pool.h"
 
 #include <assert.h>
@@ -26,9 +29,11 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "engine/err.h"
+#include "engine/topology.h"
 #include "engine/util.h"
 
 #define LINE 64
@@ -36,10 +41,13 @@
  * than would show as load on an idle machine. */
 #define SPIN_US 30
 #define PAUSES_PER_LOOK_AT_CLOCK 16
+/* Runs of more tasks, which are long ones, do without homes. */
+#define MAX_HOMES 4096
 
 typedef struct {
     _Alignas(LINE) pool *pool;
     uint32_t index;
+    uint32_t node; /* planned */
     pthread_t thread;
     _Atomic uint64_t progress; /* written by its own thread only */
 } worker;
@@ -57,10 +65,17 @@ struct pool {
     _Alignas(LINE) pool_task fn;
     void *ctx;
     uint32_t n_tasks;
+    pool_home home;     /* NULL: tasks are taken in their order */
+    atomic_bool *taken; /* [MAX_HOMES], of a run with homes; NULL: one node */
+
+    void (*look)(void *ctx); /* the lead's, between tasks; or NULL */
+    void *look_ctx;
 
     uint32_t n_threads;
     uint32_t n_started; /* workers to join; the lead is not one */
     uint64_t spin_us;
+    bool pinned;
+    uint32_t first_cpu; /* of those allowed, where pinned */
     worker workers[];
 };
 
@@ -113,12 +128,41 @@ static bool claim(pool *p, uint32_t *task) {
     return true;
 }
 
+/* Of the tasks that are free, one at home or, if `anywhere`, any. */
+static bool pick_from(pool *p, uint32_t node, bool anywhere, uint32_t *task) {
+    for (uint32_t i = 0; i < p->n_tasks; i++) {
+        if (atomic_load_explicit(&p->taken[i], memory_order_relaxed)) continue;
+        if (!anywhere && p->home(p->ctx, i) != node) continue;
+        if (atomic_exchange_explicit(&p->taken[i], true, memory_order_relaxed))
+            continue;
+        *task = i;
+        return true;
+    }
+    return false;
+}
+
+/* Whoever has claimed one finds one: others that look may be faster, but are no
+ * more than there are tasks. */
+static uint32_t pick(pool *p, const worker *w) {
+    uint32_t task, node = topology_here(w->node);
+    bool found = pick_from(p, node, false, &task);
+    while (!found)
+        found = pick_from(p, node, true, &task);
+    return task;
+}
+
+static void look_around(const pool *p, const worker *w) {
+    if (w->index == 0 && p->look != NULL) p->look(p->look_ctx);
+}
+
 static void work(pool *p, worker *w) {
     uint32_t task;
     while (claim(p, &task)) {
         uint32_t n_tasks = p->n_tasks;
+        if (p->home != NULL) task = pick(p, w);
         count_progress(w);
         p->fn(p->ctx, task, w->index);
+        look_around(p, w);
         /* From here on the run may end and the fields may change. */
         if (atomic_fetch_add(&p->finished, 1) + 1 != n_tasks) continue;
         if (atomic_load(&p->lead_sleeps)) futex_wake(&p->finished, 1);
@@ -143,6 +187,7 @@ static void *worker_main(void *arg) {
     char name[16];
     snprintf(name, sizeof(name), "compute-%u", w->index);
     pthread_setname_np(pthread_self(), name);
+    if (p->n_threads == pool_cpus()) topology_bind_thread(w->node);
 
     for (uint32_t seen = 0; !atomic_load(&p->stop);) {
         seen = next_round(p, seen);
@@ -177,6 +222,12 @@ static int start_workers(pool *p) {
     return -rc;
 }
 
+static int make_homes(pool *p) {
+    if (topology_nodes() == 1) return 0;
+    p->taken = calloc(MAX_HOMES, sizeof(*p->taken));
+    return p->taken != NULL ? 0 : -ENOMEM;
+}
+
 int pool_new(pool **out, uint32_t n_threads) {
     *out = NULL;
     if (n_threads > POOL_MAX_THREADS) return ERR_RANGE;
@@ -192,15 +243,41 @@ int pool_new(pool **out, uint32_t n_threads) {
     for (uint32_t i = 0; i < n_threads; i++) {
         p->workers[i].pool = p;
         p->workers[i].index = i;
+        p->workers[i].node = topology_node_of(i, n_threads);
     }
 
-    int rc = start_workers(p);
+    int rc = make_homes(p);
+    if (rc == 0) rc = start_workers(p);
     if (rc < 0) {
         pool_free(p);
         return rc;
     }
     *out = p;
     return 0;
+}
+
+/* Where that is refused, the system goes on choosing. */
+static void pin_thread(const pool *p, pthread_t thread, uint32_t index) {
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(getpid(), sizeof(allowed), &allowed) < 0) return;
+    uint32_t left = (p->first_cpu + index) % (uint32_t)CPU_COUNT(&allowed);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &allowed) || left-- > 0)
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    (void)pthread_setaffinity_np(thread, sizeof(one), &one);
+}
+
+void pool_pin(pool *p, uint32_t first) {
+    p->pinned = true;
+    p->first_cpu = first % pool_cpus();
+    for (uint32_t i = 1; i <= p->n_started; i++)
+        pin_thread(p, p->workers[i].thread, i);
+}
+
+void pool_lead(pool *p) {
+    if (p->pinned) pin_thread(p, pthread_self(), 0);
 }
 
 void pool_free(pool *p) {
@@ -212,6 +289,7 @@ void pool_free(pool *p) {
     for (uint32_t i = 1; i <= p->n_started; i++) {
         pthread_join(p->workers[i].thread, NULL);
     }
+    free(p->taken);
     aligned_release(p);
 }
 
@@ -219,13 +297,22 @@ uint32_t pool_threads(const pool *p) {
     return p->n_threads;
 }
 
-static void publish(pool *p, uint32_t n_tasks, pool_task fn, void *ctx) {
+/* Nobody is looking: whoever claimed a task of the last run has done it. */
+static void publish_homes(pool *p, uint32_t n_tasks, pool_home home) {
+    p->home = p->taken != NULL && n_tasks <= MAX_HOMES ? home : NULL;
+    for (uint32_t i = 0; p->home != NULL && i < n_tasks; i++)
+        atomic_store_explicit(&p->taken[i], false, memory_order_relaxed);
+}
+
+static void publish(pool *p, uint32_t n_tasks, pool_task fn, pool_home home,
+                    void *ctx) {
     uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_relaxed);
     assert((uint32_t)ticket == 0); /* not from a task, and only the lead */
 
     p->fn = fn;
     p->ctx = ctx;
     p->n_tasks = n_tasks;
+    publish_homes(p, n_tasks, home);
     atomic_store_explicit(&p->finished, 0, memory_order_relaxed);
     uint64_t run = (ticket >> 32) + 1;
     atomic_store_explicit(&p->ticket, run << 32 | n_tasks,
@@ -250,19 +337,30 @@ static void await_finish(pool *p, uint32_t n_tasks) {
 }
 
 void pool_run(pool *p, uint32_t n_tasks, pool_task fn, void *ctx) {
+    pool_run_near(p, n_tasks, fn, NULL, ctx);
+}
+
+void pool_run_near(pool *p, uint32_t n_tasks, pool_task fn, pool_home home,
+                   void *ctx) {
     worker *lead = &p->workers[0];
 
     if (p->n_threads == 1 || n_tasks <= 1) {
         for (uint32_t task = 0; task < n_tasks; task++) {
             count_progress(lead);
             fn(ctx, task, lead->index);
+            look_around(p, lead);
         }
     } else {
-        publish(p, n_tasks, fn, ctx);
+        publish(p, n_tasks, fn, home, ctx);
         work(p, lead);
         await_finish(p, n_tasks);
     }
     count_progress(lead);
+}
+
+void pool_on_look(pool *p, void (*look)(void *ctx), void *ctx) {
+    p->look = look;
+    p->look_ctx = ctx;
 }
 
 void pool_advance(pool *p, uint32_t index) {

@@ -1,60 +1,77 @@
 /* loader.c - see loader.h.
  *
- * One ring: [first, next) wait, [taken, first) are done.  A job keeps its place
- * from push to take, so that nothing is allocated and results cannot be lost.
- */
+ * One ring: [begun, pushed) wait, [done, begun) are in hand or wait for an
+ * earlier one, [taken, done) are done.  A job keeps its place from push to
+ * take, so that nothing is allocated and results cannot be lost. */
 #include "expert_node/loader.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include "engine/util.h"
 
+typedef struct {
+    loader_result result;
+    bool finished;
+} entry;
+
 struct loader {
-    pthread_t thread;
+    pthread_t threads[LOADER_MAX_THREADS];
+    uint32_t n_threads; /* that run */
     void (*on_done)(void *ctx);
     void *ctx;
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
-    loader_result ring[LOADER_MAX_JOBS];
-    uint64_t taken, done, pushed; /* counted up; places modulo the ring */
+    entry ring[LOADER_MAX_JOBS];
+    /* Counted up; places modulo the ring. */
+    uint64_t taken, done, begun, pushed;
     bool stopping;
 };
 
-static loader_result *place(loader *l, uint64_t number) {
+static entry *place(loader *l, uint64_t number) {
     return &l->ring[number % LOADER_MAX_JOBS];
 }
 
 /* The next job's place, which is this thread's until it is done; NULL: stop. */
-static loader_result *wait_for_job(loader *l) {
-    loader_result *r = NULL;
+static entry *wait_for_job(loader *l) {
+    entry *e = NULL;
     pthread_mutex_lock(&l->lock);
-    while (!l->stopping && l->done == l->pushed)
+    while (!l->stopping && l->begun == l->pushed)
         pthread_cond_wait(&l->wake, &l->lock);
-    if (!l->stopping) r = place(l, l->done);
+    if (!l->stopping) e = place(l, l->begun++);
     pthread_mutex_unlock(&l->lock);
-    return r;
+    return e;
+}
+
+/* Results are taken in order: up to the first that is not there yet. */
+static void finish(loader *l, entry *e) {
+    pthread_mutex_lock(&l->lock);
+    e->finished = true;
+    while (l->done < l->begun && place(l, l->done)->finished)
+        l->done++;
+    pthread_mutex_unlock(&l->lock);
+    l->on_done(l->ctx);
 }
 
 static void *loader_main(void *arg) {
     loader *l = arg;
     thread_in_background("loader");
     for (;;) {
-        loader_result *r = wait_for_job(l);
-        if (r == NULL) return NULL;
+        entry *e = wait_for_job(l);
+        if (e == NULL) return NULL;
+        loader_result *r = &e->result;
         const loader_job *j = &r->job;
         r->rc = j->run(j->ctx, j->layer, j->unit, r->why, sizeof(r->why));
-
-        pthread_mutex_lock(&l->lock);
-        l->done++;
-        pthread_mutex_unlock(&l->lock);
-        l->on_done(l->ctx);
+        finish(l, e);
     }
 }
 
-int loader_start(loader **out, void (*on_done)(void *ctx), void *ctx) {
+int loader_start(loader **out, uint32_t n_threads, void (*on_done)(void *ctx),
+                 void *ctx) {
+    assert(n_threads > 0 && n_threads <= LOADER_MAX_THREADS);
     *out = NULL;
     loader *l = calloc(1, sizeof(*l));
     if (l == NULL) return -ENOMEM;
@@ -62,12 +79,13 @@ int loader_start(loader **out, void (*on_done)(void *ctx), void *ctx) {
     l->ctx = ctx;
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->wake, NULL);
-    int rc = pthread_create(&l->thread, NULL, loader_main, l);
-    if (rc != 0) {
-        pthread_cond_destroy(&l->wake);
-        pthread_mutex_destroy(&l->lock);
-        free(l);
-        return -rc;
+    for (uint32_t i = 0; i < n_threads; i++) {
+        int rc = pthread_create(&l->threads[i], NULL, loader_main, l);
+        if (rc != 0) {
+            loader_stop(l);
+            return -rc;
+        }
+        l->n_threads++;
     }
     *out = l;
     return 0;
@@ -77,7 +95,7 @@ int loader_push(loader *l, const loader_job *j) {
     int rc = -EAGAIN;
     pthread_mutex_lock(&l->lock);
     if (l->pushed - l->taken < LOADER_MAX_JOBS) {
-        *place(l, l->pushed++) = (loader_result){.job = *j};
+        *place(l, l->pushed++) = (entry){.result.job = *j};
         pthread_cond_signal(&l->wake);
         rc = 0;
     }
@@ -88,7 +106,7 @@ int loader_push(loader *l, const loader_job *j) {
 bool loader_take(loader *l, loader_result *out) {
     pthread_mutex_lock(&l->lock);
     bool any = l->taken < l->done;
-    if (any) *out = *place(l, l->taken++);
+    if (any) *out = place(l, l->taken++)->result;
     pthread_mutex_unlock(&l->lock);
     return any;
 }
@@ -97,9 +115,10 @@ void loader_stop(loader *l) {
     if (l == NULL) return;
     pthread_mutex_lock(&l->lock);
     l->stopping = true;
-    pthread_cond_signal(&l->wake);
+    pthread_cond_broadcast(&l->wake);
     pthread_mutex_unlock(&l->lock);
-    pthread_join(l->thread, NULL);
+    for (uint32_t i = 0; i < l->n_threads; i++)
+        pthread_join(l->threads[i], NULL);
     pthread_cond_destroy(&l->wake);
     pthread_mutex_destroy(&l->lock);
     free(l);

@@ -1,8 +1,8 @@
-/* loader.h - a thread for what takes long: reading a model, loading experts.
+/* loader.h - threads for what takes long: reading a model, loading experts.
  *
  * Whole jobs go in, whole results come out, in order; both queues are bounded
  * by the jobs that may be under way.  Whoever owns the loader pushes and takes
- * on one thread; jobs run on the loader's. */
+ * on one thread; jobs run on the loader's, with several threads at once. */
 #ifndef EXPERT_NODE_LOADER_H
 #define EXPERT_NODE_LOADER_H
 
@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #define LOADER_MAX_JOBS 16
+#define LOADER_MAX_THREADS 4 /* enough to keep a fast disk busy */
 #define LOADER_WHY 512
 
 typedef struct {
@@ -30,8 +31,10 @@ typedef struct {
 
 typedef struct loader loader;
 
-/* `on_done` is called on the loader's thread after each job. */
-int loader_start(loader **out, void (*on_done)(void *ctx), void *ctx);
+/* `n_threads` is 1 to LOADER_MAX_THREADS.  `on_done` is called on the loader's
+ * threads after each job; its result is there once those before it are. */
+int loader_start(loader **out, uint32_t n_threads, void (*on_done)(void *ctx),
+                 void *ctx);
 
 /* -EAGAIN: LOADER_MAX_JOBS are under way, those whose results were not taken
  * included. */
@@ -40,8 +43,8 @@ int loader_push(loader *l, const loader_job *j);
 /* The next result; false: none yet. */
 bool loader_take(loader *l, loader_result *out);
 
-/* Ends the thread after the job in hand, which the caller cuts short if it can;
- * jobs that wait are dropped.  NULL is fine. */
+/* Ends the threads after the jobs in hand, which the caller cuts short if it
+ * can; jobs that wait are dropped.  NULL is fine. */
 void loader_stop(loader *l);
 
 #endif

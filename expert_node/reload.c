@@ -154,7 +154,7 @@ static void on_news(uv_async_t *handle) {
 
 int reload_add(reload *r, uint32_t layer, uint32_t unit) {
     if (r->closing) return ERR_CLOSED;
-    int rc = r->loader == NULL ? loader_start(&r->loader, on_done, r) : 0;
+    int rc = r->loader == NULL ? loader_start(&r->loader, 1, on_done, r) : 0;
     if (rc < 0) return rc;
     holdings_add(&r->lost, layer, unit);
     load_next(r);

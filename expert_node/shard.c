@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "engine/err.h"
+#include "engine/expert_bulk.h"
 #include "engine/log.h"
 #include "engine/util.h"
 #include "expert_node/skeleton.h"
@@ -100,9 +101,13 @@ typedef struct {
     bool terminal;
 } progress;
 
+typedef struct {
+    progress *progress;
+    const expert_store *store;
+} bulk_progress;
+
 static void show_progress(progress *p, uint64_t bytes) {
     uint64_t now = now_us();
-    p->n_done++;
     bool last = p->n_done == p->n_wanted;
     if (p->terminal) {
         if (!last && now - p->said_us < 100000) return;
@@ -162,31 +167,86 @@ static void look_ahead(shard *s, uint32_t layer, uint32_t unit,
     }
 }
 
-static int load_layer(shard *s, uint32_t layer, const holdings *wanted,
-                      progress *p, char *why, size_t why_size) {
-    uint32_t units = expert_store_units(s->store, layer);
-    for (uint32_t unit = 0; unit < units; unit++) {
-        if (!holdings_has(wanted, layer, unit)) continue;
-        look_ahead(s, layer, unit, wanted);
-        int rc = shard_load(s, layer, unit, why, why_size);
+/* Unit after unit, while the next ones are fetched. */
+static int fetch_wanted(shard *s, const holdings *wanted, progress *p,
+                        const expert_unit *units, size_t n, char *why,
+                        size_t why_size) {
+    for (size_t i = 0; i < n; i++) {
+        const expert_unit *u = &units[i];
+        look_ahead(s, u->layer, u->unit, wanted);
+        int rc = shard_load(s, u->layer, u->unit, why, why_size);
         if (rc < 0) return rc;
-        holdings_add(&s->held, layer, unit);
+        p->n_done = i + 1;
         show_progress(p, expert_store_bytes(s->store));
     }
     return 0;
 }
 
-static int load_wanted(shard *s, const holdings *wanted, char *why,
+static void on_loaded(void *ctx, size_t n_loaded) {
+    bulk_progress *b = ctx;
+    b->progress->n_done = n_loaded;
+    show_progress(b->progress, expert_store_bytes(b->store));
+}
+
+/* With all threads: nothing is computed yet. */
+static int read_wanted(shard *s, uint32_t threads, progress *p,
+                       const expert_unit *units, size_t n, char *why,
                        size_t why_size) {
+    bulk_progress shown = {p, s->store};
+    expert_bulk bulk = {.store = s->store,
+                        .units = units,
+                        .n_units = n,
+                        .progress = on_loaded,
+                        .ctx = &shown};
+    int rc = pool_new(&bulk.threads, threads);
+    if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
+    rc = expert_bulk_load(&bulk, why, why_size);
+    pool_free(bulk.threads);
+    if (rc == 0 && p->n_done < n) on_loaded(&shown, n);
+    return rc;
+}
+
+/* The wanted units, in the store's order; free() it.  NULL: no memory. */
+static expert_unit *list_wanted(const shard *s, const holdings *wanted,
+                                size_t n) {
+    expert_unit *units = calloc(n + 1, sizeof(*units));
+    if (units == NULL) return NULL;
+    size_t at = 0;
+    for (uint32_t layer = 0; layer < s->model.n_layers; layer++) {
+        for (uint32_t u = 0; u < expert_store_units(s->store, layer); u++) {
+            if (holdings_has(wanted, layer, u))
+                units[at++] = (expert_unit){layer, u};
+        }
+    }
+    return units;
+}
+
+static int load_units(shard *s, const holdings *wanted, uint32_t threads,
+                      progress *p, char *why, size_t why_size) {
+    size_t n = (size_t)p->n_wanted;
+    expert_unit *units = list_wanted(s, wanted, n);
+    if (units == NULL) return err_why(why, why_size, -ENOMEM, "out of memory");
+    int rc = s->reader != NULL
+                 ? fetch_wanted(s, wanted, p, units, n, why, why_size)
+                 : read_wanted(s, threads, p, units, n, why, why_size);
+    for (size_t i = 0; i < n; i++) {
+        if (expert_store_get(s->store, units[i].layer, units[i].unit) != NULL)
+            holdings_add(&s->held, units[i].layer, units[i].unit);
+    }
+    free(units);
+    return rc;
+}
+
+static int load_wanted(shard *s, const holdings *wanted, uint32_t threads,
+                       char *why, size_t why_size) {
     progress p = {
         .n_wanted = count_wanted(s, wanted),
         .began_us = now_us(),
         .terminal = isatty(STDERR_FILENO) != 0,
     };
     p.said_us = p.began_us;
-    for (uint32_t layer = 0; layer < s->model.n_layers; layer++) {
-        int rc = load_layer(s, layer, wanted, &p, why, why_size);
-        if (rc == 0) continue;
+    int rc = load_units(s, wanted, threads, &p, why, why_size);
+    if (rc < 0) {
         end_progress(&p);
         return rc;
     }
@@ -217,7 +277,7 @@ static void settle(shard *s) {
 int shard_fill(shard *s, const shard_plan *plan, char *why, size_t why_size) {
     holdings wanted = {0};
     int rc = plan_holdings(s, plan, &wanted, why, why_size);
-    if (rc == 0) rc = load_wanted(s, &wanted, why, why_size);
+    if (rc == 0) rc = load_wanted(s, &wanted, plan->threads, why, why_size);
     holdings_fini(&wanted);
     settle(s);
     return rc;
@@ -225,11 +285,23 @@ int shard_fill(shard *s, const shard_plan *plan, char *why, size_t why_size) {
 
 /* ---- opening ---- */
 
+/* One that has to be computed is computed by all CPUs. */
+static int open_manifest(shard *s, char *why, size_t why_size) {
+    int rc = manifest_open_kept(&s->checks, s->g, why, why_size);
+    if (rc != ERR_NOT_HERE) return rc;
+    pool *threads;
+    rc = pool_new(&threads, 0);
+    if (rc < 0) return err_why(why, why_size, rc, "%s", err_text(rc));
+    rc = manifest_open_with(&s->checks, s->g, true, threads, why, why_size);
+    pool_free(threads);
+    return rc;
+}
+
 static int describe_file(shard *s, const char *path, char *why,
                          size_t why_size) {
     int rc = gguf_open(&s->g, path, why, why_size);
     if (rc < 0) return rc;
-    rc = manifest_open(&s->checks, s->g, true, why, why_size);
+    rc = open_manifest(s, why, why_size);
     if (rc < 0) return rc;
     rc = fingerprint_of(s->g, s->checks, &s->print);
     if (rc == 0) return 0;

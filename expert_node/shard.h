@@ -65,6 +65,7 @@ void shard_detach(shard *s);
 typedef struct {
     const char *share; /* NULL: none */
     const option_list *experts;
+    uint32_t threads; /* that load, if it comes from a file; 0: one per CPU */
 } shard_plan;
 
 /* Load it, then close the file.  Progress goes to stderr if that is a terminal.

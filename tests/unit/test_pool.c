@@ -127,6 +127,32 @@ static void workers_block_all_signals(void **state) {
     assert_false(sigismember(&mask, SIGTERM));
 }
 
+static void count_look(void *ctx) {
+    ++*(unsigned *)ctx; /* no lock: the lead alone looks */
+}
+
+static void the_lead_looks_around_between_its_tasks(void **state) {
+    (void)state;
+    unsigned looks = 0;
+    tally alone = {.n_threads = 1};
+    pool *p = new_pool(1);
+    pool_on_look(p, count_look, &looks);
+    pool_run(p, 8, count_task, &alone);
+    assert_int_equal(looks, 8);
+    pool_on_look(p, NULL, NULL);
+    pool_run(p, 8, count_task, &alone);
+    assert_int_equal(looks, 8);
+    pool_free(p);
+
+    tally shared = {.n_threads = 3};
+    p = new_pool(3);
+    pool_on_look(p, count_look, &looks);
+    for (int i = 0; i < 100; i++)
+        pool_run(p, 8, count_task, &shared);
+    assert_in_range(looks, 8, 8 + 100 * 8);
+    pool_free(p);
+}
+
 static void progress_counts_tasks_and_runs(void **state) {
     (void)state;
     for (uint32_t n_threads = 1; n_threads <= 3; n_threads++) {
@@ -185,6 +211,7 @@ int main(void) {
         cmocka_unit_test(loses_no_wake_up_in_many_short_runs),
         cmocka_unit_test(wakes_as_many_sleepers_as_there_are_tasks),
         cmocka_unit_test(workers_block_all_signals),
+        cmocka_unit_test(the_lead_looks_around_between_its_tasks),
         cmocka_unit_test(progress_counts_tasks_and_runs),
         cmocka_unit_test(takes_one_thread_a_cpu_by_default),
         cmocka_unit_test(refuses_too_many_threads),
