@@ -1,10 +1,26 @@
 /* link.c - what all forms of link have in common.  The ZeroMQ form is in
- * link_zmq.c, the memory form in link_memory.c. */
+ * link_zmq.c, the one between processes of one machine in link_shared.c, the
+ * one within a process in link_memory.c. */
 #include "proto/link.h"
 
 #include <assert.h>
 #include "engine/failpoint.h"
 #include "proto/link_form.h"
+#include "proto/link_shared.h"
+
+int link_connect(struct link **out, const link_config *c, const char *where,
+                 char *why, size_t why_size) {
+    if (c->local && link_shared_connect(out, c, where) == 0) return 0;
+    return link_zmq_connect(out, c, where, why, why_size);
+}
+
+int link_bind(struct link **out, const link_config *c, const char *where,
+              char *why, size_t why_size) {
+    int rc = link_zmq_bind(out, c, where, why, why_size);
+    /* Whoever cannot share memory with us has TCP. */
+    if (rc == 0 && c->local) (void)link_shared_bind(out, *out);
+    return rc;
+}
 
 int link_send(struct link *l, frames *f) {
     assert(f->count > 0);

@@ -1,4 +1,5 @@
-/* link.h - a message channel: over ZeroMQ, or within one process's memory.
+/* link.h - a message channel: over ZeroMQ, between two processes of one machine
+ * in memory that they share, or within one process's memory.
  *
  * A link belongs to one thread.  Nothing blocks: a full link says -EAGAIN.  The
  * memory form has the same behaviour (bounded, whole messages, wake-up by file
@@ -18,12 +19,15 @@ typedef struct {
     int queue_messages;      /* high-water mark, each direction */
     bool insecure;           /* may leave the loopback interface */
     bool tell_broken;        /* of a connecting end: see link_recv() */
+    bool local;              /* share memory with peers on this machine */
 } link_config;
 
 /* A DEALER connected to `endpoint` (ZMQ_IMMEDIATE, heartbeats), or a
  * ROUTER bound to it (ZMQ_ROUTER_MANDATORY).  "inproc://NAME" is possible too.
  * With `tell_broken`, a connecting end tries until there is a connection,
  * whatever became of the last one, as long as its owner sends or receives.
+ * With `local` at both ends, peers on one machine and of one user have shared
+ * memory for their messages; nothing else differs.
  * ERR_USAGE with a sentence for an endpoint that cannot be read, or that is not
  * loopback without `insecure`; -errno, also with a sentence, for one that
  * cannot be bound. */

@@ -1,5 +1,5 @@
-/* link_form.h - what a form of link (ZeroMQ, memory) provides to link.c.
- * Nobody else includes it. */
+/* link_form.h - what a form of link (ZeroMQ, shared memory, memory) provides to
+ * link.c. Nobody else includes it. */
 #ifndef PROTO_LINK_FORM_H
 #define PROTO_LINK_FORM_H
 
@@ -18,6 +18,12 @@ struct link {
     int fd;
     char endpoint[ENDPOINT_MAX + 32];
 };
+
+/* The ends over ZeroMQ, as link_connect() and link_bind() have them. */
+int link_zmq_connect(struct link **out, const link_config *c,
+                     const char *endpoint, char *why, size_t why_size);
+int link_zmq_bind(struct link **out, const link_config *c, const char *endpoint,
+                  char *why, size_t why_size);
 
 /* What the failpoint link.send.half leaves of a message: its header and one
  * empty payload. */

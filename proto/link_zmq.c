@@ -187,8 +187,10 @@ static int recv_message(zmq_link *z, frames *f) {
     return result;
 }
 
-/* The break is told after what had arrived before: by the time that it shows,
- * all of that can be read. */
+/* The break is told after what had arrived before.  But what arrived in the
+ * same moment as the break is lost: with ZMQ_IMMEDIATE ZeroMQ gives a pipe up,
+ * with all that nobody has read, when it hears of the break (socket_base.cpp,
+ * hiccuped).  It is asked for again, as what was lost on the way is. */
 static int zmq_link_recv(struct link *l, frames *f) {
     zmq_link *z = (zmq_link *)l;
     int rc = recv_message(z, f);
@@ -399,12 +401,12 @@ static int open_zmq(struct link **out, const link_config *c, bool router,
     return 0;
 }
 
-int link_connect(struct link **out, const link_config *c, const char *text,
-                 char *why, size_t why_size) {
+int link_zmq_connect(struct link **out, const link_config *c, const char *text,
+                     char *why, size_t why_size) {
     return open_zmq(out, c, false, text, why, why_size);
 }
 
-int link_bind(struct link **out, const link_config *c, const char *text,
-              char *why, size_t why_size) {
+int link_zmq_bind(struct link **out, const link_config *c, const char *text,
+                  char *why, size_t why_size) {
     return open_zmq(out, c, true, text, why, why_size);
 }

@@ -1,7 +1,8 @@
-/* link_forms.h - runs a test over the memory form of link and over ZeroMQ's.
+/* link_forms.h - runs a test over the memory form of link, over ZeroMQ's, and
+ * over the one between processes that share memory.
  *
- * The file that includes it has the fixtures open_memory(), open_zmq() and
- * close_fixture(). */
+ * The file that includes it has the fixtures open_memory(), open_zmq(),
+ * open_shared() where it uses SHARED() or ALL(), and close_fixture(). */
 #ifndef TESTS_LINK_FORMS_H
 #define TESTS_LINK_FORMS_H
 
@@ -23,6 +24,8 @@ static void skipped(void **state) {
     cmocka_unit_test_setup_teardown(test, open, close_fixture)
 #endif
 #define ZMQ(test) ZMQ_FROM(open_zmq, test)
+#define SHARED(test) ZMQ_FROM(open_shared, test)
 #define BOTH(test) MEMORY(test), ZMQ(test)
+#define ALL(test) BOTH(test), SHARED(test)
 
 #endif

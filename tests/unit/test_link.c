@@ -1,4 +1,4 @@
-/* test_link.c - both forms of link keep the same promises: whole messages,
+/* test_link.c - all forms of link keep the same promises: whole messages,
  * bounded, addressed, awake.  The ZeroMQ form runs over TCP on loopback. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -24,14 +24,14 @@
 #define PART_MAX ((uint64_t)1 << 20)
 #define PATIENCE_MS 60000 /* reached only when a test fails */
 
-/* ---- both forms, one set of tests ---- */
+/* ---- all forms, one set of tests ---- */
 
 /* One for all tests: ending it waits for sockets, which a failed test leaves.
  */
 static void *zmq;
 
 typedef struct {
-    bool memory;
+    bool memory, shared;
     struct link *server;
 } fixture;
 
@@ -48,6 +48,7 @@ static struct link *new_client(fixture *x) {
         return client;
     }
     link_config c = config();
+    c.local = x->shared;
     if (x->server == NULL) {
         /* An address of our own: nobody else's connection can take the port
          * while it is free for a moment. */
@@ -77,6 +78,13 @@ static int open_memory(void **state) {
 
 static int open_zmq(void **state) {
     *state = open_fixture(false);
+    return 0;
+}
+
+static int open_shared(void **state) {
+    fixture *x = open_fixture(false);
+    x->shared = true;
+    *state = x;
     return 0;
 }
 
@@ -137,7 +145,7 @@ static int send_soon(struct link *l, frames *f) {
     return rc;
 }
 
-/* ---- promises of both forms ---- */
+/* ---- promises of all forms ---- */
 
 static void carries_whole_messages_both_ways(void **state) {
     fixture *x = *state;
@@ -629,18 +637,20 @@ static void works_within_the_process(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        BOTH(carries_whole_messages_both_ways),
-        BOTH(aligns_payloads_whatever_their_sizes),
-        BOTH(answers_each_client_by_its_address),
-        BOTH(says_again_when_full_and_loses_nothing),
-        BOTH(a_client_that_stops_reading_stops_no_other),
-        BOTH(tells_the_server_that_a_client_has_gone),
-        BOTH(refuses_an_address_that_never_was),
-        BOTH(queues_nothing_for_a_server_that_has_gone),
-        BOTH(wakes_the_receiver_by_its_descriptor),
-        BOTH(cuts_a_message_at_the_failpoint),
+        ALL(carries_whole_messages_both_ways),
+        ALL(aligns_payloads_whatever_their_sizes),
+        ALL(answers_each_client_by_its_address),
+        ALL(says_again_when_full_and_loses_nothing),
+        ALL(a_client_that_stops_reading_stops_no_other),
+        ALL(tells_the_server_that_a_client_has_gone),
+        ALL(refuses_an_address_that_never_was),
+        ALL(queues_nothing_for_a_server_that_has_gone),
+        ALL(wakes_the_receiver_by_its_descriptor),
+        ALL(cuts_a_message_at_the_failpoint),
         MEMORY(serves_clients_in_threads_of_their_own),
+        SHARED(serves_clients_in_threads_of_their_own),
         MEMORY(takes_the_clients_of_a_server_in_turn),
+        SHARED(takes_the_clients_of_a_server_in_turn),
         MEMORY(refuses_a_channel_without_room),
         ZMQ(drops_a_message_with_too_many_parts),
         ZMQ(drops_a_message_with_too_long_an_address),

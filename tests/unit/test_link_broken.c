@@ -25,7 +25,7 @@
 static void *zmq;
 
 typedef struct {
-    bool memory;
+    bool memory, shared;
     struct link *server, *client;
     char where[128];
 } fixture;
@@ -39,25 +39,36 @@ static link_config config(bool tell) {
 
 static void bind_server(fixture *x) {
     link_config c = config(false);
+    c.local = x->shared;
     unsigned pid = (unsigned)getpid();
     char why[256];
     if (x->where[0] == '\0') { /* an address of our own */
         snprintf(x->where, sizeof(x->where), "tcp://127.%u.%u.%u:*",
                  1 + pid % 200, pid / 200 % 250, 1 + pid / 50000 % 200);
     }
-    assert_int_equal(link_bind(&x->server, &c, x->where, why, sizeof(why)), 0);
+    /* what was closed gives its port back a moment later */
+    uint64_t end = now_ms() + PATIENCE_MS;
+    int rc;
+    while ((rc = link_bind(&x->server, &c, x->where, why, sizeof(why))) ==
+               -EADDRINUSE &&
+           now_ms() < end) {
+        poll(NULL, 0, 1);
+    }
+    assert_int_equal(rc, 0);
     snprintf(x->where, sizeof(x->where), "%s", link_endpoint(x->server));
 }
 
-static fixture *open_fixture(bool memory, bool tell) {
+static fixture *open_fixture(bool memory, bool shared, bool tell) {
     fixture *x = calloc(1, sizeof(*x));
     assert_non_null(x);
     x->memory = memory;
+    x->shared = shared;
     if (memory) {
         assert_int_equal(link_memory(&x->client, &x->server, QUEUE), 0);
         return x;
     }
     link_config c = config(tell);
+    c.local = shared;
     char why[256];
     bind_server(x);
     assert_int_equal(link_connect(&x->client, &c, x->where, why, sizeof(why)),
@@ -66,15 +77,19 @@ static fixture *open_fixture(bool memory, bool tell) {
 }
 
 static int open_memory(void **state) {
-    *state = open_fixture(true, true);
+    *state = open_fixture(true, false, true);
     return 0;
 }
 static int open_zmq(void **state) {
-    *state = open_fixture(false, true);
+    *state = open_fixture(false, false, true);
+    return 0;
+}
+static int open_shared(void **state) {
+    *state = open_fixture(false, true, true);
     return 0;
 }
 static int open_untold(void **state) {
-    *state = open_fixture(false, false);
+    *state = open_fixture(false, false, false);
     return 0;
 }
 
@@ -162,9 +177,19 @@ static void hands_over_what_came_before_the_break(void **state) {
         send_one(x->server, &f, i);
     frames_fini(&f);
     close_server(x);
-    for (uint8_t i = 10; i < 15; i++)
-        take_one(x->client, i);
-    expect_break(x->client);
+    int rc = 0;
+    for (uint8_t i = 10; i < 15 && rc == 0; i++) {
+        rc = receive(x->client, &f);
+        if (rc < 0) break;
+        assert_int_equal(*(uint8_t *)frames_data(&f, 0), i);
+        frames_fini(&f);
+    }
+    if (rc == 0) {
+        expect_break(x->client);
+    } else { /* ZeroMQ may drop what nobody has read yet: see link_recv() */
+        assert_int_equal(rc, -ECONNRESET);
+        assert_true(!x->memory && !x->shared);
+    }
 }
 
 static void cannot_send_after_the_break(void **state) {
@@ -245,13 +270,14 @@ static void wakes_a_loop(void **state) {
 int main(void) {
     zmq = zmq_ctx_new();
     const struct CMUnitTest tests[] = {
-        BOTH(says_once_that_the_connection_broke),
-        BOTH(hands_over_what_came_before_the_break),
-        BOTH(cannot_send_after_the_break),
+        ALL(says_once_that_the_connection_broke),
+        ALL(hands_over_what_came_before_the_break),
+        ALL(cannot_send_after_the_break),
         ZMQ(says_nothing_before_there_was_a_connection),
         ZMQ(says_each_break_of_connections_that_come_back),
+        SHARED(says_each_break_of_connections_that_come_back),
         ZMQ_FROM(open_untold, says_nothing_to_who_did_not_ask),
-        BOTH(wakes_a_loop),
+        ALL(wakes_a_loop),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     zmq_ctx_term(zmq);
