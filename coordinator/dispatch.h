@@ -22,6 +22,9 @@
  * An expert, in here, is what the placement calls a unit: where experts are cut
  * into slices, a slice of one, and k counts the slices of all that a row uses.
  *
+ * Two layers may be in flight, of two halves of a batch step: each has a lane.
+ * The nodes, their credit and what is in flight to them are common to both.
+ *
  * Which answer wins changes no bit: experts are pure functions.  Events and the
  * time go in, actions come out; no socket, no clock, no thread, and the same
  * events give the same actions. */
@@ -57,9 +60,18 @@ typedef struct dispatch dispatch;
 int dispatch_new(dispatch **out, const dispatch_config *config);
 void dispatch_free(dispatch *d);
 
-/* Make room for more pairs in one begin.  Between layers only; what is in
- * flight stays so.  ERR_RANGE, -ENOMEM: the room is what it was. */
+/* Make room for more pairs in one begin.  Between layers only, of all lanes;
+ * what is in flight stays so.  ERR_RANGE, -ENOMEM: the room is what it was. */
 int dispatch_reserve(dispatch *d, uint32_t max_pairs);
+
+#define DISPATCH_LANES 2
+
+/* What follows concerns the layer in this lane; the first one, until then.
+ * Answers, refusals and nodes find the lanes that they concern themselves. */
+void dispatch_choose(dispatch *d, uint32_t lane);
+/* The lane of a request in flight, of a layer that is not over;
+ * DISPATCH_LANES: there is none. */
+uint32_t dispatch_lane_of(const dispatch *d, uint64_t request_id);
 
 /* Start a layer; one that is not done is left as it is.  experts[row * k + i]:
  * the i-th choice of a row; all valid.  `where` is borrowed until

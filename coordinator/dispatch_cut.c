@@ -60,9 +60,9 @@ void dispatch_set_deadlines(dispatch *d, uint64_t now_us, uint64_t asked_us,
     uint64_t again_us = dispatch_max(late_us * DISPATCH_RESENDS,
                                      d->config.patience_us / DISPATCH_RESENDS);
     r->again_us = dispatch_later(asked_us, again_us << r->tries);
-    d->late_wake_us = dispatch_min(d->late_wake_us, r->late_us);
-    d->give_up_us = dispatch_min(d->give_up_us,
-                                 dispatch_later(now_us, d->config.patience_us));
+    d->lane->late_wake_us = dispatch_min(d->lane->late_wake_us, r->late_us);
+    d->lane->give_up_us = dispatch_min(
+        d->lane->give_up_us, dispatch_later(now_us, d->config.patience_us));
 }
 
 /* The next one comes after a while; for a node that stays silent, after longer
@@ -78,11 +78,12 @@ static void plan_next_trial(dispatch_peer *peer, uint64_t now_us) {
 static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
                           bool *takeover) {
     dispatch_peer *peer = &d->peers[r->node];
-    uint32_t pair = peer->head;
+    dispatch_queue *queue = &d->lane->queues[r->node];
+    uint32_t pair = queue->head;
     past was = {false, false, false, false};
 
     for (uint32_t n = 0; n < r->n_pairs;) {
-        dispatch_pair *p = &d->pairs[pair];
+        dispatch_pair *p = &d->lane->pairs[pair];
         uint32_t next = p->next;
         if (p->waiting) {
             r->pairs[n++] = pair;
@@ -90,7 +91,7 @@ static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
         }
         pair = next;
     }
-    peer->head = pair;
+    queue->head = pair;
     peer->given += r->n_pairs;
     r->hedge = was.hedge;
     *takeover = was.takeover;
@@ -102,23 +103,35 @@ static void put_in_flight(dispatch *d, uint64_t now_us, dispatch_request *r,
     plan_next_trial(peer, now_us);
 }
 
+/* How many pairs the next piece has: it ends where an expert's pairs end, if
+ * that does not make it much shorter, so that weights are read once. */
+static uint32_t piece_length(const dispatch *d, uint32_t head) {
+    uint32_t n = 0, whole = 0, expert = 0;
+    for (uint32_t at = head; at != DISPATCH_NONE;
+         at = d->lane->pairs[at].next) {
+        const dispatch_pair *p = &d->lane->pairs[at];
+        if (!p->waiting) continue;
+        if (p->expert != expert) whole = n;
+        if (n == d->piece_pairs) return 2 * whole >= n ? whole : n;
+        expert = p->expert;
+        n++;
+    }
+    return n;
+}
+
 /* The next piece of one node's queue, unless it would exceed its credit.  A
  * piece larger than the whole credit goes alone. */
 static bool cut_piece(dispatch *d, uint64_t now_us, uint32_t node,
                       dispatch_action *out) {
-    dispatch_peer *peer = &d->peers[node];
+    dispatch_queue *queue = &d->lane->queues[node];
 
-    while (peer->head != DISPATCH_NONE && !d->pairs[peer->head].waiting) {
-        peer->head = d->pairs[peer->head].next;
+    while (queue->head != DISPATCH_NONE &&
+           !d->lane->pairs[queue->head].waiting) {
+        queue->head = d->lane->pairs[queue->head].next;
     }
-    uint32_t n = 0;
-    for (uint32_t pair = peer->head;
-         pair != DISPATCH_NONE && n < d->piece_pairs;
-         pair = d->pairs[pair].next) {
-        if (d->pairs[pair].waiting) n++;
-    }
+    uint32_t n = piece_length(d, queue->head);
     if (n == 0) return false;
-    if (!dispatch_has_credit(d, peer, n)) return false;
+    if (!dispatch_has_credit(d, &d->peers[node], n)) return false;
     dispatch_request *r = dispatch_table_add(d, node, n);
     if (r == NULL) return false;
 
@@ -133,10 +146,10 @@ static bool cut_piece(dispatch *d, uint64_t now_us, uint32_t node,
 
 /* The nodes take turns, so that all have something to do early. */
 bool dispatch_cut(dispatch *d, uint64_t now_us, dispatch_action *out) {
-    for (uint32_t i = 0; i < d->n_busy; i++) {
-        uint32_t at = (d->turn + i) % d->n_busy;
-        if (!cut_piece(d, now_us, d->busy[at], out)) continue;
-        d->turn = (at + 1) % d->n_busy;
+    for (uint32_t i = 0; i < d->lane->n_busy; i++) {
+        uint32_t at = (d->lane->turn + i) % d->lane->n_busy;
+        if (!cut_piece(d, now_us, d->lane->busy[at], out)) continue;
+        d->lane->turn = (at + 1) % d->lane->n_busy;
         return true;
     }
     return false;

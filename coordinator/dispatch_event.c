@@ -11,7 +11,7 @@
 static void believe(dispatch *d, dispatch_peer *peer) {
     if (!peer->suspect) return;
     peer->suspect = false;
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 /* Asking a full node again and again makes it no emptier.  What it refuses
@@ -24,14 +24,27 @@ static void rest(dispatch *d, dispatch_peer *peer, uint64_t now_us) {
         peer->rest_us = DISPATCH_REST_MAX_US;
     }
     peer->rest_until_us = now_us + peer->rest_us;
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 /* ---- pairs ---- */
 
+/* What is done to a request is done to its layer; leave() with what this
+ * returns. */
+static dispatch_lane *enter(dispatch *d, uint32_t lane) {
+    dispatch_lane *chosen = d->lane;
+    d->lane = &d->lanes[lane];
+    return chosen;
+}
+
+static void leave(dispatch *d, dispatch_lane *chosen) {
+    d->lane = chosen;
+}
+
 /* Its answer will not come from this request any more. */
 static void release_pairs(dispatch *d, dispatch_request *r) {
-    if (!dispatch_table_current(d, r)) return;
+    if (!dispatch_table_open(d, r)) return;
+    dispatch_lane *chosen = enter(d, r->lane);
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         dispatch_pair *p = dispatch_pair_of(d, r, i);
         if (p == NULL) continue;
@@ -39,15 +52,16 @@ static void release_pairs(dispatch *d, dispatch_request *r) {
         if (!r->again) p->asked &= ~dispatch_holder(d, p->expert, r->node);
         if (p->asked == 0) dispatch_wait_pair(d, p);
     }
-    d->replan = true; /* also for those that wait already */
+    d->lane->replan = true; /* also for those that wait already */
+    leave(d, chosen);
 }
 
 static void answer_pair(dispatch *d, uint64_t now_us, dispatch_pair *p,
                         bool by_another) {
     dispatch_unwait_pair(d, p);
     p->state = PAIR_ANSWERED;
-    d->n_open--;
-    d->progress_us = now_us;
+    d->lane->n_open--;
+    d->lane->progress_us = now_us;
     if (by_another) d->stats.takeover_pairs++;
 }
 
@@ -90,11 +104,12 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     if (r == NULL) return ERR_NOT_HERE;
 
     note_answer(d, now_us, r);
-    if (!dispatch_table_current(d, r)) {
+    if (!dispatch_table_open(d, r)) {
         d->stats.late_rows += r->n_pairs;
         dispatch_table_remove(d, r);
         return ERR_NOT_HERE;
     }
+    dispatch_lane *chosen = enter(d, r->lane);
     bool won = false;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         dispatch_pair *p = dispatch_pair_of(d, r, i);
@@ -114,6 +129,7 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
     *pairs = r->pairs;
     *n = r->n_pairs;
     dispatch_table_remove(d, r);
+    leave(d, chosen);
     return 0;
 }
 
@@ -121,6 +137,19 @@ int dispatch_rows(dispatch *d, uint64_t now_us, uint32_t node,
  * whatever else it says, it would say again. */
 static bool only_busy(int code) {
     return code == ERR_OVERLOADED || code == ERR_DEADLINE;
+}
+
+static void note_refusal(dispatch *d, uint64_t now_us,
+                         const dispatch_request *r) {
+    dispatch_lane *chosen = enter(d, r->lane);
+    for (uint32_t i = 0; i < r->n_pairs; i++) {
+        dispatch_pair *p = dispatch_pair_of(d, r, i);
+        if (p == NULL) continue;
+        p->refused |= dispatch_holder(d, p->expert, r->node);
+        dispatch_refusal_add(d, r->node, d->lane->layer, p->expert,
+                             now_us + DISPATCH_REFUSED_US);
+    }
+    leave(d, chosen);
 }
 
 void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
@@ -133,14 +162,8 @@ void dispatch_refused(dispatch *d, uint64_t now_us, uint32_t node,
     believe(d, peer);
     if (only_busy(code)) {
         rest(d, peer, now_us);
-    } else if (dispatch_table_current(d, r)) {
-        for (uint32_t i = 0; i < r->n_pairs; i++) {
-            dispatch_pair *p = dispatch_pair_of(d, r, i);
-            if (p == NULL) continue;
-            p->refused |= dispatch_holder(d, p->expert, node);
-            dispatch_refusal_add(d, node, d->layer, p->expert,
-                                 now_us + DISPATCH_REFUSED_US);
-        }
+    } else if (dispatch_table_open(d, r)) {
+        note_refusal(d, now_us, r);
     }
     release_pairs(d, r);
     dispatch_table_remove(d, r);
@@ -155,7 +178,7 @@ void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id) {
     d->stats.calls--;
     if (r->hedge) d->stats.hedges--;
     for (uint32_t i = 0; i < r->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[r->pairs[i]];
+        dispatch_pair *p = &d->lane->pairs[r->pairs[i]];
         if (p->first_id == request_id) p->first = DISPATCH_NONE;
     }
     rest(d, &d->peers[r->node], now_us);
@@ -166,11 +189,11 @@ void dispatch_send_failed(dispatch *d, uint64_t now_us, uint64_t request_id) {
 /* `pairs` is the list of the LOCAL action, or a copy of it. */
 void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
                          uint32_t n_pairs, bool ok) {
-    assert(n_pairs <= d->n_here_out);
-    d->n_here_out -= n_pairs;
+    assert(n_pairs <= d->lane->n_here_out);
+    d->lane->n_here_out -= n_pairs;
 
     for (uint32_t i = 0; i < n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[pairs[i]];
+        dispatch_pair *p = &d->lane->pairs[pairs[i]];
         assert(p->local);
         p->local = false;
         p->local_failed = !ok;
@@ -184,9 +207,9 @@ void dispatch_local_done(dispatch *d, uint64_t now_us, const uint32_t *pairs,
         d->stats.local_pairs++;
         if (asked) d->stats.takeover_local++;
     }
-    if (d->n_here_out > 0) return;
-    d->n_here_kept = 0;
-    d->replan = true; /* the list starts anew */
+    if (d->lane->n_here_out > 0) return;
+    d->lane->n_here_kept = 0;
+    d->lane->replan = true; /* the list starts anew */
 }
 
 /* ---- membership ---- */
@@ -221,14 +244,14 @@ void dispatch_node_broken(dispatch *d, uint64_t now_us, uint32_t node) {
     peer->trial_us = DISPATCH_TRIAL_MIN_US;
     peer->trial_at_us = now_us + DISPATCH_BROKEN_US;
     drop_requests(d, node);
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 void dispatch_node_trust(dispatch *d, uint32_t node, node_trust trust) {
     assert(node < d->config.max_nodes);
     if (d->peers[node].trust == trust) return;
     d->peers[node].trust = trust;
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node) {
@@ -239,7 +262,7 @@ void dispatch_node_down(dispatch *d, uint64_t now_us, uint32_t node) {
     peer->up = false;
     peer->suspect = false;
     drop_requests(d, node);
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 void dispatch_node_replaced(dispatch *d, uint32_t node, uint64_t serial) {
@@ -252,6 +275,15 @@ void dispatch_node_replaced(dispatch *d, uint32_t node, uint64_t serial) {
     peer->given = 0;
     peer->answered_pairs = 0;
     peer->serial = serial;
+}
+
+/* A new process has refused nothing. */
+static void forget_refused(dispatch *d, uint32_t node) {
+    for (uint32_t i = 0; i < d->lane->n_pairs && d->lane->where != NULL; i++) {
+        dispatch_pair *p = &d->lane->pairs[i];
+        if (p->refused == 0) continue;
+        p->refused &= ~dispatch_holder(d, p->expert, node);
+    }
 }
 
 void dispatch_node_up(dispatch *d, uint32_t node) {
@@ -268,11 +300,10 @@ void dispatch_node_up(dispatch *d, uint32_t node) {
     peer->rest_until_us = 0;
     peer->works_us = 0;
     dispatch_refusal_clear(d, node);
-    for (uint32_t i = 0; i < d->n_pairs && d->where != NULL; i++) {
-        dispatch_pair *p = &d->pairs[i];
-        if (p->refused != 0) {
-            p->refused &= ~dispatch_holder(d, p->expert, node);
-        }
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        dispatch_lane *chosen = enter(d, i);
+        forget_refused(d, node);
+        leave(d, chosen);
     }
-    d->replan = true;
+    dispatch_replan(d);
 }

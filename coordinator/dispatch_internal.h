@@ -133,9 +133,10 @@ typedef struct {
 typedef struct {
     uint64_t id; /* 0: a free slot */
     uint64_t layer_seq;
+    uint64_t stamp; /* rises along the list of those in flight */
     uint64_t sent_us, late_us, second_us, again_us; /* points in time */
     uint64_t expected_us;                           /* it would take */
-    uint32_t node, layer, n_pairs;
+    uint32_t lane, node, layer, n_pairs;
     uint32_t ahead; /* pairs the node had to do, with these */
     uint64_t round; /* its node's, when it was sent */
     /* [piece_pairs]; meaningless once the layer is over.  DISPATCH_NONE: of
@@ -157,8 +158,8 @@ typedef struct {
     uint32_t expert;
 } dispatch_work;
 
-/* Consecutive pairs of d->order, [begin, end), of which those that wait are for
- * one node: the whole of an expert's run, or a part. */
+/* Consecutive pairs of d->lane->order, [begin, end), of which those that wait
+ * are for one node: the whole of an expert's run, or a part. */
 typedef struct {
     uint32_t begin, end, count, node;
     bool trial;
@@ -173,9 +174,6 @@ typedef struct {
     uint64_t outstanding_bytes; /* of replies */
     uint32_t outstanding_pairs;
     uint64_t rounds; /* answers, each to a request sent after the one before */
-    /* requests of the layer `fresh_seq` that are in flight and not late */
-    uint64_t fresh_seq;
-    uint32_t n_fresh;
     uint64_t rest_until_us;
     uint32_t rest_us;
     uint64_t works_us; /* when it was last seen to compute */
@@ -190,23 +188,27 @@ typedef struct {
     uint32_t slack_us;     /* what only rare samples are above */
     uint64_t given;        /* pairs, lately */
     uint64_t answered_pairs, serial;
+} dispatch_peer;
+
+/* What a layer has for one node. */
+typedef struct {
     /* the plan's queue of pairs, in the order of their experts */
     uint32_t head, tail, planned;
     bool on_trial;
-} dispatch_peer;
+    /* requests of the layer `fresh_seq` that are in flight and not late */
+    uint64_t fresh_seq;
+    uint32_t n_fresh;
+} dispatch_queue;
 
 typedef struct {
     uint64_t until_us;
     uint32_t node, layer, expert;
 } dispatch_refusal;
 
-struct dispatch {
-    dispatch_config config;
-    uint32_t room; /* for pairs of one layer */
-    uint32_t piece_pairs;
-
-    /* the layer */
-    uint64_t layer_seq; /* rises with each begin */
+/* A layer that is being computed. */
+typedef struct {
+    uint64_t layer_seq;   /* of all begins */
+    uint64_t first_stamp; /* of a request of it */
     uint32_t layer, n_rows, k, n_pairs;
     const placement *where; /* NULL: the layer is over */
     dispatch_pair *pairs;   /* [room] */
@@ -214,12 +216,12 @@ struct dispatch {
     uint32_t *scratch;      /* [room] for sorting */
     uint32_t n_open, n_waiting;
     uint64_t progress_us; /* when it began, or a pair was answered */
-    uint64_t paused_us;   /* this process had not run until then */
     uint32_t lost_expert; /* DISPATCH_NONE: nothing lost */
 
     /* the plan: who is to compute the waiting pairs */
     bool replan;
-    dispatch_part *parts; /* [room] of the plan in the making */
+    dispatch_queue *queues; /* [max_nodes] */
+    dispatch_part *parts;   /* [room] of the plan in the making */
     uint32_t n_parts;
     uint32_t *busy; /* [max_nodes] nodes with a queue */
     uint32_t n_busy, turn;
@@ -232,8 +234,19 @@ struct dispatch {
 
     /* no earlier than these does time alone change anything */
     uint64_t late_wake_us, give_up_us;
+} dispatch_lane;
 
-    dispatch_peer *peers;                  /* [max_nodes] */
+struct dispatch {
+    dispatch_config config;
+    uint32_t room; /* for pairs of one layer */
+    uint32_t piece_pairs;
+
+    dispatch_lane lanes[DISPATCH_LANES];
+    dispatch_lane *lane; /* that is worked on */
+    uint64_t last_seq, last_stamp;
+
+    uint64_t paused_us;   /* this process had not run until then */
+    dispatch_peer *peers; /* [max_nodes] */
     uint64_t usual_base_us, usual_pair_ns; /* of those that answer */
     uint32_t n_usual;                      /* answers, up to 8 */
     uint32_t n_seen;                       /* nodes above were never up */
@@ -259,14 +272,23 @@ static inline uint64_t dispatch_later(uint64_t us, uint64_t by_us) {
     return us > UINT64_MAX - by_us ? UINT64_MAX : us + by_us;
 }
 
+/* What the layer that is worked on has for a node. */
+static inline dispatch_queue *dispatch_queue_of(const dispatch *d,
+                                                const dispatch_peer *peer) {
+    return &d->lane->queues[peer - d->peers];
+}
+
 /* NULL: nobody asks for that any more. */
 static inline dispatch_pair *
 dispatch_pair_of(const dispatch *d, const dispatch_request *r, uint32_t i) {
     uint32_t pair = r->pairs[i];
-    return pair != DISPATCH_NONE ? &d->pairs[pair] : NULL;
+    return pair != DISPATCH_NONE ? &d->lane->pairs[pair] : NULL;
 }
 
-/* ---- dispatch.c: what can become of a pair ---- */
+/* ---- dispatch.c ---- */
+/* What a plan rests on has changed, for whatever layer. */
+void dispatch_replan(dispatch *d);
+/* What can become of a pair: */
 void dispatch_wait_pair(dispatch *d, dispatch_pair *p); /* must be asked */
 void dispatch_unwait_pair(dispatch *d, dispatch_pair *p);
 void dispatch_lose_pair(dispatch *d, dispatch_pair *p);
@@ -347,13 +369,17 @@ void dispatch_table_remove(dispatch *d, dispatch_request *r);
 void dispatch_table_answered(dispatch *d, dispatch_request *r);
 /* Forget what is too old; when that can happen next. */
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us);
-/* Does it belong to the layer that is being computed? */
+/* Does it belong to a layer that is being computed? */
+bool dispatch_table_open(const dispatch *d, const dispatch_request *r);
+/* Does it belong to the layer that is worked on, or was last in its lane? */
+bool dispatch_table_own(const dispatch *d, const dispatch_request *r);
+/* Both. */
 bool dispatch_table_current(const dispatch *d, const dispatch_request *r);
 /* It belongs to this layer from now on, as if it had just been sent. */
 void dispatch_table_renew(dispatch *d, dispatch_request *r);
 /* Its answer is no longer counted on. */
 void dispatch_table_late(dispatch *d, dispatch_request *r);
-/* Requests of this layer whose answers are counted on: they will return
+/* Requests of open layers whose answers are counted on: they will return
  * credit, or be late. */
 uint32_t dispatch_table_fresh(const dispatch *d, uint32_t node);
 

@@ -57,7 +57,7 @@ static void mark_late(dispatch *d, uint64_t now_us, dispatch_request *r) {
         peer->suspect = true;
         peer->trial_us = DISPATCH_TRIAL_MIN_US;
         peer->trial_at_us = now_us + peer->trial_us;
-        d->replan = true; /* also for what waits for its credit */
+        dispatch_replan(d); /* also for what waits for its credit */
     }
 }
 
@@ -70,7 +70,7 @@ static void allow_again(dispatch *d, dispatch_request *r) {
         p->asked &= ~dispatch_holder(d, p->expert, r->node);
         dispatch_wait_pair(d, p);
     }
-    d->replan = true;
+    d->lane->replan = true;
 }
 
 /* When a late request counts as lost: not while its node is at work. */
@@ -96,15 +96,16 @@ static uint64_t check_request(dispatch *d, uint64_t now_us,
 }
 
 void dispatch_check_late(dispatch *d, uint64_t now_us) {
-    if (now_us < d->late_wake_us) return;
-    d->late_wake_us = UINT64_MAX;
+    if (now_us < d->lane->late_wake_us) return;
+    d->lane->late_wake_us = UINT64_MAX;
 
-    /* This layer's requests are the newest ones. */
+    /* This layer's requests are among the newest ones. */
     for (uint32_t i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
         dispatch_request *r = &d->requests[i];
-        if (!dispatch_table_current(d, r)) break;
-        d->late_wake_us =
-            dispatch_min(d->late_wake_us, check_request(d, now_us, r));
+        if (r->stamp < d->lane->first_stamp) break;
+        if (!dispatch_table_current(d, r)) continue;
+        d->lane->late_wake_us =
+            dispatch_min(d->lane->late_wake_us, check_request(d, now_us, r));
     }
 }
 
@@ -114,11 +115,12 @@ void dispatch_check_late(dispatch *d, uint64_t now_us) {
  * from then on, one that was not (its node's credit is used up, or it rests) as
  * long as others are answered; and both as long as a holder is at work. */
 static uint64_t last_sign_us(const dispatch *d, const dispatch_pair *p) {
-    uint64_t us = p->first != DISPATCH_NONE ? p->first_us : d->progress_us;
+    uint64_t us =
+        p->first != DISPATCH_NONE ? p->first_us : d->lane->progress_us;
     us = dispatch_max(us, d->paused_us);
     uint32_t n;
     const uint16_t *holders =
-        placement_nodes(d->where, d->layer, p->expert, &n);
+        placement_nodes(d->lane->where, d->lane->layer, p->expert, &n);
     for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
         const dispatch_peer *peer = &d->peers[holders[i]];
         if (!peer->up || (p->refused >> i & 1)) continue;
@@ -128,20 +130,20 @@ static uint64_t last_sign_us(const dispatch *d, const dispatch_pair *p) {
 }
 
 void dispatch_check_patience(dispatch *d, uint64_t now_us) {
-    if (now_us < d->give_up_us) return;
-    d->give_up_us = UINT64_MAX;
+    if (now_us < d->lane->give_up_us) return;
+    d->lane->give_up_us = UINT64_MAX;
 
-    for (uint32_t i = 0; i < d->n_pairs; i++) {
-        dispatch_pair *p = &d->pairs[i];
+    for (uint32_t i = 0; i < d->lane->n_pairs; i++) {
+        dispatch_pair *p = &d->lane->pairs[i];
         if (p->state != PAIR_OPEN || p->local || p->overdue) continue;
         uint64_t due_us =
             dispatch_later(last_sign_us(d, p), d->config.patience_us);
         if (now_us < due_us) {
-            d->give_up_us = dispatch_min(d->give_up_us, due_us);
+            d->lane->give_up_us = dispatch_min(d->lane->give_up_us, due_us);
         } else if (d->config.local && !p->local_failed) {
             p->overdue = true;
             dispatch_wait_pair(d, p);
-            d->replan = true;
+            d->lane->replan = true;
         } else {
             dispatch_lose_pair(d, p);
         }

@@ -20,36 +20,38 @@ static void sort_by_digit(const dispatch *d, const uint32_t *from, uint32_t *to,
                           uint32_t shift) {
     uint32_t start[DIGITS + 1] = {0};
 
-    for (uint32_t i = 0; i < d->n_pairs; i++) {
-        uint32_t digit = (d->pairs[i].expert >> shift) % DIGITS;
+    for (uint32_t i = 0; i < d->lane->n_pairs; i++) {
+        uint32_t digit = (d->lane->pairs[i].expert >> shift) % DIGITS;
         start[digit + 1]++;
     }
     for (uint32_t i = 0; i < DIGITS; i++)
         start[i + 1] += start[i];
-    for (uint32_t i = 0; i < d->n_pairs; i++) {
-        uint32_t digit = (d->pairs[from[i]].expert >> shift) % DIGITS;
+    for (uint32_t i = 0; i < d->lane->n_pairs; i++) {
+        uint32_t digit = (d->lane->pairs[from[i]].expert >> shift) % DIGITS;
         to[start[digit]++] = from[i];
     }
 }
 
 void dispatch_sort(dispatch *d) {
     uint32_t largest = 0;
-    for (uint32_t i = 0; i < d->n_pairs; i++) {
-        d->order[i] = i;
-        if (d->pairs[i].expert > largest) largest = d->pairs[i].expert;
+    for (uint32_t i = 0; i < d->lane->n_pairs; i++) {
+        d->lane->order[i] = i;
+        if (d->lane->pairs[i].expert > largest)
+            largest = d->lane->pairs[i].expert;
     }
     for (uint32_t shift = 0; shift < 32; shift += DIGIT_BITS) {
         if (largest >> shift == 0) break;
-        sort_by_digit(d, d->order, d->scratch, shift);
-        uint32_t *sorted = d->scratch;
-        d->scratch = d->order;
-        d->order = sorted;
+        sort_by_digit(d, d->lane->order, d->lane->scratch, shift);
+        uint32_t *sorted = d->lane->scratch;
+        d->lane->scratch = d->lane->order;
+        d->lane->order = sorted;
     }
 }
 
 uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node) {
     uint32_t n;
-    const uint16_t *holders = placement_nodes(d->where, d->layer, expert, &n);
+    const uint16_t *holders =
+        placement_nodes(d->lane->where, d->lane->layer, expert, &n);
 
     for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
         if (holders[i] == node) return 1ull << i;
@@ -62,7 +64,7 @@ uint64_t dispatch_holder(const dispatch *d, uint32_t expert, uint32_t node) {
 static bool is_blocked(const dispatch *d, uint32_t node, uint32_t count) {
     const dispatch_peer *peer = &d->peers[node];
     return dispatch_table_fresh(d, node) == 0 &&
-           !dispatch_has_credit(d, peer, peer->planned + count);
+           !dispatch_has_credit(d, peer, d->lane->queues[node].planned + count);
 }
 
 /* Others are asked first: it did not answer in time, or is far slower. */
@@ -75,7 +77,7 @@ static bool trial_due(const dispatch *d, const dispatch_peer *peer,
                       uint64_t now_us) {
     bool budget = d->config.hedge_percent == 0 || d->budget > 0;
     return is_doubtful(peer) && now_us >= peer->trial_at_us &&
-           !peer->on_trial && budget;
+           !dispatch_queue_of(d, peer)->on_trial && budget;
 }
 
 /* In the order in which they are asked. */
@@ -92,7 +94,7 @@ static class class_of(const dispatch *d, uint64_t now_us, uint32_t expert,
                       uint32_t node) {
     const dispatch_peer *peer = &d->peers[node];
     if (peer->trust == NODE_WRONG) return CLASS_WRONG;
-    if (dispatch_refusal_holds(d, node, d->layer, expert, now_us)) {
+    if (dispatch_refusal_holds(d, node, d->lane->layer, expert, now_us)) {
         return CLASS_REFUSER;
     }
     if (is_doubtful(peer)) return CLASS_DOUBTFUL;
@@ -121,7 +123,7 @@ static uint32_t best_of(const dispatch *d, const candidate *list, uint32_t n) {
         least_us = dispatch_min(least_us, list[i].us);
     for (uint32_t i = 0; i < n; i++) {
         const dispatch_peer *peer = &d->peers[list[i].node];
-        uint64_t given = peer->given + peer->planned;
+        uint64_t given = peer->given + d->lane->queues[list[i].node].planned;
         bool near = list[i].us - least_us <= least_us / DISPATCH_NEAR;
         if (!near || given >= least_given) continue;
         least_given = given;
@@ -135,7 +137,8 @@ static bool rests(dispatch *d, uint64_t now_us, const dispatch_peer *peer,
     if (now_us >= peer->rest_until_us) return false;
     c->later = true;
     if (peer->rest_us <= DISPATCH_REST_SHORT_US) c->soon = true;
-    d->rest_wake_us = dispatch_min(d->rest_wake_us, peer->rest_until_us);
+    d->lane->rest_wake_us =
+        dispatch_min(d->lane->rest_wake_us, peer->rest_until_us);
     return true;
 }
 
@@ -146,7 +149,7 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
     candidate lists[CLASSES][DISPATCH_HOLDERS];
     uint32_t lengths[CLASSES] = {0}, n;
     const uint16_t *holders =
-        placement_nodes(d->where, d->layer, p->expert, &n);
+        placement_nodes(d->lane->where, d->lane->layer, p->expert, &n);
 
     for (uint32_t i = 0; i < n && i < DISPATCH_HOLDERS; i++) {
         uint32_t node = holders[i];
@@ -155,7 +158,7 @@ static choice choose(dispatch *d, uint64_t now_us, const dispatch_pair *p,
         if (!peer->up || ((p->asked | p->refused) >> i & 1)) continue;
         if (rests(d, now_us, peer, &c)) continue;
         if (is_blocked(d, node, count)) {
-            c.blocked = d->blocked = true;
+            c.blocked = d->lane->blocked = true;
             continue;
         }
         class k = class_of(d, now_us, p->expert, node);
@@ -180,11 +183,11 @@ bool dispatch_is_good(const dispatch *d, uint64_t now_us,
 /* Waiting pairs of one expert with the same past are placed together: order[i]
  * is the first, *end follows the last; others may lie between. */
 static uint32_t run_of(const dispatch *d, uint32_t i, uint32_t *end) {
-    const dispatch_pair *p = &d->pairs[d->order[i]];
+    const dispatch_pair *p = &d->lane->pairs[d->lane->order[i]];
     uint32_t count = 0;
 
-    for (; i < d->n_pairs; i++) {
-        const dispatch_pair *q = &d->pairs[d->order[i]];
+    for (; i < d->lane->n_pairs; i++) {
+        const dispatch_pair *q = &d->lane->pairs[d->lane->order[i]];
         if (q->expert != p->expert) break;
         if (!q->waiting) continue;
         if (q->asked != p->asked || q->refused != p->refused ||
@@ -199,27 +202,28 @@ static uint32_t run_of(const dispatch *d, uint32_t i, uint32_t *end) {
 
 static void add_part(dispatch *d, uint32_t node, uint32_t i, uint32_t end,
                      uint32_t count, bool trial) {
-    assert(d->n_parts < d->room);
-    d->parts[d->n_parts++] = (dispatch_part){i, end, count, node, trial};
-    d->peers[node].planned += count;
-    if (trial) d->peers[node].on_trial = true;
+    assert(d->lane->n_parts < d->room);
+    d->lane->parts[d->lane->n_parts++] =
+        (dispatch_part){i, end, count, node, trial};
+    d->lane->queues[node].planned += count;
+    if (trial) d->lane->queues[node].on_trial = true;
 }
 
 /* So many waiting pairs from order[i] on end before order[that]. */
 static uint32_t skip_waiting(const dispatch *d, uint32_t i, uint32_t count) {
     for (; count > 0; i++)
-        count -= d->pairs[d->order[i]].waiting;
+        count -= d->lane->pairs[d->lane->order[i]].waiting;
     return i;
 }
 
 static void place_nowhere(dispatch *d, uint32_t i, uint32_t end, bool here) {
     for (; i < end; i++) {
-        uint32_t pair = d->order[i];
-        if (!d->pairs[pair].waiting) continue;
+        uint32_t pair = d->lane->order[i];
+        if (!d->lane->pairs[pair].waiting) continue;
         if (here) {
-            d->here[d->n_here++] = pair;
+            d->lane->here[d->lane->n_here++] = pair;
         } else {
-            dispatch_lose_pair(d, &d->pairs[pair]);
+            dispatch_lose_pair(d, &d->lane->pairs[pair]);
         }
     }
 }
@@ -250,7 +254,7 @@ static uint32_t pick(const dispatch_pair *p, const choice *c, bool here,
 
 static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
                       uint32_t count) {
-    const dispatch_pair *p = &d->pairs[d->order[i]];
+    const dispatch_pair *p = &d->lane->pairs[d->lane->order[i]];
     bool here = d->config.local && !p->local_failed, wait;
     choice c = choose(d, now_us, p, count);
     uint32_t node = pick(p, &c, here, &wait);
@@ -274,46 +278,47 @@ static void place_run(dispatch *d, uint64_t now_us, uint32_t i, uint32_t end,
 }
 
 static void queue_part(dispatch *d, const dispatch_part *part) {
-    dispatch_peer *peer = &d->peers[part->node];
-    if (peer->head == DISPATCH_NONE) d->busy[d->n_busy++] = part->node;
+    dispatch_queue *queue = &d->lane->queues[part->node];
+    if (queue->head == DISPATCH_NONE)
+        d->lane->busy[d->lane->n_busy++] = part->node;
     for (uint32_t i = part->begin; i < part->end; i++) {
-        uint32_t pair = d->order[i];
-        dispatch_pair *p = &d->pairs[pair];
+        uint32_t pair = d->lane->order[i];
+        dispatch_pair *p = &d->lane->pairs[pair];
         if (!p->waiting) continue;
         p->next = DISPATCH_NONE;
         p->trial = part->trial;
-        if (peer->head == DISPATCH_NONE) {
-            peer->head = pair;
+        if (queue->head == DISPATCH_NONE) {
+            queue->head = pair;
         } else {
-            d->pairs[peer->tail].next = pair;
+            d->lane->pairs[queue->tail].next = pair;
         }
-        peer->tail = pair;
+        queue->tail = pair;
     }
 }
 
 /* Every node with a part has a queue since, and is among the busy ones. */
 static void clear_plan(dispatch *d) {
-    for (uint32_t i = 0; i < d->n_busy; i++) {
-        dispatch_peer *peer = &d->peers[d->busy[i]];
-        peer->head = peer->tail = DISPATCH_NONE;
-        peer->planned = 0;
-        peer->on_trial = false;
+    for (uint32_t i = 0; i < d->lane->n_busy; i++) {
+        dispatch_queue *queue = &d->lane->queues[d->lane->busy[i]];
+        queue->head = queue->tail = DISPATCH_NONE;
+        queue->planned = 0;
+        queue->on_trial = false;
     }
-    d->n_busy = 0;
-    d->n_parts = 0;
-    d->turn = 0;
-    d->rest_wake_us = UINT64_MAX;
-    d->blocked = false;
-    d->replan = false;
+    d->lane->n_busy = 0;
+    d->lane->n_parts = 0;
+    d->lane->turn = 0;
+    d->lane->rest_wake_us = UINT64_MAX;
+    d->lane->blocked = false;
+    d->lane->replan = false;
 }
 
 void dispatch_plan(dispatch *d, uint64_t now_us) {
     clear_plan(d);
-    d->n_here = d->n_here_kept;
+    d->lane->n_here = d->lane->n_here_kept;
 
     uint32_t i = 0, longest = 0;
-    while (i < d->n_pairs && d->n_waiting > 0) {
-        if (!d->pairs[d->order[i]].waiting) {
+    while (i < d->lane->n_pairs && d->lane->n_waiting > 0) {
+        if (!d->lane->pairs[d->lane->order[i]].waiting) {
             i++;
             continue;
         }
@@ -324,6 +329,6 @@ void dispatch_plan(dispatch *d, uint64_t now_us) {
         i = end;
     }
     if (longest >= 2 * DISPATCH_READ_PAIRS) dispatch_split(d, now_us);
-    for (i = 0; i < d->n_parts; i++)
-        queue_part(d, &d->parts[i]);
+    for (i = 0; i < d->lane->n_parts; i++)
+        queue_part(d, &d->lane->parts[i]);
 }

@@ -20,8 +20,12 @@ static dispatch_work *works_of(dispatch *d, const dispatch_request *r) {
 }
 
 bool dispatch_owes(const dispatch *d) {
-    return d->newest != DISPATCH_NONE &&
-           d->requests[d->newest].layer_seq == d->layer_seq;
+    for (uint32_t i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
+        const dispatch_request *r = &d->requests[i];
+        if (r->stamp < d->lane->first_stamp) return false;
+        if (dispatch_table_own(d, r)) return true;
+    }
+    return false;
 }
 
 static void keep_request(dispatch *d, dispatch_request *r,
@@ -31,8 +35,8 @@ static void keep_request(dispatch *d, dispatch_request *r,
     for (uint32_t i = 0; i < r->n_pairs; i++) {
         uint32_t pair = r->pairs[i];
         if (pair != DISPATCH_NONE) { /* else: as it was kept before */
-            works[i] = (dispatch_work){.row_key = row_keys[pair / d->k],
-                                       .expert = d->pairs[pair].expert};
+            works[i] = (dispatch_work){.row_key = row_keys[pair / d->lane->k],
+                                       .expert = d->lane->pairs[pair].expert};
         }
         any = any || works[i].row_key != 0;
     }
@@ -41,21 +45,22 @@ static void keep_request(dispatch *d, dispatch_request *r,
 
 void dispatch_keep(dispatch *d, const uint64_t *row_keys) {
     for (uint32_t i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
-        if (d->requests[i].layer_seq != d->layer_seq) break;
-        keep_request(d, &d->requests[i], row_keys);
+        dispatch_request *r = &d->requests[i];
+        if (r->stamp < d->lane->first_stamp) break;
+        if (dispatch_table_own(d, r)) keep_request(d, r, row_keys);
     }
 }
 
 bool dispatch_is_kept(const dispatch *d, uint64_t request_id) {
     const dispatch_request *r =
         dispatch_table_find(d, DISPATCH_NONE, request_id);
-    return r != NULL && r->kept && !dispatch_table_current(d, r);
+    return r != NULL && r->kept && !dispatch_table_open(d, r);
 }
 
 bool dispatch_has_kept(const dispatch *d, uint32_t layer) {
     for (uint32_t i = d->oldest; i != DISPATCH_NONE; i = d->requests[i].newer) {
         const dispatch_request *r = &d->requests[i];
-        if (dispatch_table_current(d, r)) return false;
+        if (dispatch_table_open(d, r)) continue;
         if (r->kept && r->layer == layer) return true;
     }
     return false;
@@ -63,12 +68,12 @@ bool dispatch_has_kept(const dispatch *d, uint32_t layer) {
 
 /* ---- taking up ---- */
 
-/* Where the pairs of an expert begin in d->order. */
+/* Where the pairs of an expert begin in d->lane->order. */
 static uint32_t first_of(const dispatch *d, uint32_t expert) {
-    uint32_t low = 0, high = d->n_pairs;
+    uint32_t low = 0, high = d->lane->n_pairs;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (d->pairs[d->order[middle]].expert < expert) {
+        if (d->lane->pairs[d->lane->order[middle]].expert < expert) {
             low = middle + 1;
         } else {
             high = middle;
@@ -82,11 +87,11 @@ static uint32_t first_of(const dispatch *d, uint32_t expert) {
 static uint32_t find_pair(const dispatch *d, const dispatch_work *work,
                           const uint64_t *row_keys) {
     uint32_t found = DISPATCH_NONE;
-    for (uint32_t i = first_of(d, work->expert); i < d->n_pairs; i++) {
-        uint32_t pair = d->order[i];
-        const dispatch_pair *p = &d->pairs[pair];
+    for (uint32_t i = first_of(d, work->expert); i < d->lane->n_pairs; i++) {
+        uint32_t pair = d->lane->order[i];
+        const dispatch_pair *p = &d->lane->pairs[pair];
         if (p->expert != work->expert) break;
-        if (row_keys[pair / d->k] != work->row_key) continue;
+        if (row_keys[pair / d->lane->k] != work->row_key) continue;
         if (p->waiting) return pair;
         found = pair;
     }
@@ -121,7 +126,7 @@ static void take_up(dispatch *d, uint64_t now_us, dispatch_request *r,
         }
         r->pairs[i] = pair;
         if (pair == DISPATCH_NONE) continue;
-        await_pair(d, now_us, &d->pairs[pair], r);
+        await_pair(d, now_us, &d->lane->pairs[pair], r);
         any = true;
         d->stats.resumed_pairs++;
     }
@@ -150,13 +155,13 @@ static bool is_under_way(const dispatch *d, uint64_t now_us,
 }
 
 void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys) {
-    assert(d->where != NULL);
+    assert(d->lane->where != NULL);
     uint32_t i = d->oldest;
     while (i != DISPATCH_NONE) {
         dispatch_request *r = &d->requests[i];
-        if (dispatch_table_current(d, r)) break; /* taken up just now */
         i = r->newer;
-        if (!r->kept || r->layer != d->layer) continue;
+        if (dispatch_table_open(d, r)) continue; /* or taken up just now */
+        if (!r->kept || r->layer != d->lane->layer) continue;
         if (d->peers[r->node].trust == NODE_WRONG) continue;
         if (is_under_way(d, now_us, r)) {
             take_up(d, now_us, r, row_keys);
@@ -165,7 +170,8 @@ void dispatch_resume(dispatch *d, uint64_t now_us, const uint64_t *row_keys) {
         }
     }
     for (i = d->newest; i != DISPATCH_NONE; i = d->requests[i].older) {
-        if (!dispatch_table_current(d, &d->requests[i])) break;
-        set_deadlines(d, now_us, &d->requests[i]);
+        dispatch_request *r = &d->requests[i];
+        if (r->stamp < d->lane->first_stamp) break;
+        if (dispatch_table_current(d, r)) set_deadlines(d, now_us, r);
     }
 }

@@ -48,7 +48,8 @@ uint64_t dispatch_pair_ns(const dispatch *d, const dispatch_peer *peer,
 
 uint64_t dispatch_predict_us(const dispatch *d, const dispatch_peer *peer,
                              uint64_t now_us, uint32_t more) {
-    uint64_t pairs = (uint64_t)peer->outstanding_pairs + peer->planned + more;
+    uint64_t pairs = (uint64_t)peer->outstanding_pairs +
+                     dispatch_queue_of(d, peer)->planned + more;
     if (peer->n_samples == 0) return guessed_us(d, pairs);
     return (peer->base_us >> faded(peer, now_us)) +
            pairs * dispatch_pair_ns(d, peer, now_us) / 1000;
@@ -241,14 +242,14 @@ static void mark_slow(dispatch *d, dispatch_peer *peer, uint64_t now_us) {
     peer->slow_us = now_us;
     peer->trial_us = DISPATCH_TRIAL_MIN_US;
     peer->trial_at_us = now_us + peer->trial_us;
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 /* It is measured anew, by the answer that shows it. */
 static void recover(dispatch *d, dispatch_peer *peer) {
     peer->slow_us = peer->slow_since_us = 0;
     peer->n_samples = 0;
-    d->replan = true;
+    dispatch_replan(d);
 }
 
 /* The answers of a node that is slow for a reason of its own fade and come

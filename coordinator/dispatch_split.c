@@ -31,10 +31,10 @@ static uint64_t end_us(const dispatch *d, uint64_t now_us, uint32_t node) {
 static uint32_t last_node(const dispatch *d, uint64_t now_us) {
     uint32_t last = DISPATCH_NONE;
     uint64_t last_us = 0;
-    for (uint32_t i = 0; i < d->n_parts; i++) {
-        uint64_t us = end_us(d, now_us, d->parts[i].node);
+    for (uint32_t i = 0; i < d->lane->n_parts; i++) {
+        uint64_t us = end_us(d, now_us, d->lane->parts[i].node);
         if (last != DISPATCH_NONE && us <= last_us) continue;
-        last = d->parts[i].node;
+        last = d->lane->parts[i].node;
         last_us = us;
     }
     return last;
@@ -68,7 +68,7 @@ static uint32_t even_pairs(const dispatch *d, uint64_t now_us,
 
 static void consider(const dispatch *d, uint64_t now_us, uint32_t i,
                      uint32_t to, offer *best) {
-    const dispatch_part *part = &d->parts[i];
+    const dispatch_part *part = &d->lane->parts[i];
     uint64_t us = later_end_us(d, now_us, part->node, to, part->count, 0);
     if (us < best->end_us) *best = (offer){i, to, part->count, us};
 
@@ -81,18 +81,18 @@ static void consider(const dispatch *d, uint64_t now_us, uint32_t i,
 static const dispatch_pair *first_of(const dispatch *d,
                                      const dispatch_part *part) {
     uint32_t i = part->begin;
-    while (!d->pairs[d->order[i]].waiting)
+    while (!d->lane->pairs[d->lane->order[i]].waiting)
         i++;
-    return &d->pairs[d->order[i]];
+    return &d->lane->pairs[d->lane->order[i]];
 }
 
 static void consider_part(const dispatch *d, uint64_t now_us, uint32_t i,
                           offer *best) {
-    const dispatch_part *part = &d->parts[i];
+    const dispatch_part *part = &d->lane->parts[i];
     const dispatch_pair *p = first_of(d, part);
     uint32_t n;
     const uint16_t *holders =
-        placement_nodes(d->where, d->layer, p->expert, &n);
+        placement_nodes(d->lane->where, d->lane->layer, p->expert, &n);
     for (uint32_t h = 0; h < n && h < DISPATCH_HOLDERS; h++) {
         if (holders[h] == part->node) continue;
         if (!dispatch_is_good(d, now_us, p, h, holders[h], part->count)) {
@@ -103,20 +103,21 @@ static void consider_part(const dispatch *d, uint64_t now_us, uint32_t i,
 }
 
 static void hand_over(dispatch *d, const offer *o) {
-    dispatch_part *part = &d->parts[o->part];
-    dispatch_peer *from = &d->peers[part->node], *to = &d->peers[o->to];
+    dispatch_part *part = &d->lane->parts[o->part];
+    dispatch_queue *from = &d->lane->queues[part->node];
+    dispatch_queue *to = &d->lane->queues[o->to];
     from->planned -= o->pairs;
     to->planned += o->pairs;
     if (o->pairs == part->count) {
         part->node = o->to;
         return;
     }
-    assert(d->n_parts < d->room);
-    size_t after = d->n_parts++ - o->part;
+    assert(d->lane->n_parts < d->room);
+    size_t after = d->lane->n_parts++ - o->part;
     memmove(part + 1, part, after * sizeof(*part));
     uint32_t at = part->end;
     for (uint32_t left = o->pairs; left > 0;)
-        left -= d->pairs[d->order[--at]].waiting;
+        left -= d->lane->pairs[d->lane->order[--at]].waiting;
     part[0].end = part[1].begin = at;
     part[0].count -= o->pairs;
     part[1].count = o->pairs;
@@ -136,8 +137,9 @@ void dispatch_split(dispatch *d, uint64_t now_us) {
             .to = DISPATCH_NONE,
             .end_us = now_end_us - now_end_us / gain,
         };
-        for (uint32_t i = 0; i < d->n_parts; i++) {
-            if (d->parts[i].node != from || d->parts[i].trial) continue;
+        for (uint32_t i = 0; i < d->lane->n_parts; i++) {
+            if (d->lane->parts[i].node != from || d->lane->parts[i].trial)
+                continue;
             consider_part(d, now_us, i, &best);
         }
         if (best.to == DISPATCH_NONE) return;

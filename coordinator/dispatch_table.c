@@ -21,7 +21,6 @@
 
 int dispatch_table_grow(dispatch *d, uint64_t n_slots, uint32_t piece_pairs) {
     size_t pairs, bytes;
-    assert(d->where == NULL);
     if (n_slots < d->n_slots) n_slots = d->n_slots;
     if (n_slots > MAX_SLOTS) return ERR_RANGE;
     if (!size_mul(n_slots, piece_pairs, &pairs)) return ERR_RANGE;
@@ -61,23 +60,39 @@ static dispatch_request *slot_of(const dispatch *d, uint64_t request_id) {
     return slot < d->n_slots ? &d->requests[slot] : NULL;
 }
 
+bool dispatch_table_open(const dispatch *d, const dispatch_request *r) {
+    const dispatch_lane *l = &d->lanes[r->lane];
+    return l->where != NULL && r->layer_seq == l->layer_seq;
+}
+
+bool dispatch_table_own(const dispatch *d, const dispatch_request *r) {
+    return r->layer_seq == d->lane->layer_seq;
+}
+
 bool dispatch_table_current(const dispatch *d, const dispatch_request *r) {
-    return d->where != NULL && r->layer_seq == d->layer_seq;
+    return d->lane->where != NULL && dispatch_table_own(d, r);
 }
 
 uint32_t dispatch_table_fresh(const dispatch *d, uint32_t node) {
-    const dispatch_peer *peer = &d->peers[node];
-    return peer->fresh_seq == d->layer_seq ? peer->n_fresh : 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        const dispatch_lane *l = &d->lanes[i];
+        const dispatch_queue *queue = &l->queues[node];
+        bool open = l->where != NULL && queue->fresh_seq == l->layer_seq;
+        if (open) n += queue->n_fresh;
+    }
+    return n;
 }
 
 /* With the last of them, what is left of its node's credit is held by answers
  * that may never come: what is queued there must not wait for them. */
 static void unfresh(dispatch *d, const dispatch_request *r) {
-    dispatch_peer *peer = &d->peers[r->node];
-    if (r->late || r->layer_seq != peer->fresh_seq) return;
-    assert(peer->n_fresh > 0);
-    peer->n_fresh--;
-    if (peer->n_fresh == 0 && peer->outstanding_bytes > 0) d->replan = true;
+    dispatch_queue *queue = &d->lanes[r->lane].queues[r->node];
+    if (r->late || r->layer_seq != queue->fresh_seq) return;
+    assert(queue->n_fresh > 0);
+    queue->n_fresh--;
+    if (queue->n_fresh == 0 && d->peers[r->node].outstanding_bytes > 0)
+        dispatch_replan(d);
 }
 
 void dispatch_table_late(dispatch *d, dispatch_request *r) {
@@ -90,14 +105,14 @@ void dispatch_table_late(dispatch *d, dispatch_request *r) {
 static void make_room(dispatch *d) {
     for (uint32_t i = d->oldest; i != DISPATCH_NONE; i = d->requests[i].newer) {
         dispatch_request *r = &d->requests[i];
-        if (dispatch_table_current(d, r)) return;
+        if (dispatch_table_open(d, r)) continue;
         if (!d->peers[r->node].suspect && !r->arrived) continue;
         dispatch_table_remove(d, r);
         return;
     }
 }
 
-/* As the newest one, of the layer that runs. */
+/* As the newest one, of the layer that is worked on. */
 static void append(dispatch *d, dispatch_request *r) {
     uint32_t slot = (uint32_t)(r - d->requests);
     r->newer = DISPATCH_NONE;
@@ -106,12 +121,14 @@ static void append(dispatch *d, dispatch_request *r) {
     if (d->oldest == DISPATCH_NONE) d->oldest = slot;
     d->newest = slot;
 
-    dispatch_peer *peer = &d->peers[r->node];
-    if (peer->fresh_seq != d->layer_seq) {
-        peer->fresh_seq = d->layer_seq;
-        peer->n_fresh = 0;
+    r->stamp = ++d->last_stamp;
+
+    dispatch_queue *queue = &d->lane->queues[r->node];
+    if (queue->fresh_seq != d->lane->layer_seq) {
+        queue->fresh_seq = d->lane->layer_seq;
+        queue->n_fresh = 0;
     }
-    peer->n_fresh++;
+    queue->n_fresh++;
 }
 
 static void unlink_request(dispatch *d, dispatch_request *r) {
@@ -135,8 +152,9 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
     uint32_t *pairs = r->pairs;
     *r = (dispatch_request){
         .id = d->next_seq++ << DISPATCH_SLOT_BITS | slot,
-        .layer_seq = d->layer_seq,
-        .layer = d->layer,
+        .layer_seq = d->lane->layer_seq,
+        .lane = (uint32_t)(d->lane - d->lanes),
+        .layer = d->lane->layer,
         .node = node,
         .n_pairs = n_pairs,
         .pairs = pairs,
@@ -151,9 +169,10 @@ dispatch_request *dispatch_table_add(dispatch *d, uint32_t node,
 }
 
 void dispatch_table_renew(dispatch *d, dispatch_request *r) {
-    assert(!dispatch_table_current(d, r));
+    assert(!dispatch_table_open(d, r));
     unlink_request(d, r);
-    r->layer_seq = d->layer_seq;
+    r->layer_seq = d->lane->layer_seq;
+    r->lane = (uint32_t)(d->lane - d->lanes);
     r->late = r->doubled = r->again = r->hedge = false;
     append(d, r);
 }
@@ -173,7 +192,9 @@ static void return_credit(dispatch *d, const dispatch_request *r) {
     assert(peer->outstanding_pairs >= r->n_pairs);
     peer->outstanding_bytes -= bytes;
     peer->outstanding_pairs -= r->n_pairs;
-    if (d->blocked) d->replan = true;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        if (d->lanes[i].blocked) d->lanes[i].replan = true;
+    }
 }
 
 void dispatch_table_remove(dispatch *d, dispatch_request *r) {
@@ -187,14 +208,14 @@ void dispatch_table_remove(dispatch *d, dispatch_request *r) {
     d->free_slot = (uint32_t)(r - d->requests);
 }
 
-/* Of layers that are over: those of this one have deadlines of their own.  An
+/* Of layers that are over: those of open ones have deadlines of their own.  An
  * answer that is here was not lost. */
 static void forget_passed(dispatch *d, uint32_t node) {
     uint64_t rounds = d->peers[node].rounds;
     for (uint32_t i = d->oldest; i != DISPATCH_NONE;) {
         dispatch_request *r = &d->requests[i];
-        if (dispatch_table_current(d, r)) return;
         i = r->newer;
+        if (dispatch_table_open(d, r)) continue;
         if (r->node != node || r->arrived) continue;
         if (r->round + DISPATCH_ROUNDS <= rounds) dispatch_table_remove(d, r);
     }
@@ -209,7 +230,8 @@ void dispatch_table_answered(dispatch *d, dispatch_request *r) {
     forget_passed(d, r->node);
 }
 
-/* Requests of layers that are over, unless their node is still at work. */
+/* Requests of layers that are over, unless their node is still at work.  Those
+ * behind one of an open layer, which is soon done, have their turn then. */
 uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
     uint64_t age_us = (uint64_t)d->config.patience_us * DISPATCH_FORGET;
 
@@ -217,7 +239,7 @@ uint64_t dispatch_table_expire(dispatch *d, uint64_t now_us) {
         dispatch_request *r = &d->requests[d->oldest];
         uint64_t sign_us = dispatch_max(r->late_us, d->peers[r->node].works_us);
         uint64_t at_us = dispatch_later(sign_us, age_us);
-        if (dispatch_table_current(d, r)) return UINT64_MAX;
+        if (dispatch_table_open(d, r)) return UINT64_MAX;
         if (now_us < at_us) return at_us;
         dispatch_table_remove(d, r);
     }

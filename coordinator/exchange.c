@@ -1,8 +1,7 @@
 /* exchange.c - see exchange.h.
  *
- * One layer: begin, then do what the machine says until it is done.  Replies
- * are kept as they arrived until the layer's sums are made, so a row is copied
- * only into the request that carries it. */
+ * Here are its life, the links to the nodes, and what others are told;
+ * exchange_layer.c has what it is for. */
 #include "coordinator/exchange_internal.h"
 
 #include <assert.h>
@@ -21,10 +20,6 @@
 #define SPIN_US 30     /* before a wait sleeps */
 /* A wait of that length is a process that stood still. */
 #define STOOD_US 200000
-
-static size_t padded_embd(const exchange *x) {
-    return round_up(x->config.model->n_embd, WEIGHT_GROUP);
-}
 
 static int connect_zmq(void *ctx, struct link **out, const link_config *c,
                        const char *where, char *why, size_t why_size) {
@@ -92,7 +87,9 @@ int exchange_new(exchange **out, const exchange_config *c) {
                        act_row_bytes(ACT_F32, c->model->n_embd));
     if (rc < 0) goto fail;
     x->slices = 1;
-    rc = buffers_init(&x->of, c->dispatch.max_pairs);
+    x->lane = &x->lanes[0];
+    for (uint32_t i = 0; i < EXCHANGE_LANES && rc == 0; i++)
+        rc = buffers_init(&x->lanes[i].of, c->dispatch.max_pairs);
     if (rc < 0) goto fail;
     x->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (x->wake_fd < 0) {
@@ -112,23 +109,26 @@ fail:
     return rc;
 }
 
-static void drop_replies(exchange *x) {
-    for (size_t i = 0; i < x->n_replies; i++) {
-        frames_fini(x->replies[i]);
-    }
-    x->n_replies = 0;
-}
-
 void exchange_on_wait(exchange *x, exchange_look look, void *ctx) {
     x->look = look;
     x->look_ctx = ctx;
+}
+
+static void lane_fini(exchange_lane *l) {
+    exchange_drop_replies(l);
+    for (size_t i = 0; i < l->n_boxes; i++)
+        free(l->replies[i]);
+    free(l->replies);
+    buffers_fini(&l->of);
+    rack_unref(l->during);
 }
 
 void exchange_free(exchange *x) {
     if (x == NULL) return;
     for (size_t i = 0; i < x->n_held; i++)
         frames_fini(&x->held[i].reply);
-    drop_replies(x);
+    for (uint32_t i = 0; i < EXCHANGE_LANES; i++)
+        lane_fini(&x->lanes[i]);
     for (uint32_t i = 0; x->peers != NULL && i < x->config.dispatch.max_nodes;
          i++) {
         link_close(x->peers[i].data);
@@ -137,6 +137,7 @@ void exchange_free(exchange *x) {
     cross_check_free(x->checks);
     message_arena_free(x->arena);
     rack_unref(x->now);
+    rack_unref(x->adopted);
     rack_unref(x->posted);
     free(x->peers);
     free(x->node_stats);
@@ -145,11 +146,6 @@ void exchange_free(exchange *x) {
     free(x->row_slot);
     free(x->row_keys);
     kept_rows_free(x->kept_rows);
-    buffers_fini(&x->of);
-    for (size_t i = 0; i < x->n_boxes; i++) {
-        free(x->replies[i]);
-    }
-    free(x->replies);
     if (x->wake_fd >= 0) close(x->wake_fd);
     pthread_mutex_destroy(&x->lock);
     free(x);
@@ -214,8 +210,7 @@ static void take_node(exchange *x, uint32_t node, const rack_node *n) {
     dispatch_node_trust(x->machine, node, n->trust);
 }
 
-/* Make the links what the newest posted rack says. */
-static void take_rack(exchange *x) {
+void exchange_take_rack(exchange *x) {
     /* Before the look, and whatever it finds: a wake-up that stays behind would
      * keep poll() from ever sleeping. */
     uint64_t drained;
@@ -240,67 +235,57 @@ static void take_rack(exchange *x) {
     x->now = r;
 }
 
-/* Between layers: from now on requests are made from the newest rack, in the
- * units that it is cut into. */
-static int adopt_rack(exchange *x) {
-    if (x->now == NULL) return ERR_UNAVAILABLE;
-    const placement *where = rack_where(x->now);
-    uint32_t slices = placement_max_slices(where);
-    if (slices != x->slices) {
-        uint32_t pairs = x->config.dispatch.max_pairs * slices;
-        exchange_buffers fresh;
-        int rc = dispatch_reserve(x->machine, pairs);
-        if (rc == 0) rc = buffers_init(&fresh, pairs);
-        if (rc < 0) {
-            log_error("no memory for %u slices of an expert", slices);
-            return rc;
-        }
-        buffers_fini(&x->of);
-        x->of = fresh;
-        x->slices = slices;
-        /* What it says is logged there; units are refused one by one then. */
-        (void)local_experts_set_slices(x->config.local, slices);
+/* All lanes' buffers, or none. */
+static int fit_buffers(exchange *x, uint32_t pairs) {
+    exchange_buffers fresh[EXCHANGE_LANES] = {{0}};
+    int rc = dispatch_reserve(x->machine, pairs);
+    for (uint32_t i = 0; i < EXCHANGE_LANES && rc == 0; i++)
+        rc = buffers_init(&fresh[i], pairs);
+    for (uint32_t i = 0; i < EXCHANGE_LANES; i++) {
+        buffers_fini(rc == 0 ? &x->lanes[i].of : &fresh[i]);
+        if (rc == 0) x->lanes[i].of = fresh[i];
     }
-    atomic_store(&x->epoch, placement_epoch(where));
+    return rc;
+}
+
+static int fit_slices(exchange *x, uint32_t slices) {
+    int rc = fit_buffers(x, x->config.dispatch.max_pairs * slices);
+    if (rc < 0) {
+        log_error("no memory for %u slices of an expert", slices);
+        return rc;
+    }
+    x->slices = slices;
+    /* What it says is logged there; units are refused one by one then. */
+    (void)local_experts_set_slices(x->config.local, slices);
     return 0;
+}
+
+int exchange_adopt_rack(exchange *x) {
+    if (x->now == NULL) return ERR_UNAVAILABLE;
+    uint32_t slices = placement_max_slices(rack_where(x->now));
+    uint64_t epoch = placement_epoch(rack_where(x->now));
+    for (uint32_t i = 0; i < EXCHANGE_LANES; i++) {
+        if (!x->lanes[i].open) continue;
+        if (slices != x->slices) return 0; /* it goes by the former one */
+        uint64_t open = placement_epoch(x->lanes[i].where);
+        if (open < epoch) epoch = open;
+    }
+    int rc = slices != x->slices ? fit_slices(x, slices) : 0;
+    if (rc < 0) return rc;
+    if (x->adopted != x->now) {
+        rack_unref(x->adopted);
+        x->adopted = rack_ref(x->now);
+    }
+    atomic_store(&x->epoch, epoch);
+    return 0;
+}
+
+uint64_t exchange_waited_us(const exchange *x) {
+    return x->waited_us;
 }
 
 uint64_t exchange_epoch(exchange *x) {
     return atomic_load(&x->epoch);
-}
-
-/* ---- computing here ---- */
-
-static int local_outputs(exchange *x, const dispatch_action *a) {
-    const exchange_layer *l = x->layer;
-    exchange_buffers *b = &x->of;
-    size_t width = padded_embd(x);
-    if (local_experts_slices(x->config.local, l->layer) != x->layer_slices)
-        return ERR_RANGE; /* it could not be cut as the rack is */
-    if (b->local_rows == NULL)
-        b->local_rows = aligned_alloc_zero(b->pairs * width * sizeof(float));
-    if (b->local_rows == NULL) return -ENOMEM;
-    for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t pair = a->pairs[i];
-        b->experts[i] = b->units[pair];
-        b->local_x[i] = l->rows[pair / x->k];
-        /* a pair has its own place: several local runs share a layer */
-        b->local_y[i] = b->local_rows + pair * width;
-    }
-    return local_experts_run(x->config.local, l->layer, a->n_pairs, b->experts,
-                             b->local_x, b->local_y);
-}
-
-static void compute_here(exchange *x, const dispatch_action *a) {
-    int rc = local_outputs(x, a);
-    for (uint32_t i = 0; rc == 0 && i < a->n_pairs; i++) {
-        x->of.outputs[a->pairs[i]] = x->of.local_y[i];
-    }
-    if (rc < 0) {
-        log_warn("layer %u: cannot compute %u pairs here: %s", x->layer->layer,
-                 a->n_pairs, err_text(rc));
-    }
-    dispatch_local_done(x->machine, now_us(), a->pairs, a->n_pairs, rc == 0);
 }
 
 /* ---- waiting ---- */
@@ -309,9 +294,9 @@ void exchange_node_works(exchange *x, uint32_t node) {
     atomic_store(&x->peers[node].works, true);
 }
 
-/* Returns whether anything had arrived. */
-static bool receive_all(exchange *x) {
+bool exchange_receive_all(exchange *x) {
     bool any = false;
+    x->looked_us = now_us();
     for (uint32_t i = 0; i < x->n_up; i++) {
         uint32_t node = x->up[i];
         exchange_peer *p = &x->peers[node];
@@ -334,11 +319,19 @@ static size_t fill_polls(const exchange *x, struct pollfd *polls) {
     return n;
 }
 
-static void wait_for_news(exchange *x, uint64_t wake_us) {
+/* Is there something, now or in a moment? */
+static bool look_for_news(exchange *x) {
     uint64_t start = now_us();
-    do {
-        if (receive_all(x)) return;
-    } while (now_us() - start < SPIN_US);
+    bool any = exchange_receive_all(x);
+    if (any || !spin_pays(&x->spins)) return any;
+    while (!any && now_us() - start < SPIN_US)
+        any = exchange_receive_all(x);
+    spin_told(&x->spins, any);
+    return any;
+}
+
+void exchange_wait(exchange *x, uint64_t wake_us) {
+    if (look_for_news(x)) return;
 
     uint64_t now = now_us();
     if (wake_us <= now) return;
@@ -347,13 +340,13 @@ static void wait_for_news(exchange *x, uint64_t wake_us) {
     poll(x->polls, n, ms < POLL_MAX_MS ? (int)ms : POLL_MAX_MS);
     /* Before the machine looks at the clock: if it was we who stood still, the
      * answers are there, and signs of work are still to be read. */
-    receive_all(x);
+    exchange_receive_all(x);
     if (now_us() - now > STOOD_US) dispatch_paused(x->machine, now_us());
 }
 
-/* ---- a layer ---- */
+/* ---- between steps, and for others ---- */
 
-static void publish_stats(exchange *x) {
+void exchange_publish(exchange *x) {
     dispatch_stats totals;
     dispatch_totals(x->machine, &totals);
     pthread_mutex_lock(&x->lock);
@@ -368,115 +361,13 @@ static void publish_stats(exchange *x) {
     pthread_mutex_unlock(&x->lock);
 }
 
-/* Nobody wants the rest of the layer: an empty one ends it, and the machine
- * gives the placement back.  Answers that still come are those of an earlier
- * layer. */
-static void abandon(exchange *x, const placement *where) {
-    dispatch_action a;
-    exchange_keep(x);
-    int rc = dispatch_begin(x->machine, now_us(), x->layer->layer, NULL, 0,
-                            x->k, where);
-    assert(rc == 0);
-    dispatch_next(x->machine, now_us(), &a);
-    assert(a.kind == DISPATCH_DONE);
-}
-
-/* Do what the machine says until it is done, or nobody waits any more. */
-static int run_layer(exchange *x, const placement *where) {
-    const exchange_layer *l = x->layer;
-    uint64_t begun_us = now_us();
-    int rc = dispatch_begin(x->machine, begun_us, l->layer, x->of.units,
-                            l->n_rows, x->k, where);
-    if (rc < 0) return rc;
-    exchange_resume(x);
-    for (;;) {
-        dispatch_action a;
-        dispatch_next(x->machine, now_us(), &a);
-        if (a.kind == DISPATCH_DONE) return 0;
-        if (a.kind == DISPATCH_SEND) exchange_send(x, &a);
-        if (a.kind == DISPATCH_LOCAL) compute_here(x, &a);
-        if (a.kind != DISPATCH_WAIT) continue;
-        wait_for_news(x, a.wake_us);
-        take_rack(x);
-        if (now_us() - begun_us < EXCHANGE_WAIT_MS * 1000) continue;
-        if (x->look == NULL || x->look(x->look_ctx)) continue;
-        abandon(x, where);
-        return ERR_CANCELLED;
-    }
-}
-
-/* The first pair without an output; false: all are there. */
-static bool find_missing(const exchange *x, uint32_t *pair) {
-    uint32_t n = x->layer->n_rows * x->k;
-    for (uint32_t i = 0; i < n; i++) {
-        *pair = i;
-        if (x->of.outputs[i] == NULL) return true;
-    }
-    return false;
-}
-
-static int list_lost(exchange *x, bool *lost) {
-    const exchange_layer *l = x->layer;
-    int n_lost = 0;
-    for (uint32_t row = 0; row < l->n_rows; row++) {
-        lost[row] = false;
-        for (uint32_t i = 0; i < x->k; i++) {
-            if (x->of.outputs[row * x->k + i] == NULL) lost[row] = true;
-        }
-        n_lost += lost[row];
-    }
-    exchange_missing(x, &x->lost_layer, &x->lost_expert);
-    return n_lost;
-}
-
-/* The router's (row, expert) pairs as (row, unit) pairs. */
-static int list_units(exchange *x, const placement *where) {
-    const exchange_layer *l = x->layer;
-    uint32_t slices = placement_slices(where, l->layer);
-    if (slices == 0) return ERR_UNAVAILABLE; /* it has no experts there */
-    uint64_t pairs = (uint64_t)l->n_rows * l->k;
-    if (pairs > x->config.dispatch.max_pairs) return ERR_RANGE;
-
-    x->layer_slices = slices;
-    x->k = l->k * slices;
-    for (uint32_t i = 0; i < pairs; i++) {
-        for (uint32_t s = 0; s < slices; s++)
-            x->of.units[i * slices + s] = l->experts[i] * slices + s;
-    }
-    memset(x->of.outputs, 0, pairs * slices * sizeof(x->of.outputs[0]));
-    return 0;
-}
-
-int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
-                 bool *lost) {
-    drop_replies(x);
-    take_rack(x);
-    int rc = adopt_rack(x);
-    if (rc < 0) return rc;
-    x->layer = l;
-
-    rack *during =
-        rack_ref(x->now); /* its placement is on loan to the machine */
-    x->where = rack_where(during);
-    rc = list_units(x, rack_where(during));
-    if (rc == 0) rc = run_layer(x, rack_where(during));
-    rack_unref(during);
-    publish_stats(x);
-    if (rc == 0) rc = list_lost(x, lost);
-    if (rc > 0) exchange_keep(x);
-    *out = (exchange_outputs){x->layer_slices, x->of.outputs};
-    x->layer = NULL;
-    x->where = NULL;
-    return rc;
-}
-
 void exchange_idle(exchange *x) {
-    take_rack(x);
-    (void)adopt_rack(x); /* the next layer tries again, and says why not */
-    receive_all(x);
+    exchange_take_rack(x);
+    (void)exchange_adopt_rack(x); /* the next layer says why not */
+    exchange_receive_all(x);
     exchange_release(x);
     exchange_check_turn(x);
-    publish_stats(x);
+    exchange_publish(x);
 }
 
 size_t exchange_fds(const exchange *x, int *fds, size_t capacity) {
@@ -516,10 +407,10 @@ void exchange_checks(exchange *x, cross_check_stats *out) {
 }
 
 void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert) {
-    uint32_t pair;
-    if (x->layer != NULL && find_missing(x, &pair)) {
-        x->lost_layer = x->layer->layer;
-        x->lost_expert = x->of.units[pair] / x->layer_slices;
+    uint32_t missing;
+    if (exchange_find_missing(x, &missing)) {
+        x->lost_layer = x->lane->layer->layer;
+        x->lost_expert = missing;
     }
     *layer = x->lost_layer;
     *expert = x->lost_expert;

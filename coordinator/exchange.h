@@ -8,7 +8,11 @@
  * Where the rack's experts are cut into slices, every (row, expert) pair of the
  * router becomes as many (row, unit) pairs, which dispatch knows nothing of.  A
  * layer is computed as the placement cuts it that is the newest when it
- * begins. */
+ * begins.
+ *
+ * A layer has a begin, which sends, and a finish, which waits: what is computed
+ * here goes between the two.  Two layers can be under way at once, of two parts
+ * of a batch step, each in a lane of its own. */
 #ifndef COORDINATOR_EXCHANGE_H
 #define COORDINATOR_EXCHANGE_H
 
@@ -19,6 +23,7 @@
 #include "coordinator/identity.h"
 #include "coordinator/local_experts.h"
 #include "coordinator/rack.h"
+#include "coordinator/stopwatch.h"
 #include "proto/link.h"
 
 typedef struct {
@@ -35,6 +40,7 @@ typedef struct {
     int (*connect)(void *ctx, struct link **out, const link_config *c,
                    const char *endpoint, char *why, size_t why_size);
     void *connect_ctx;
+    stopwatch *watch; /* NULL: none */
 } exchange_config;
 
 #define EXCHANGE_WAIT_MS 100 /* a layer that waits longer is looked after */
@@ -44,8 +50,8 @@ int exchange_new(exchange **out, const exchange_config *c);
 void exchange_free(exchange *x);
 
 /* Called again and again while a layer waits for nodes beyond EXCHANGE_WAIT_MS,
- * by exchange_run(), which ends with ERR_CANCELLED on false: nobody wants the
- * rest of the step.  exchange_missing() works in there. */
+ * by exchange_finish(), which ends with ERR_CANCELLED on false: nobody wants
+ * the rest of the step.  exchange_missing() works in there. */
 typedef bool (*exchange_look)(void *ctx);
 void exchange_on_wait(exchange *x, exchange_look look, void *ctx);
 
@@ -70,15 +76,32 @@ typedef struct {
 
 /* What a layer gave: rows[(row * k + i) * slices + s] points at n_embd floats,
  * slice s of the expert's output: its slices are to be added as the tree of
- * ffn.h.  All valid until the next exchange_run(). */
+ * ffn.h.  All valid until the next layer begins in this lane. */
 typedef struct {
     uint32_t slices;
     const float *const *rows; /* NULL in rows that are lost */
 } exchange_outputs;
 
-/* Compute a layer.  On return lost[row] says which rows have a pair that nobody
- * could compute.  Returns how many rows were lost, or a negative code that
- * concerns the whole step. */
+#define EXCHANGE_LANES DISPATCH_LANES
+
+/* Send what a layer needs; its rows and choices are borrowed until it ends.  A
+ * negative code concerns the whole step: exchange_abandon() is due. */
+int exchange_begin(exchange *x, uint32_t lane, const exchange_layer *l);
+/* Wait for it, computing here what is to be.  lost[row] says which rows have a
+ * pair that nobody could compute.  Returns how many rows were lost, or a
+ * negative code that concerns the whole step: exchange_abandon() is due. */
+int exchange_finish(exchange *x, uint32_t lane, exchange_outputs *out,
+                    bool *lost);
+/* In between, at least every EXCHANGE_TURN_US of computing: take in what has
+ * come, send what may be sent now.  Cheap when it is too early for that. */
+#define EXCHANGE_TURN_US 1000
+void exchange_turn(exchange *x);
+/* Nobody wants what is under way. */
+void exchange_abandon(exchange *x);
+/* How long nodes were waited for with nothing to do here, so far. */
+uint64_t exchange_waited_us(const exchange *x);
+
+/* All of a layer in one call; nothing is left under way. */
 int exchange_run(exchange *x, const exchange_layer *l, exchange_outputs *out,
                  bool *lost);
 
@@ -99,8 +122,8 @@ void exchange_node(exchange *x, uint32_t node, dispatch_node_stats *out);
  * how often.  Any thread. */
 bool exchange_verdict(exchange *x, cross_check_verdict *out);
 void exchange_checks(exchange *x, cross_check_stats *out);
-/* The first expert that the layer waits for, or, after exchange_run(), that was
- * given up last: layer and number. */
+/* The first expert that the layer waits for, or, after it, that was given up
+ * last: layer and number. */
 void exchange_missing(exchange *x, uint32_t *layer, uint32_t *expert);
 /* Is every slice of it held by a node that is up now? */
 bool exchange_has_holder(const exchange *x, uint32_t layer, uint32_t expert);

@@ -28,7 +28,7 @@ static uint32_t list_others(const exchange *x, uint32_t unit, uint32_t node,
                             cross_check_party *others) {
     uint32_t n, count = 0;
     const uint16_t *holders =
-        placement_nodes(x->where, x->layer->layer, unit, &n);
+        placement_nodes(x->lane->where, x->lane->layer->layer, unit, &n);
     for (uint32_t i = 0; i < n && count < CROSS_CHECK_OTHERS; i++) {
         if (holders[i] == node || !x->peers[holders[i]].up) continue;
         dispatch_node_stats s;
@@ -42,11 +42,11 @@ static uint32_t list_others(const exchange *x, uint32_t unit, uint32_t node,
 void exchange_check_sample(exchange *x, uint32_t node, const uint32_t *pairs,
                            uint32_t n, const float *rows) {
     uint64_t now = now_us();
-    if (n == 0 || x->layer == NULL) return;
+    if (n == 0 || x->lane->layer == NULL) return;
     if (!cross_check_due(x->checks, now, x->peers[node].boot_id)) return;
 
-    const exchange_layer *l = x->layer;
-    const uint32_t *units = x->of.units;
+    const exchange_layer *l = x->lane->layer;
+    const uint32_t *units = x->lane->of.units;
     uint32_t first = (uint32_t)(now % n), count = 0;
     while (first > 0 && units[pairs[first - 1]] == units[pairs[first]])
         first--;
@@ -56,13 +56,13 @@ void exchange_check_sample(exchange *x, uint32_t node, const uint32_t *pairs,
     size_t width = x->config.model->n_embd;
     for (uint32_t i = first; i < n && count < CROSS_CHECK_ROWS; i++) {
         if (units[pairs[i]] != units[pairs[first]]) break;
-        in[count] = l->rows[pairs[i] / x->k];
+        in[count] = l->rows[pairs[i] / x->lane->k];
         out[count++] = rows + i * width;
     }
     act_form form = local_experts_form(x->config.local, l->layer);
     cross_check_sample s = {
         .layer = l->layer,
-        .slices = x->layer_slices,
+        .slices = x->lane->layer_slices,
         .unit = units[pairs[first]],
         .n_rows = count,
         .in_bytes = act_row_bytes(form, x->config.model->n_embd),

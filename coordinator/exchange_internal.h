@@ -1,7 +1,8 @@
 /* exchange_internal.h - what the parts of exchange share; nobody else includes
  * it.
  *
- *   exchange.c          life, racks and links, a layer
+ *   exchange.c          life, racks and links, what is told of it
+ *   exchange_layer.c    layers: begin, what there is to do, finish
  *   exchange_message.c  batches that go out, answers that come in
  *   exchange_resume.c   answers that come late, and rows that come back
  *   exchange_check.c    answers that are compared with a second holder's */
@@ -13,6 +14,7 @@
 #include <stdatomic.h>
 #include "coordinator/exchange.h"
 #include "coordinator/kept_rows.h"
+#include "engine/spin.h"
 
 typedef struct {
     struct link *data; /* NULL: not connected */
@@ -45,6 +47,21 @@ typedef struct {
     float *local_rows;     /* [pairs][padded n_embd], made when first used */
 } exchange_buffers;
 
+/* A layer that is being computed. */
+typedef struct {
+    bool open;                   /* between begin and finish */
+    const exchange_layer *layer; /* `asked`; NULL: it is over */
+    exchange_layer asked;
+    rack *during;             /* its placement is on loan to the machine */
+    const placement *where;   /* by which it is computed; NULL: it is over */
+    uint32_t layer_slices, k; /* units of a row, all slices counted */
+    uint64_t begun_us;
+    dispatch_action next; /* of this layer: nothing more to send until then */
+    frames **replies;     /* kept until the next layer; boxes are reused */
+    size_t n_replies, n_boxes, replies_capacity;
+    exchange_buffers of;
+} exchange_lane;
+
 struct exchange {
     exchange_config config;
     /* Refusals come in bursts: a few lines a period, then how many more. */
@@ -55,6 +72,7 @@ struct exchange {
     cross_check *checks;        /* NULL: none */
     exchange_peer *peers;       /* [max_nodes] */
     rack *now;                  /* what `peers` reflects */
+    rack *adopted;              /* by which layers begin */
     uint32_t *up, n_up;         /* [max_nodes] the peers that are up */
     uint32_t n_seen;            /* peers above were never used */
     uint32_t slices;            /* that the buffers are sized for */
@@ -72,12 +90,10 @@ struct exchange {
     bool has_verdict;
     int wake_fd;
 
-    /* of the layer that is being computed */
-    const exchange_layer *layer;
-    const placement *where;   /* by which it is computed */
-    uint32_t layer_slices, k; /* units of a row, all slices counted */
-    frames **replies;         /* kept until the next layer; boxes are reused */
-    size_t n_replies, n_boxes, replies_capacity;
+    exchange_lane lanes[EXCHANGE_LANES];
+    exchange_lane *lane; /* that is worked on, or was last */
+    uint64_t looked_us;  /* at the sockets, last */
+    uint64_t waited_us;  /* for nodes, in all */
 
     /* of layers that will be computed again */
     kept_rows *kept_rows;
@@ -86,12 +102,33 @@ struct exchange {
     size_t n_held;
 
     /* scratch */
-    exchange_buffers of;
     uint32_t *row_slot;   /* [max_rows]: place of a row in a request + 1 */
+    spin_luck spins;      /* of waits for answers */
     struct pollfd *polls; /* [max_nodes + 1] */
     uint32_t lost_layer, lost_expert;
 };
 
+/* ---- exchange.c ---- */
+/* Make the links what the newest posted rack says. */
+void exchange_take_rack(exchange *x);
+/* Between layers: the next one to begin is of the newest rack, unless that is
+ * cut in another way and a layer is open.  ERR_UNAVAILABLE: there is none. */
+int exchange_adopt_rack(exchange *x);
+/* What has arrived from all nodes; whether anything had. */
+bool exchange_receive_all(exchange *x);
+/* Until something arrives, or wake_us. */
+void exchange_wait(exchange *x, uint64_t wake_us);
+/* Counters, for other threads. */
+void exchange_publish(exchange *x);
+
+/* ---- exchange_layer.c ---- */
+/* What follows concerns this layer; returns the one it concerned before. */
+exchange_lane *exchange_choose(exchange *x, exchange_lane *lane);
+void exchange_drop_replies(exchange_lane *lane);
+/* The first expert without an output; false: all are there. */
+bool exchange_find_missing(const exchange *x, uint32_t *expert);
+
+/* ---- exchange_message.c ---- */
 /* Send what a SEND says, or tell the machine that it could not be sent. */
 void exchange_send(exchange *x, const dispatch_action *a);
 /* What has arrived from one node, within reason: one that floods us must not

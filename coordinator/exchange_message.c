@@ -21,10 +21,10 @@
 /* Pairs are grouped by unit; write the groups and each row's place among the
  * rows that this request carries.  Returns the number of distinct rows. */
 static uint32_t list_pairs(exchange *x, const dispatch_action *a, message *m) {
-    const exchange_buffers *b = &x->of;
+    const exchange_buffers *b = &x->lane->of;
     uint32_t n_groups = 0, n_rows = 0;
     for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t pair = a->pairs[i], row = pair / x->k;
+        uint32_t pair = a->pairs[i], row = pair / x->lane->k;
         uint32_t unit = b->units[pair];
         if (n_groups == 0 || b->experts[n_groups - 1] != unit) {
             b->experts[n_groups] = unit;
@@ -42,10 +42,10 @@ static uint32_t list_pairs(exchange *x, const dispatch_action *a, message *m) {
 }
 
 static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
-    const exchange_layer *l = x->layer;
+    const exchange_layer *l = x->lane->layer;
     message m = identity_message(x->config.self, MESSAGE_BATCH);
     m.to_boot_id = x->peers[a->node].boot_id;
-    m.epoch = atomic_load_explicit(&x->epoch, memory_order_relaxed);
+    m.epoch = placement_epoch(x->lane->where);
     m.request_id = a->request_id;
     uint64_t now = now_us();
     if (l->deadline_us > now) {
@@ -55,7 +55,7 @@ static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
     m.batch.layer = l->layer;
     m.batch.form = form;
     m.batch.width = x->config.model->n_embd;
-    m.batch.slices = x->layer_slices;
+    m.batch.slices = x->lane->layer_slices;
 
     uint32_t n_rows = list_pairs(x, a, &m);
     size_t row_bytes = act_row_bytes(form, x->config.model->n_embd);
@@ -63,7 +63,7 @@ static int build_batch(exchange *x, const dispatch_action *a, frames *f) {
     uint8_t *payload = frames_add(f, n_rows * row_bytes);
     int rc = header == NULL || payload == NULL ? -ENOMEM : 0;
     for (uint32_t i = 0; i < a->n_pairs; i++) {
-        uint32_t row = a->pairs[i] / x->k;
+        uint32_t row = a->pairs[i] / x->lane->k;
         if (x->row_slot[row] == 0) continue; /* already there */
         if (rc == 0) {
             memcpy(payload + (x->row_slot[row] - 1) * row_bytes, l->rows[row],
@@ -78,6 +78,7 @@ void exchange_send(exchange *x, const dispatch_action *a) {
     frames f;
     frames_init(&f);
     int rc = build_batch(x, a, &f);
+    stopwatch_sent(x->config.watch, a->request_id);
     if (rc == 0) rc = link_send(x->peers[a->node].data, &f);
     if (rc < 0) {
         log_debug("node %u: cannot send: %s", a->node, err_text(rc));
@@ -90,20 +91,20 @@ void exchange_send(exchange *x, const dispatch_action *a) {
 
 /* A box to keep one more reply in: made before the machine is told, so that an
  * answer is never lost half-way. */
-static int reserve_reply(exchange *x) {
-    if (x->n_replies < x->n_boxes) return 0;
-    if (x->n_boxes == x->replies_capacity) {
+static int reserve_reply(exchange_lane *lane) {
+    if (lane->n_replies < lane->n_boxes) return 0;
+    if (lane->n_boxes == lane->replies_capacity) {
         size_t capacity =
-            x->replies_capacity == 0 ? 64 : 2 * x->replies_capacity;
-        frames **grown = realloc(x->replies, capacity * sizeof(*grown));
+            lane->replies_capacity == 0 ? 64 : 2 * lane->replies_capacity;
+        frames **grown = realloc(lane->replies, capacity * sizeof(*grown));
         if (grown == NULL) return -ENOMEM;
-        x->replies = grown;
-        x->replies_capacity = capacity;
+        lane->replies = grown;
+        lane->replies_capacity = capacity;
     }
     frames *box = malloc(sizeof(*box));
     if (box == NULL) return -ENOMEM;
     frames_init(box);
-    x->replies[x->n_boxes++] = box;
+    lane->replies[lane->n_boxes++] = box;
     return 0;
 }
 
@@ -138,32 +139,43 @@ static void on_rows(exchange *x, uint32_t node, const message *m, frames *f) {
     exchange_use_rows(x, node, m->request_id, f);
 }
 
-void exchange_use_rows(exchange *x, uint32_t node, uint64_t request_id,
-                       frames *f) {
+/* Rows for the layer in x->lane, if it asked for them. */
+static void use_rows(exchange *x, uint32_t node, uint64_t request_id,
+                     frames *f) {
+    exchange_lane *lane = x->lane;
     size_t width = x->config.model->n_embd;
-    int rc = reserve_reply(x);
-    if (rc < 0) {
-        refuse_rows(x, node, request_id, rc);
-        return;
-    }
     const uint32_t *pairs;
     uint32_t n;
-    rc = dispatch_rows(x->machine, now_us(), node, request_id, &pairs, &n,
-                       x->of.take);
+    int rc = dispatch_rows(x->machine, now_us(), node, request_id, &pairs, &n,
+                           lane->of.take);
     bool wanted = false, whole = true;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
-        wanted = wanted || x->of.take[i];
+        wanted = wanted || lane->of.take[i];
         whole = whole && pairs[i] != DISPATCH_NO_PAIR;
     }
     if (!wanted) return;
 
-    frames *kept = x->replies[x->n_replies++];
+    frames *kept = lane->replies[lane->n_replies++];
     frames_move(kept, f);
     const float *rows = frames_data(kept, 1);
     for (uint32_t i = 0; i < n; i++) {
-        if (x->of.take[i]) x->of.outputs[pairs[i]] = rows + i * width;
+        if (lane->of.take[i]) lane->of.outputs[pairs[i]] = rows + i * width;
     }
     if (whole) exchange_check_sample(x, node, pairs, n, rows);
+}
+
+void exchange_use_rows(exchange *x, uint32_t node, uint64_t request_id,
+                       frames *f) {
+    uint32_t n = dispatch_lane_of(x->machine, request_id);
+    exchange_lane *lane = n < EXCHANGE_LANES ? &x->lanes[n] : x->lane;
+    exchange_lane *former = exchange_choose(x, lane);
+    int rc = reserve_reply(lane);
+    if (rc < 0) {
+        refuse_rows(x, node, request_id, rc);
+    } else {
+        use_rows(x, node, request_id, f);
+    }
+    exchange_choose(x, former);
 }
 
 static void log_refusal(exchange *x, uint32_t node, const message *m) {
@@ -202,6 +214,8 @@ static void on_message(exchange *x, uint32_t node, frames *f) {
         return;
     }
     if (m.kind == MESSAGE_ROWS) {
+        stopwatch_answered(x->config.watch, m.request_id,
+                           (uint64_t)m.rows.queue_us + m.rows.compute_us);
         on_rows(x, node, &m, f);
     } else if (m.kind == MESSAGE_ERROR) {
         log_refusal(x, node, &m);
@@ -213,13 +227,20 @@ static void on_message(exchange *x, uint32_t node, frames *f) {
     }
 }
 
+/* What is done with an answer is no waiting. */
+static void take_message(exchange *x, uint32_t node, frames *f) {
+    stage before = stopwatch_enter(x->config.watch, STAGE_PACK);
+    on_message(x, node, f);
+    stopwatch_enter(x->config.watch, before);
+}
+
 bool exchange_receive(exchange *x, uint32_t node) {
     bool any = false;
     for (int i = 0; i < RECEIVE_MAX && x->peers[node].up; i++) {
         frames f;
         frames_init(&f);
         int rc = link_recv(x->peers[node].data, &f);
-        if (rc == 0) on_message(x, node, &f);
+        if (rc == 0) take_message(x, node, &f);
         frames_fini(&f);
         if (rc == -ECONNRESET) {
             log_debug("node %u: the connection broke", node);

@@ -14,36 +14,36 @@
 #define KEPT_US 2000000 /* longer than a sequence is parked */
 
 static size_t row_bytes(const exchange *x) {
-    act_form form = local_experts_form(x->config.local, x->layer->layer);
+    act_form form = local_experts_form(x->config.local, x->lane->layer->layer);
     return act_row_bytes(form, x->config.model->n_embd);
 }
 
 static bool lacks_output(const exchange *x, uint32_t row) {
-    for (uint32_t i = 0; i < x->k; i++) {
-        if (x->of.outputs[row * x->k + i] == NULL) return true;
+    for (uint32_t i = 0; i < x->lane->k; i++) {
+        if (x->lane->of.outputs[row * x->lane->k + i] == NULL) return true;
     }
     return false;
 }
 
 void exchange_keep(exchange *x) {
     if (!dispatch_owes(x->machine)) return;
-    const exchange_layer *l = x->layer;
+    const exchange_layer *l = x->lane->layer;
     size_t bytes = row_bytes(x);
     for (uint32_t i = 0; i < l->n_rows; i++) {
         x->row_keys[i] = lacks_output(x, i)
                              ? kept_rows_add(x->kept_rows, l->rows[i], bytes,
-                                             x->layer_slices)
+                                             x->lane->layer_slices)
                              : 0;
     }
     dispatch_keep(x->machine, x->row_keys);
 }
 
 static void take_up(exchange *x) {
-    const exchange_layer *l = x->layer;
+    const exchange_layer *l = x->lane->layer;
     size_t bytes = row_bytes(x);
     for (uint32_t i = 0; i < l->n_rows; i++) {
-        x->row_keys[i] =
-            kept_rows_find(x->kept_rows, l->rows[i], bytes, x->layer_slices);
+        x->row_keys[i] = kept_rows_find(x->kept_rows, l->rows[i], bytes,
+                                        x->lane->layer_slices);
     }
     dispatch_resume(x->machine, now_us(), x->row_keys);
 }
@@ -60,7 +60,7 @@ bool exchange_hold(exchange *x, uint32_t node, uint64_t request_id, frames *f) {
 }
 
 void exchange_resume(exchange *x) {
-    if (dispatch_has_kept(x->machine, x->layer->layer)) take_up(x);
+    if (dispatch_has_kept(x->machine, x->lane->layer->layer)) take_up(x);
     exchange_release(x);
 }
 

@@ -30,6 +30,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "coordinator/exchange.h"
+#include "coordinator/stopwatch.h"
 #include "coordinator/weights.h"
 #include "engine/kv_cache.h"
 #include "engine/pool.h"
@@ -55,17 +56,25 @@ typedef struct {
     kv_cache *kv;
     uint32_t max_rows; /* of one pass */
     uint32_t max_items;
+    /* The rows of a pass in so many parts, computed in turn; 0: one or two, by
+     * the predicted time.  No bit depends on it. */
+    uint32_t micro_batches;
     bool exact;
+    stopwatch *watch; /* NULL: none */
 } forward_config;
 
 /* The cache that a model needs, without pages. */
 kv_config forward_kv(const model_config *m, kv_type type);
 
+#define FORWARD_MICRO_BATCHES 2
 #define FORWARD_LOGIT_ROWS 16 /* rows of logits computed at a time */
 
 typedef struct forward forward;
 int forward_new(forward **out, const forward_config *c);
 void forward_free(forward *f);
+
+/* The calling thread is the one that runs it from now on. */
+void forward_lead(forward *f);
 
 /* All layers.  deadline_us as in exchange_layer.  A negative code concerns the
  * whole step; then nothing of it counts. */
@@ -77,6 +86,13 @@ int forward_run(forward *f, forward_item *items, uint32_t n_items,
  * the next call. */
 void forward_logits(forward *f, const uint32_t *rows, uint32_t n,
                     const float **out);
+
+/* What all passes have read since forward_new(): weights as they are stored,
+ * and how many experts they had, one that several rows of a pass share once. */
+typedef struct {
+    uint64_t weight_bytes, experts;
+} forward_work;
+void forward_work_done(const forward *f, forward_work *out);
 
 /* MoE layers of the model, ascending, and how many. */
 const uint32_t *forward_moe_layers(const forward *f, uint32_t *n);

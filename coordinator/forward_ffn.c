@@ -1,7 +1,6 @@
 /* forward_ffn.c - feed-forward networks that are computed here: dense layers,
  * dense networks beside experts, shared experts. */
 #include <assert.h>
-#include <string.h>
 #include "coordinator/forward_internal.h"
 #include "engine/util.h"
 #include "engine/vmath.h"
@@ -28,15 +27,10 @@ static void task_ffn_input(void *ctx, uint32_t task, uint32_t worker) {
     forward *f = ctx;
     const layer_weights *lw = layer_of(f);
     uint32_t r = f->live[task];
-    size_t n = f->model->n_embd;
-    float *hidden = act_row_f32(&f->hidden, r);
     (void)worker;
     add_branch(f, lw->attention.o_bias, &lw->after_attention, r);
-    norm_row(f, &lw->ffn_norm, residual_row(f, r), hidden);
+    norm_row(f, &lw->ffn_norm, residual_row(f, r), act_row_f32(&f->hidden, r));
     act_rows_encode(&f->hidden, r);
-    if (model_is_moe(f->model, f->layer)) {
-        memcpy(f->moe.tile_in + task * n, hidden, n * sizeof(float));
-    }
 }
 
 void forward_ffn_input(forward *f) {

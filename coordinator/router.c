@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/err.h"
+#include "engine/util.h"
 #include "engine/vmath.h"
 
+#define GLANCE 64                 /* items that are passed over at a time */
 #define WEIGHT_SUM_MIN 6.1035e-5f /* the smallest normal half, as published */
 
 int router_scratch_init(router_scratch *s, const routing_rule *rule,
@@ -55,8 +57,9 @@ static void sink(const float *s, uint32_t *heap, uint32_t n, uint32_t at) {
     heap[at] = item;
 }
 
-/* The k of n items with the largest s, best first.  Most items fail the one
- * comparison with the worst that was kept. */
+/* The k of n items with the largest s, best first.  Most blocks have nothing
+ * above the worst that was kept, which one look at their maximum tells; what
+ * equals it comes later and stays out. */
 static void best_of(const float *s, uint32_t n, uint32_t k, uint32_t *best) {
     for (uint32_t i = 0; i < k; i++) {
         best[i] = i;
@@ -64,10 +67,14 @@ static void best_of(const float *s, uint32_t n, uint32_t k, uint32_t *best) {
     for (uint32_t i = k / 2; i > 0; i--) {
         sink(s, best, k, i - 1);
     }
-    for (uint32_t i = k; i < n; i++) {
-        if (!before(s, i, best[0])) continue;
-        best[0] = i;
-        sink(s, best, k, 0);
+    for (uint32_t i = k, end; i < n; i = end) {
+        end = (uint32_t)size_min((size_t)i + GLANCE, n);
+        if (vm_max(end - i, s + i) <= s[best[0]]) continue;
+        for (uint32_t j = i; j < end; j++) {
+            if (!before(s, j, best[0])) continue;
+            best[0] = j;
+            sink(s, best, k, 0);
+        }
     }
     for (uint32_t left = k; left > 1; left--) { /* the worst goes to the end */
         uint32_t worst = best[0];

@@ -54,6 +54,7 @@ int step_new(step **out, const step_config *c) {
     if (s == NULL) return -ENOMEM;
     s->config = *c;
     s->capacity = c->limits.max_running + c->limits.max_queued;
+    s->counted.batch_tokens = c->limits.batch_tokens;
     pthread_mutex_init(&s->lock, NULL);
 
     int rc = scheduler_new(&s->plan, &c->limits);
@@ -505,6 +506,7 @@ static void tell_results(step *s, uint32_t n_items) {
 
 static void run_plan(step *s, uint32_t n_items) {
     int rc = run_pass(s, n_items);
+    stopwatch_enter(s->config.watch, STAGE_OTHER);
     if (rc == ERR_CANCELLED) {
         cancel_plan(s, n_items);
         return;
@@ -524,7 +526,11 @@ static void run_plan(step *s, uint32_t n_items) {
 /* ---- the thread ---- */
 
 static void publish(step *s) {
+    const stopwatch *w = s->config.watch;
     scheduler_count(s->plan, &s->counted.counts);
+    forward_work_done(s->config.forward, &s->counted.work);
+    if (w != NULL)
+        memcpy(s->counted.stage_ns, w->ns, sizeof(s->counted.stage_ns));
     pthread_mutex_lock(&s->lock);
     s->stats = s->counted;
     pthread_mutex_unlock(&s->lock);
@@ -572,7 +578,10 @@ static void sleep_until_news(step *s) {
 
 static void *thread_main(void *arg) {
     step *s = arg;
+    forward_lead(s->config.forward);
+    stopwatch_start(s->config.watch);
     while (!atomic_load(&s->stopping)) {
+        stopwatch_enter(s->config.watch, STAGE_OTHER);
         take_wishes(s);
         exchange_idle(s->config.experts);
         expire(s);
@@ -580,8 +589,11 @@ static void *thread_main(void *arg) {
                          ? 0
                          : scheduler_plan(s->plan, now_ms(), s->items);
         if (n > 0) run_plan(s, n);
+        stopwatch_enter(s->config.watch, STAGE_OTHER); /* it adds up now */
         publish(s);
-        if (n == 0) sleep_until_news(s);
+        if (n > 0) continue;
+        stopwatch_enter(s->config.watch, STAGE_IDLE);
+        sleep_until_news(s);
     }
     return NULL;
 }

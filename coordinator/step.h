@@ -73,6 +73,7 @@ typedef struct {
     uint32_t n_vocab, n_used;
     void (*notify)(void *ctx); /* events wait; called by the step thread */
     void *notify_ctx;
+    stopwatch *watch; /* NULL: none */
 } step_config;
 
 typedef struct step step;
@@ -102,9 +103,13 @@ void step_event_free(step_event *e);
 
 typedef struct {
     scheduler_counts counts;
+    uint32_t batch_tokens;  /* most of a step */
     uint64_t steps, tokens; /* batch steps; tokens through the model */
     uint64_t done, failed, cancelled;
+    forward_work work;         /* of these steps, */
+    uint64_t stage_ns[STAGES]; /* and what took how long */
 } step_stats;
-void step_read_stats(step *s, step_stats *out); /* any thread */
+/* As of the end of the latest step; any thread. */
+void step_read_stats(step *s, step_stats *out);
 
 #endif

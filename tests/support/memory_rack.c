@@ -61,8 +61,8 @@ memory_model *memory_model_open(const char *path) {
     must(blas_open(why, sizeof(why)), "blas", why);
     must(gguf_open(&m->file, path, why, sizeof(why)), path, why);
     must(model_read(&m->config, m->file, why, sizeof(why)), path, why);
-    must(weights_load(&m->weights, m->file, &m->config, why, sizeof(why)), path,
-         why);
+    must(weights_load(&m->weights, m->file, &m->config, NULL, why, sizeof(why)),
+         path, why);
     m->store = load_units(m, 1);
     return m;
 }
@@ -201,8 +201,15 @@ memory_rack *memory_rack_open(memory_model *m, const memory_rack_config *c) {
         .connect_ctx = r,
     };
     must(exchange_new(&r->experts, &x), "exchange_new", "");
-    forward_config f = {m->weights, r->experts,  r->local,    r->threads,
-                        r->kv,      c->max_rows, c->max_rows, c->exact};
+    forward_config f = {.weights = m->weights,
+                        .experts = r->experts,
+                        .forms = r->local,
+                        .threads = r->threads,
+                        .kv = r->kv,
+                        .max_rows = c->max_rows,
+                        .max_items = c->max_rows,
+                        .micro_batches = c->micro_batches,
+                        .exact = c->exact};
     must(forward_new(&r->forward, &f), "forward_new", "");
     const holdings *list[MEMORY_RACK_NODES] = {0};
     for (uint32_t i = 0; i < c->n_nodes; i++) {

@@ -28,6 +28,7 @@ typedef struct {
     const holdings *held; /* [n_nodes], all of the same slices */
     uint32_t threads;
     bool exact, local;
+    uint32_t micro_batches; /* as forward_config has it */
     kv_type kv;
     uint32_t max_rows;
     uint64_t piece_bytes, credit_bytes;

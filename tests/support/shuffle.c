@@ -141,6 +141,7 @@ void shuffle_close(shuffle_subject *s) {
 void shuffle_learn(shuffle_subject *s) {
     assert_int_equal(cpu_force(CPU_SCALAR), 0);
     memory_rack_config c = {.threads = 1,
+                            .micro_batches = 1,
                             .exact = s->exact,
                             .local = true,
                             .kv = s->kv,
@@ -192,6 +193,7 @@ int shuffle_run(shuffle_subject *s, uint64_t seed) {
         .piece_bytes = (uint64_t)1 << (12 + draw(9)),
         .credit_bytes = (uint64_t)1 << (16 + draw(9)),
         .split_gain = draw(2) * 1000000, /* whether it pays or not */
+        .micro_batches = draw(3),
     };
     memory_rack *r = memory_rack_open(s->model, &c);
     int differ = run_sequences(s, r, held, n_nodes, false);
@@ -204,9 +206,9 @@ int shuffle_run(shuffle_subject *s, uint64_t seed) {
     }
     if (differ > 0) {
         print_message("seed %llu: %d rows differ (%u nodes, %u slices, %u "
-                      "threads, %s)\n",
+                      "threads, %u micro-batches, %s)\n",
                       (unsigned long long)seed, differ, n_nodes, slices,
-                      c.threads, cpu_name(level));
+                      c.threads, c.micro_batches, cpu_name(level));
     }
     return differ;
 }
