@@ -16,6 +16,7 @@ int cmd_drain(int argc, char **argv);
 int cmd_rebalance(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_recover(int argc, char **argv);
 

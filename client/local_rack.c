@@ -10,7 +10,12 @@
 #include <string.h>
 #include <unistd.h>
 #include "client/words.h"
+#include "discovery/slice_choice.h"
 #include "engine/err.h"
+#include "engine/expert_store.h"
+#include "engine/gguf.h"
+#include "engine/model.h"
+#include "engine/kv_cache.h"
 #include "engine/pool.h"
 #include "engine/util.h"
 
@@ -27,7 +32,8 @@ struct local_rack {
 /* ---- settings ---- */
 
 void local_rack_config_init(local_rack_config *c) {
-    *c = (local_rack_config){.replicas = 1, .start_timeout_ms = 300000};
+    *c = (local_rack_config){
+        .replicas = 1, .slices = 1, .start_timeout_ms = 300000};
 }
 
 size_t local_rack_options(local_rack_config *c, option *table) {
@@ -38,7 +44,8 @@ size_t local_rack_options(local_rack_config *c, option *table) {
         {"replicas", 0, OPTION_U32, &c->replicas, "R",
          "How many nodes hold each expert."},
         {"slices", 0, OPTION_U32, &c->slices, "S",
-         "Cut every expert into S slices, which nodes hold one by one."},
+         "Cut every expert into S slices, which nodes hold one by one; 0: as "
+         "is predicted to be fastest."},
         {"experts", 0, OPTION_LIST, &c->experts, "SPEC",
          "What a node holds, LAYERS:EXPERTS[;...] as in '*:0-3' or "
          "'0-2,5:1,3;3:*'; give it once for each node. Without it nodes hold "
@@ -46,10 +53,10 @@ size_t local_rack_options(local_rack_config *c, option *table) {
         {"exact", 0, OPTION_FLAG, &c->exact, NULL,
          "Keep activations in f32 instead of rounding them to int8 for "
          "quantized weights."},
-        {"kv", 0, OPTION_STRING, &c->kv, "f32|f16",
+        {"kv", 0, OPTION_STRING, &c->kv, "f32|f16|q8_0",
          "Number format of the KV cache."},
         {"threads", 0, OPTION_U32, &c->threads, "T",
-         "Compute threads of each process; 0 divides the CPUs among them."},
+         "Compute threads of each process; 0: one per CPU, which they share."},
         {"no-local-experts", 0, OPTION_FLAG, &c->no_local_experts, NULL,
          "The coordinator computes no experts, not even for a lost node."},
         {"start-timeout", 0, OPTION_MS, &c->start_timeout_ms, "TIME",
@@ -85,17 +92,16 @@ int local_rack_check(const local_rack_config *c, char *why, size_t why_size) {
     }
     if (c->slices > 8 || (c->slices & (c->slices - 1)) != 0) {
         return err_why(why, why_size, ERR_USAGE,
-                       "--slices %u: must be 1, 2, 4 or 8", c->slices);
+                       "--slices %u: must be 0, 1, 2, 4 or 8", c->slices);
     }
     if (c->nodes == 0 && c->no_local_experts) {
         return err_why(why, why_size, ERR_USAGE,
                        "--no-local-experts without nodes leaves nobody to "
                        "compute the experts");
     }
-    if (c->kv != NULL && strcmp(c->kv, "f32") != 0 &&
-        strcmp(c->kv, "f16") != 0) {
-        return err_why(why, why_size, ERR_USAGE, "--kv: '%s' is not f32 or f16",
-                       c->kv);
+    if (c->kv != NULL && kv_type_find(c->kv) == KV_TYPES) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--kv: '%s' is not " KV_TYPE_NAMES, c->kv);
     }
     return 0;
 }
@@ -146,16 +152,31 @@ static int find_program(const local_rack_config *c, const char *name, char *out,
 
 /* ---- command lines ---- */
 
-static uint32_t threads_each(const local_rack_config *c) {
-    if (c->threads > 0) return c->threads;
-    return (uint32_t)size_max(pool_cpus() / (c->nodes + 1), 1);
+uint32_t local_rack_threads(const local_rack_config *c) {
+    return c->threads > 0 ? c->threads : pool_cpus();
 }
 
-static void add_common(words *w, const local_rack_config *c) {
+/* Where a process's threads begin: with room for all each has its own CPUs, and
+ * else they share them, beginning at different ones.  In most moments of a
+ * token either the coordinator computes or the nodes do, and two nodes seldom
+ * have the same to do, so each may use the whole machine. */
+static uint32_t first_cpu(const local_rack_config *c, uint32_t process) {
+    uint32_t threads = local_rack_threads(c), cpus = pool_cpus();
+    bool apart = (uint64_t)threads * (c->nodes + 1) <= cpus;
+    return process * (apart ? threads : 1) % cpus;
+}
+
+/* Processes are counted from the coordinator, 0; alone on the machine it leaves
+ * the choice of CPUs to the system. */
+static void add_common(words *w, const local_rack_config *c, uint32_t process) {
     words_add(w, "--threads");
-    words_format(w, "%u", threads_each(c));
+    words_format(w, "%u", local_rack_threads(c));
+    if (c->nodes > 0) {
+        words_add(w, "--pin");
+        words_format(w, "%u", 1 + first_cpu(c, process));
+    }
     if (c->exact) words_add(w, "--exact");
-    if (c->slices > 0) {
+    if (c->slices > 1) {
         words_add(w, "--slices");
         words_format(w, "%u", c->slices);
     }
@@ -179,7 +200,7 @@ static void node_words(words *w, const local_rack_config *c, uint32_t index) {
         words_add(w, "--share");
         words_format(w, "%u/%ux%u", index, c->nodes, c->replicas);
     }
-    add_common(w, c);
+    add_common(w, c, 1 + index);
 }
 
 static void coordinator_words(words *w, const local_rack_config *c,
@@ -202,7 +223,53 @@ static void coordinator_words(words *w, const local_rack_config *c,
     }
     if (c->no_local_experts) words_add(w, "--no-local-experts");
     if (c->insecure) words_add(w, "--insecure");
-    add_common(w, c);
+    add_common(w, c, 0);
+}
+
+/* ---- slices ---- */
+
+/* All nodes are on this machine: each reads as fast as its threads can. */
+#define THREAD_BYTES_US 10000.0
+#define LOOPBACK_BYTES_US 5000.0
+
+static int measure_experts(slice_question *q, const gguf *g,
+                           const model_config *model, char *why,
+                           size_t why_size) {
+    expert_store *store = NULL;
+    const expert_store_config s = {
+        .g = g, .model = model, .slices = SLICE_CHOICE_MOST};
+    int rc = expert_store_new(&store, &s, why, why_size);
+    for (uint32_t l = 0; rc == 0 && l < model->n_layers; l++) {
+        uint32_t slices = expert_store_slices(store, l);
+        uint64_t bytes = slices * expert_store_unit_bytes(store, l);
+        if (slices > q->most) q->most = slices;
+        if (bytes > q->expert_bytes) q->expert_bytes = bytes;
+    }
+    expert_store_free(store);
+    return rc;
+}
+
+/* Nodes whose shares are listed hold whole experts. */
+static int choose_slices(local_rack_config *c, char *why, size_t why_size) {
+    c->slices = 1;
+    if (c->nodes < 2 || c->experts.count > 0) return 0;
+    gguf *g;
+    model_config model;
+    int rc = gguf_open(&g, c->model, why, why_size);
+    if (rc < 0) return rc;
+    slice_question q = {.n_nodes = c->nodes,
+                        .node_bytes_us =
+                            THREAD_BYTES_US * local_rack_threads(c),
+                        .link_bytes_us = LOOPBACK_BYTES_US};
+    rc = model_read(&model, g, why, why_size);
+    if (rc == 0) rc = measure_experts(&q, g, &model, why, why_size);
+    if (rc == 0) {
+        q.n_used = model.n_used;
+        q.row_bytes = model.n_embd * sizeof(float);
+        c->slices = slice_choice(&q);
+    }
+    gguf_close(g);
+    return rc;
 }
 
 /* ---- environment ---- */
@@ -292,10 +359,13 @@ static int start_all(local_rack *r, const local_rack_config *c, int stop_fd,
     return wait_ready(r, c->nodes, deadline_ms, stop_fd, why, why_size);
 }
 
-int local_rack_open(local_rack **out, const local_rack_config *c, int stop_fd,
-                    char *why, size_t why_size) {
+int local_rack_open(local_rack **out, const local_rack_config *config,
+                    int stop_fd, char *why, size_t why_size) {
     *out = NULL;
-    int rc = local_rack_check(c, why, why_size);
+    int rc = local_rack_check(config, why, why_size);
+    if (rc < 0) return rc;
+    local_rack_config cut = *config, *c = &cut;
+    if (c->slices == 0) rc = choose_slices(c, why, why_size);
     if (rc < 0) return rc;
 
     local_rack *r = calloc(1, sizeof(*r));

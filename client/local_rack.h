@@ -22,7 +22,7 @@ typedef struct {
     const char *kv;       /* "f32", "f16"; NULL: the coordinator's default */
     const char *programs; /* the only folder to look in; NULL: as above */
     uint32_t nodes, replicas;
-    uint32_t slices;     /* of each expert; 0: whole */
+    uint32_t slices;     /* of each expert; 0: as is predicted to be fastest */
     uint32_t threads;    /* of each process; 0: the CPUs divided by them */
     uint32_t timeout_ms; /* of requests; 0: the coordinator's default */
     uint32_t start_timeout_ms;
@@ -30,7 +30,7 @@ typedef struct {
     bool exact, no_local_experts, insecure, verbose;
 } local_rack_config;
 
-/* One replica, five minutes to start. */
+/* One replica, whole experts, five minutes to start. */
 void local_rack_config_init(local_rack_config *c);
 
 /* Rows of an option table that set `c`; returns how many, at most
@@ -40,6 +40,9 @@ size_t local_rack_options(local_rack_config *c, option *table);
 
 /* Do the settings make sense together?  ERR_USAGE with a sentence. */
 int local_rack_check(const local_rack_config *c, char *why, size_t why_size);
+
+/* Compute threads that each process gets. */
+uint32_t local_rack_threads(const local_rack_config *c);
 
 typedef struct local_rack local_rack;
 

@@ -23,6 +23,7 @@ static const command commands[] = {
     {"template",   cmd_template,   "turn a conversation into a model's text"},
     {"inspect",    cmd_inspect,    "say what a model file holds and needs"},
     {"perplexity", cmd_perplexity, "measure how well a model predicts a text"},
+    {"bench",      cmd_bench,      "measure how fast a model is served"},
     {"status",     cmd_status,     "show what a coordinator and its rack do"},
     {"top",        cmd_top,        "the same, live, with rates"},
     {"drain",      cmd_drain,      "empty a node or a coordinator"},

@@ -21,6 +21,7 @@
 #include "client/signals.h"
 #include "client/words.h"
 #include "engine/err.h"
+#include "engine/pool.h"
 #include "engine/util.h"
 
 #define NODE "roster-expert-node"
@@ -144,15 +145,17 @@ static void starts_nodes_and_tells_the_coordinator_where(void **state) {
     assert_string_equal(local_rack_endpoint(r.rack), want);
 
     const char *args = read_file(&r, "args");
-    assert_non_null(strstr(args, NODE " model.gguf --listen tcp://127.0.0.1:* "
-                                      "--name node-1 --share 0/2x2 --threads "
-                                      "1 --exact\n"));
+    snprintf(want, sizeof(want),
+             NODE " model.gguf --listen tcp://127.0.0.1:* --name node-1 "
+                  "--share 0/2x2 --threads 1 --pin %u --exact\n",
+             1 + 1 % pool_cpus()); /* the coordinator's thread comes first */
+    assert_non_null(strstr(args, want));
     assert_non_null(strstr(args, "--name node-2 --share 1/2x2"));
     snprintf(want, sizeof(want),
              COORDINATOR " model.gguf --listen tcp://127.0.0.1:* --node "
                          "tcp://127.0.0.1:%d --node tcp://127.0.0.1:%d --kv "
                          "f32 --timeout 1500ms --no-local-experts --threads 1 "
-                         "--exact\n",
+                         "--pin 1 --exact\n",
              child_pid(local_rack_child(r.rack, 0)),
              child_pid(local_rack_child(r.rack, 1)));
     assert_non_null(strstr(args, want));
@@ -225,7 +228,7 @@ static void settings_that_contradict_are_refused(void **state) {
         {{.nodes = 2, .replicas = 1, .experts = {&spec, 1}}, "--experts"},
         {{.nodes = 0, .replicas = 1, .no_local_experts = true},
          "--no-local-experts"},
-        {{.nodes = 1, .replicas = 1, .kv = "q8_0"}, "--kv"},
+        {{.nodes = 1, .replicas = 1, .kv = "q4_0"}, "--kv"},
         {{.nodes = 9999, .replicas = 1}, "--nodes"},
     };
     (void)state;
