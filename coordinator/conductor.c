@@ -17,6 +17,7 @@
 #include "coordinator/conductor_recover.h"
 #include "coordinator/nodes_held.h"
 #include "coordinator/nodes_load.h"
+#include "discovery/slice_choice.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
@@ -127,6 +128,25 @@ void conductor_tell_refusal(conductor *c) {
     snprintf(c->told, sizeof(c->told), "%s", text);
     if (code == ERR_WRONG_MODEL) log_error("%s", text);
     c->config.on_refuse(c->config.ctx, code, c->told);
+}
+
+/* ---- the placement that we know ---- */
+
+/* Our record says it, so that whoever leads an etcd that has forgotten it does
+ * not go on from there: the nodes that could tell may all be away just then. */
+static void tell_known(conductor *c, const rack_view *view) {
+    const rack_placement *known = rack_view_placement(view);
+    coordinator_record *own = &c->own;
+    if (known == NULL || own->placement == rack_placement_sum(known)) return;
+    const epoch_record *head = rack_placement_head(known);
+    coordinator_record before = *own;
+    own->incarnation = head->incarnation;
+    own->epoch = head->epoch;
+    own->placement = rack_placement_sum(known);
+    int rc = registry_set_coordinator(c->registry, own);
+    if (rc == 0) return;
+    *own = before; /* another look tries again */
+    log_error("cannot change our record: %s", err_text(rc));
 }
 
 /* ---- drain of this coordinator ---- */
@@ -266,8 +286,8 @@ static void log_changes(conductor *c, const rack_placement *p) {
     uint64_t epoch = p != NULL ? rack_placement_epoch(p) : 0;
     if (epoch != c->epoch) {
         log_info("placement %llu.%llu is in force",
-                 (unsigned long long)(epoch >> EPOCH_BITS),
-                 (unsigned long long)(epoch & ((1ull << EPOCH_BITS) - 1)));
+                 (unsigned long long)epoch_incarnation(epoch),
+                 (unsigned long long)epoch_number(epoch));
         c->epoch = epoch;
     }
     int64_t term = registry_term(c->registry);
@@ -283,12 +303,31 @@ static void log_changes(conductor *c, const rack_placement *p) {
     if (why[0] != '\0') log_warn("placement is frozen: %s", why);
 }
 
+/* Of a first placement. */
+static uint32_t first_slices(const conductor *c, const rack_view *view) {
+    if (c->config.slices != 0) return c->config.slices;
+    if (c->model == NULL || view == NULL) return 1;
+    const model_config *model = c->config.model;
+    const model_cut *cut = &c->model->cut;
+    slice_question q = {.n_used = model->n_used,
+                        .most = SLICE_CHOICE_MOST,
+                        .row_bytes = model->n_embd * sizeof(float)};
+    size_t n_nodes;
+    (void)rack_view_nodes(view, &n_nodes);
+    q.n_nodes = (uint32_t)n_nodes;
+    for (uint32_t l = 0; l < model->n_layers; l++) {
+        uint64_t bytes = cut->unit_bytes[l] * cut->slices[l];
+        if (bytes > q.expert_bytes) q.expert_bytes = bytes;
+    }
+    return slice_choice(&q);
+}
+
 /* The model that the machine saw last stays until it has seen the new one. */
 int conductor_show(conductor *c, const rack_view *view,
                    const rack_placement *p) {
     char why[200] = "";
     uint32_t slices =
-        p != NULL ? rack_placement_head(p)->slices : c->config.slices;
+        p != NULL ? rack_placement_head(p)->slices : first_slices(c, view);
     rack_model *old = NULL;
     if (c->model == NULL || c->model->plan.max_slices != slices) {
         rack_model *new;
@@ -329,6 +368,7 @@ static void take_up(conductor *c) {
         c->listed = true;
         p = conductor_placement(c, view);
         see_own_drain(c, view);
+        tell_known(c, view);
         conductor_tell_refusal(c);
         rc = nodes_set(c->config.nodes, view, p);
     }
@@ -449,7 +489,7 @@ int conductor_open(conductor **out, const conductor_config *config, char *why,
     int rc = leader_new(&c->leader, &l);
     if (rc == 0) rc = conductor_homeless_begin(c);
     if (rc == 0) {
-        rc = rack_model_new(&c->model, c, config->slices, why, why_size);
+        rc = rack_model_new(&c->model, c, first_slices(c, NULL), why, why_size);
     }
     if (rc == 0) rc = open_registry(c, why, why_size);
     fill_record(c);

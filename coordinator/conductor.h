@@ -21,7 +21,7 @@ typedef struct {
     const gguf *file;
     const etcd_options *etcd;
     const char *client, *weights; /* our endpoints, as others reach them */
-    uint32_t slices;              /* of a first placement */
+    uint32_t slices;              /* of a first placement; 0: by its nodes */
     uint32_t min_replicas, replace_after_ms;
     bool no_balance; /* experts move by themselves only if they must */
     uint32_t balance_every_ms; /* 0: the leader's default */

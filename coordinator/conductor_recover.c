@@ -47,8 +47,8 @@ struct recover_job {
 static void epoch_text(uint64_t packed, char out[64]) {
     out[0] = '\0';
     if (packed == 0) return;
-    snprintf(out, 64, "%" PRIu64 ".%" PRIu64, packed >> EPOCH_BITS,
-             packed & (((uint64_t)1 << EPOCH_BITS) - 1));
+    snprintf(out, 64, "%" PRIu64 ".%" PRIu64, epoch_incarnation(packed),
+             epoch_number(packed));
 }
 
 __attribute__((format(printf, 2, 3))) static void
@@ -234,6 +234,7 @@ static int make_plan(recover_job *j, char *why, size_t why_size) {
 
     const recovery_input in = {.view = view,
                                .nodes_epoch = leader_known_epoch(c->leader),
+                               .at_odds = leader_at_odds(c->leader),
                                .model = &c->model->plan,
                                .nodes = held,
                                .n_nodes = n_held};

@@ -8,9 +8,9 @@
 #include "engine/util.h"
 
 static json_t *epoch_json(uint64_t packed) {
-    return json_sprintf(
-        "%llu.%llu", (unsigned long long)(packed >> EPOCH_BITS),
-        (unsigned long long)(packed & ((1ull << EPOCH_BITS) - 1)));
+    return json_sprintf("%llu.%llu",
+                        (unsigned long long)epoch_incarnation(packed),
+                        (unsigned long long)epoch_number(packed));
 }
 
 static const char *state_of(const rack_view *view,
@@ -81,7 +81,7 @@ int conductor_status(conductor *c, json_t *into) {
     if (conductor_show(c, view, p) < 0) return -ENOMEM;
     const epoch_record *head = p != NULL ? rack_placement_head(p) : NULL;
     uint64_t packed = p != NULL ? rack_placement_epoch(p) : 0;
-    uint32_t slices = head != NULL ? head->slices : c->config.slices;
+    uint32_t slices = head != NULL ? head->slices : c->model->plan.max_slices;
     uint32_t replicas =
         head != NULL ? head->min_replicas : c->config.min_replicas;
 
@@ -91,8 +91,9 @@ int conductor_status(conductor *c, json_t *into) {
                               json_string(l != NULL ? l->name : ""));
     why_frozen(c, frozen, sizeof(frozen));
     rc |= json_object_set_new(into, "frozen", json_string(frozen));
-    rc |= json_object_set_new(into, "incarnation",
-                              json_integer((json_int_t)(packed >> EPOCH_BITS)));
+    rc |= json_object_set_new(
+        into, "incarnation",
+        json_integer((json_int_t)epoch_incarnation(packed)));
     rc |= json_object_set_new(into, "epoch", epoch_json(packed));
     rc |= json_object_set_new(into, "slices", json_integer(slices));
     rc |= json_object_set_new(into, "min_replicas", json_integer(replicas));

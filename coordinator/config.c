@@ -34,6 +34,7 @@ static void set_defaults(config *c) {
         .min_replicas = 2,
         .replace_after_ms = 15000,
         .balance_text = "on",
+        .micro_text = "auto",
         .balance_every_ms = 2000,
     };
     etcd_options_init(&c->etcd);
@@ -117,10 +118,14 @@ static int check_rack(config *c, char *why, size_t why_size) {
                        "--name and --cluster are parts of keys in etcd: they "
                        "may not contain a '/'");
     }
-    if (c->slices == 0 || c->slices > MESSAGE_SLICES_MAX ||
-        (c->slices & (c->slices - 1)) != 0) {
+    if (c->slices > MESSAGE_SLICES_MAX || (c->slices & (c->slices - 1)) != 0) {
         return err_why(why, why_size, ERR_USAGE,
-                       "--slices %u: expected 1, 2, 4 or 8", c->slices);
+                       "--slices %u: expected 0, 1, 2, 4 or 8", c->slices);
+    }
+    if (c->slices == 0 && !by_etcd) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--slices 0: only with --etcd; listed nodes are cut "
+                       "already, and in the same way");
     }
     if (c->min_replicas == 0 || c->min_replicas > PLANNER_MAX_REPLICAS) {
         return err_why(why, why_size, ERR_USAGE,
@@ -143,19 +148,28 @@ static int check_rack(config *c, char *why, size_t why_size) {
     return 0;
 }
 
+static int check_micro_batches(config *c, char *why, size_t why_size) {
+    static const char *const texts[] = {"auto", "1", "2"};
+    for (uint32_t i = 0; i < ARRAY_LEN(texts); i++) {
+        if (strcmp(c->micro_text, texts[i]) != 0) continue;
+        c->micro_batches = i;
+        return 0;
+    }
+    return err_why(why, why_size, ERR_USAGE,
+                   "--micro-batches %s: expected auto, 1 or 2", c->micro_text);
+}
+
 static int check(config *c, char *why, size_t why_size) {
     int rc = check_name("cluster", c->cluster, why, why_size);
     if (rc == 0) rc = check_name("name", c->name, why, why_size);
     if (rc == 0) rc = check_endpoints(c, why, why_size);
     if (rc == 0) rc = check_rack(c, why, why_size);
+    if (rc == 0) rc = check_micro_batches(c, why, why_size);
     if (rc < 0) return rc;
-    if (strcmp(c->kv, "f32") == 0) {
-        c->kv_type = KV_F32;
-    } else if (strcmp(c->kv, "f16") == 0) {
-        c->kv_type = KV_F16;
-    } else {
-        return err_why(why, why_size, ERR_USAGE, "--kv %s: expected f32 or f16",
-                       c->kv);
+    c->kv_type = kv_type_find(c->kv);
+    if (c->kv_type == KV_TYPES) {
+        return err_why(why, why_size, ERR_USAGE,
+                       "--kv %s: expected " KV_TYPE_NAMES, c->kv);
     }
     if (log_level_parse(c->log_level) < 0) {
         return err_why(why, why_size, ERR_USAGE,
@@ -196,10 +210,11 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
          "Client endpoint of another coordinator of the same model, which "
          "clients are told to turn to when this one is gone; may be repeated. "
          "With --etcd they are found by themselves."},
-        {"slices", 0, OPTION_U32, &c->slices, "1|2|4|8",
+        {"slices", 0, OPTION_U32, &c->slices, "0|1|2|4|8",
          "Cut each expert into so many slices, which are placed on their own. "
-         "With --etcd it counts for a first placement; with --node the nodes "
-         "must have the same."},
+         "With --etcd it counts for a first placement, and 0 means: as is "
+         "predicted to be fastest with the nodes that are there then; with "
+         "--node the nodes must have the same."},
         {"min-replicas", 0, OPTION_U32, &c->min_replicas, "N",
          "With --etcd: how many nodes should hold each expert, as memory "
          "allows."},
@@ -218,12 +233,14 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
         {"advertise", 0, OPTION_STRING, &c->advertise, "HOST",
          "The host by which others and clients reach this one; by default "
          "the address listened on or, for all addresses, the host's name."},
+        {"no-shared-memory", 0, OPTION_FLAG, &c->no_shared_memory, NULL,
+         "Speak over TCP with nodes on this machine too."},
         {"no-local-experts", 0, OPTION_FLAG, &c->no_local_experts, NULL,
          "Never compute experts here: an expert that no live node holds is "
          "waited for, then an error."},
         {"local-memory", 0, OPTION_SIZE, &c->local_memory, "SIZE",
          "Most memory for experts that stand in for lost nodes."},
-        {"kv", 0, OPTION_STRING, &c->kv, "f16|f32",
+        {"kv", 0, OPTION_STRING, &c->kv, "f16|f32|q8_0",
          "Type of the KV cache; part of the numerics profile."},
         {"kv-memory", 0, OPTION_SIZE, &c->kv_memory, "SIZE",
          "Memory for the KV cache; used as sequences need it."},
@@ -231,6 +248,9 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
          "Longest sequence, prompt and answer; 0: the model's, at most 8192."},
         {"batch-tokens", 0, OPTION_U32, &c->batch_tokens, "N",
          "Most tokens of one batch step."},
+        {"micro-batches", 0, OPTION_STRING, &c->micro_text, "auto|1|2",
+         "Compute a step in one part, or in two in turn, so that nodes and "
+         "coordinator work at the same time; by default as is faster."},
         {"max-running", 0, OPTION_U32, &c->max_running, "N",
          "Most sequences that share batch steps."},
         {"max-queued", 0, OPTION_U32, &c->max_queued, "N",
@@ -251,6 +271,9 @@ int config_parse(config *c, int argc, char **argv, char *why, size_t why_size) {
          "How long running requests may go on after SIGTERM."},
         {"threads", 0, OPTION_U32, &c->threads, "N",
          "Compute threads; 0: one per CPU."},
+        {"pin", 0, OPTION_U32, &c->pin, "N",
+         "Bind each compute thread to a CPU of its own, the first to the N-th "
+         "that this process may use; 0: leave that to the system."},
         {"exact", 0, OPTION_FLAG, &c->exact, NULL,
          "Keep activations in f32 against dequantized weights (slow; nodes "
          "must do so too)."},

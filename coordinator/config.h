@@ -16,13 +16,14 @@ typedef struct {
     option_list nodes;
     option_list peers; /* other coordinators, for clients */
     etcd_options etcd; /* given instead of nodes, or neither */
-    bool no_local_experts, exact, insecure;
+    bool no_local_experts, no_shared_memory, exact, insecure;
     uint64_t local_memory, kv_memory;
-    uint32_t threads, context, batch_tokens, max_running, max_queued;
+    uint32_t threads, pin, context, batch_tokens, max_running, max_queued;
     uint32_t timeout_ms, start_timeout_ms, drain_timeout_ms;
     uint32_t slices, min_replicas, replace_after_ms, balance_every_ms;
-    const char *balance_text;
+    const char *balance_text, *micro_text;
     bool balance;
+    uint32_t micro_batches; /* 0: as is predicted to be faster */
     uint32_t cross_check, park_timeout_ms;
     kv_type kv_type;
 } config;

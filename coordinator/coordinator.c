@@ -30,8 +30,9 @@
 /* With nobody to share an expert with, it is whole. */
 static int open_cut(coordinator *c, char *why, size_t why_size) {
     bool alone = c->config.nodes.count == 0 && !coordinator_by_etcd(c);
+    bool whole = alone || c->config.slices == 0; /* until it is known */
     return model_cut_init(&c->cut, c->file, &c->model,
-                          alone ? 1 : c->config.slices, why, why_size);
+                          whole ? 1 : c->config.slices, why, why_size);
 }
 
 static int open_model(coordinator *c, char *why, size_t why_size) {
@@ -40,7 +41,10 @@ static int open_model(coordinator *c, char *why, size_t why_size) {
     if (rc == 0) {
         rc = model_check_context(&c->model, c->config.context, why, why_size);
     }
-    if (rc == 0) rc = manifest_open(&c->checks, c->file, true, why, why_size);
+    if (rc == 0) {
+        rc = manifest_open_with(&c->checks, c->file, true, c->threads, why,
+                                why_size);
+    }
     if (rc == 0) rc = fingerprint_of(c->file, c->checks, &c->self.model);
     if (rc == 0) rc = tokenizer_new(&c->words, c->file, why, why_size);
     if (rc < 0) return rc;
@@ -49,7 +53,8 @@ static int open_model(coordinator *c, char *why, size_t why_size) {
                        "the tokenizer has %d tokens, the embedding %u rows",
                        tokenizer_n_vocab(c->words), c->model.n_vocab);
     }
-    rc = weights_load(&c->weights, c->file, &c->model, why, why_size);
+    rc = weights_load(&c->weights, c->file, &c->model, c->threads, why,
+                      why_size);
     if (rc == 0) rc = open_cut(c, why, why_size);
     if (rc < 0) return rc;
     why[0] = '\0'; /* what was looked for and may be missing is no reason */
@@ -149,7 +154,9 @@ static int open_exchange(coordinator *c) {
         .max_rows = c->config.batch_tokens,
         .check_every = c->config.cross_check,
         .links = coordinator_links(c),
+        .watch = &c->watch,
     };
+    x.links.local = !c->config.no_shared_memory;
     return exchange_new(&c->experts, &x);
 }
 
@@ -162,7 +169,9 @@ static int open_forward(coordinator *c) {
         .kv = c->kv,
         .max_rows = c->config.batch_tokens,
         .max_items = c->config.max_running,
+        .micro_batches = c->config.micro_batches,
         .exact = c->config.exact,
+        .watch = &c->watch,
     };
     return forward_new(&c->forward, &f);
 }
@@ -194,6 +203,7 @@ static int open_steps(coordinator *c) {
         .n_used = c->model.n_used,
         .notify = notify,
         .notify_ctx = c,
+        .watch = &c->watch,
     };
     return step_new(&c->steps, &s);
 }
@@ -231,6 +241,7 @@ int coordinator_open(coordinator **out, const config *cfg, char *why,
     int rc = c->zmq == NULL ? -ENOMEM : blas_open(why, why_size);
     c->profile = profile_of_coordinator(cfg->exact, cfg->kv, blas_core());
     if (rc == 0) rc = pool_new(&c->threads, cfg->threads);
+    if (rc == 0 && cfg->pin > 0) pool_pin(c->threads, cfg->pin - 1);
     if (rc == 0) rc = open_model(c, why, why_size);
     if (rc == 0) rc = open_kv(c, why, why_size);
     if (rc == 0) rc = open_local(c, why, why_size);

@@ -26,6 +26,7 @@ struct coordinator {
     kv_cache *kv;
     exchange *experts;
     forward *forward;
+    stopwatch watch; /* the step thread's */
     step *steps;
 
     void *zmq;

@@ -103,8 +103,12 @@ static const char *find_obstacle(const leader *l, uint64_t now_ms,
                "changed until an operator recovers it";
     }
     if (lost || leader_nodes_epoch(p->view) > shown_epoch(p->view)) {
-        return "nodes know a newer placement than etcd has: nothing is changed "
-               "until an operator recovers it";
+        return "the rack knows a newer placement than etcd has: nothing is "
+               "changed until an operator recovers it";
+    }
+    if (leader_nodes_at_odds(p->view)) {
+        return "the rack knows another placement under the number that etcd "
+               "has: nothing is changed until an operator recovers it";
     }
     int64_t accepted = now != NULL ? rack_placement_head(now)->mod_revision : 0;
     if (accepted != revision) {
@@ -118,9 +122,12 @@ static const char *find_obstacle(const leader *l, uint64_t now_ms,
     return "";
 }
 
-static void note_usable(leader *l, uint64_t now_ms) {
+/* Etcd that is back may be another store, which knows of the others what it
+ * knew long ago: they get the time to say what they know now. */
+static void note_usable(leader *l, uint64_t now_ms, uint64_t live_since_ms) {
     uint64_t usable = leader_nodes_usable(&l->nodes);
-    if (usable == l->usable) return;
+    if (usable == l->usable && live_since_ms == l->picture.live_since_ms)
+        return;
     l->usable = usable;
     l->changed_ms = now_ms;
     if (!l->unsettled) l->changing_since_ms = now_ms;
@@ -141,7 +148,7 @@ int leader_look(leader *l, uint64_t now_ms, const leader_picture *p) {
         int rc = leader_nodes_read(&l->nodes, now_ms, p->view, p->model,
                                    &l->config.profile);
         if (rc < 0) return rc;
-        note_usable(l, now_ms);
+        note_usable(l, now_ms, p->live_since_ms);
     }
     if (readable) {
         int rc = leader_history_look(&l->history, &l->peers, now_ms,
@@ -203,6 +210,11 @@ uint64_t leader_known_epoch(const leader *l) {
     const leader_picture *p = &l->picture;
     uint64_t reported = p->view != NULL ? leader_nodes_epoch(p->view) : 0;
     return newer(reported, newer(l->written_epoch, p->told_epoch));
+}
+
+bool leader_at_odds(const leader *l) {
+    const rack_view *view = l->picture.view;
+    return view != NULL && leader_nodes_at_odds(view);
 }
 
 /* ---- after a write ---- */

@@ -14,17 +14,19 @@
  *   - nothing is written without a term, while the view is not up to date, when
  *     etcd's placement went back (an operator recovers), could not be read or
  *     was made for another model;
- *   - nor while this leader has written, or nodes know, a newer placement than
- *     the view shows: the view is late and will show it or, after behind_ms,
- *     etcd has lost it, which is for an operator too;
+ *   - nor while this leader has written, or nodes or other coordinators know, a
+ *     newer placement than the view shows: the view is late and will show it
+ *     or, after behind_ms, etcd has lost it, which is for an operator too; and
+ *     so is one that some know under the number of another;
  *   - one write at a time, fenced by the term and the revision that it was
  *     planned from; the next one is planned from a view that shows the last;
  *   - after a write whose outcome nobody knows: nothing until the view shows
  *     that the placement changed, was listed anew, or unknown_ms have passed (a
  *     second write with the same compare cannot do harm then or ever; waiting
  *     saves the noise);
- *   - a plan waits until the set of usable nodes has been still for settle_ms,
- *     but not longer than settle_max_ms after it began to change;
+ *   - a plan waits until the set of usable nodes has been still, and etcd has
+ *     been there, for settle_ms, but not longer than settle_max_ms after either
+ *     began to change;
  *   - a node of the placement that is not registered is `missing` for
  *     replace_after_ms, counted from when it was seen to be away, this term
  *     began or etcd came back, whichever was last; then it is gone;
@@ -144,9 +146,11 @@ const planner_input *leader_input(leader *l, uint64_t now_ms);
  * `status`; "" if all is well. */
 const char *leader_why(const leader *l);
 
-/* The newest placement (packed) that nodes or our own writes tell of, whatever
- * etcd shows: for a recovery.  0: none. */
+/* The newest placement (packed) that nodes, other coordinators or our own
+ * writes tell of, whatever etcd shows: for a recovery.  0: none. */
 uint64_t leader_known_epoch(const leader *l);
+/* Does somebody know another placement under the number of ours? */
+bool leader_at_odds(const leader *l);
 
 /* A holder that a target adds or takes away. */
 typedef struct {

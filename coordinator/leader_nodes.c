@@ -160,15 +160,51 @@ uint64_t leader_nodes_usable(const leader_nodes *l) {
     return digest;
 }
 
+/* ---- what processes say that they know ---- */
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* Of a registered node's present life; NULL: it has said nothing. */
+static const ready_record *said_by(const rack_view *view,
+                                   const node_record *node) {
+    const ready_record *r = rack_view_ready(view, node->name);
+    return r != NULL && r->boot == node->boot ? r : NULL;
+}
+
 uint64_t leader_nodes_epoch(const rack_view *view) {
     size_t n;
-    const node_record *records = rack_view_nodes(view, &n);
+    const node_record *nodes = rack_view_nodes(view, &n);
     uint64_t most = 0;
     for (size_t i = 0; i < n; i++) {
-        const ready_record *r = rack_view_ready(view, records[i].name);
-        if (r == NULL || r->boot != records[i].boot) continue;
-        uint64_t epoch = epoch_pack(r->incarnation, r->epoch);
-        if (epoch > most) most = epoch;
+        const ready_record *r = said_by(view, &nodes[i]);
+        if (r != NULL)
+            most = larger(most, epoch_pack(r->incarnation, r->epoch));
     }
+    const coordinator_record *c = rack_view_coordinators(view, &n);
+    for (size_t i = 0; i < n; i++)
+        most = larger(most, epoch_pack(c[i].incarnation, c[i].epoch));
     return most;
+}
+
+bool leader_nodes_at_odds(const rack_view *view) {
+    const rack_placement *p = rack_view_placement(view);
+    if (p == NULL) return false;
+    uint64_t epoch = rack_placement_epoch(p), sum = rack_placement_sum(p);
+    size_t n;
+    const node_record *nodes = rack_view_nodes(view, &n);
+    for (size_t i = 0; i < n; i++) {
+        const ready_record *r = said_by(view, &nodes[i]);
+        if (r == NULL || epoch_pack(r->incarnation, r->epoch) != epoch)
+            continue;
+        int32_t place = rack_placement_node(p, nodes[i].name);
+        if (r->digest != rack_placement_digest(p, place)) return true;
+    }
+    const coordinator_record *c = rack_view_coordinators(view, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (epoch_pack(c[i].incarnation, c[i].epoch) != epoch) continue;
+        if (c[i].placement != 0 && c[i].placement != sum) return true;
+    }
+    return false;
 }

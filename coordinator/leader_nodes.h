@@ -43,7 +43,12 @@ uint64_t leader_nodes_deadline(const leader_nodes *l, uint64_t now_ms,
 /* A digest of which nodes can be used. */
 uint64_t leader_nodes_usable(const leader_nodes *l);
 
-/* The highest epoch that a node says it has reached; 0: none does. */
+/* The highest epoch that a registered node says it has reached, or a
+ * coordinator that it knows; 0: there is none. */
 uint64_t leader_nodes_epoch(const rack_view *view);
+
+/* Does one of them know another placement under the number of the view's?  Each
+ * was written into an etcd that had forgotten the other. */
+bool leader_nodes_at_odds(const rack_view *view);
 
 #endif

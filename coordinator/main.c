@@ -1,4 +1,5 @@
 /* main.c - roster-coordinator. */
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,16 @@
 
 #define EXIT_USAGE 2
 
+/* The answers of a long prompt come and go by the megabyte.  Given back to the
+ * system each time, their pages would be cleared and mapped anew for every
+ * layer. */
+static void keep_memory(void) {
+    mallopt(M_MMAP_THRESHOLD, 4 << 20);
+    mallopt(M_TRIM_THRESHOLD, 64 << 20);
+}
+
 int main(int argc, char **argv) {
+    keep_memory();
     standard_streams_keep();
     char why[512] = "";
     config cfg;

@@ -367,6 +367,7 @@ void nodes_pump(nodes *n) {
     if (n->unpublished) nodes_changed(n);
     if (n->next != NULL && now >= n->switch_look_ms && nodes_switch(n))
         nodes_publish(n);
+    if (nodes_let_go(n)) nodes_publish(n);
     check_settled(n);
     uint64_t wake = sooner(a.wake_ms, now + 1000);
     wake = sooner(wake, nodes_load_ask(n, now));

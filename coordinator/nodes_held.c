@@ -11,7 +11,7 @@ static bool holds_nothing(const node *p) {
 }
 
 static bool counts(const nodes *n, const node *p) {
-    return p != NULL && p->registered && p->welcomed && node_is_up(n, p) &&
+    return p != NULL && p->welcomed && node_is_up(n, p) &&
            (holds_nothing(p) || p->held.slices == nodes_slices(n));
 }
 

@@ -7,9 +7,10 @@
 #include "coordinator/nodes.h"
 #include "coordinator/recovery.h"
 
-/* The registered nodes that are up and have said what they hold, if only that
- * it is nothing, ascending by name; malloc'ed, the holdings are borrowed until
- * the loop goes on.  -ENOMEM. */
+/* The nodes that are up and have said what they hold, if only that it is
+ * nothing, ascending by name; malloc'ed, the holdings are borrowed until the
+ * loop goes on.  Also such as etcd does not list: after a wipe they have yet to
+ * register again, and serve all the while.  -ENOMEM. */
 int nodes_held(const nodes *n, recovery_node **out, uint32_t *count);
 
 /* The newest placement (packed) that one of the registered nodes that are up

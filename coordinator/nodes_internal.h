@@ -113,6 +113,11 @@ void nodes_greet(nodes *n, node *p);
 /* Do what the machine wants, and come back when it says. */
 void nodes_pump(nodes *n);
 
+/* ---- nodes_set.c ---- */
+/* Who is not registered and has nothing to do any more leaves; true: somebody
+ * did, which is to be published. */
+bool nodes_let_go(nodes *n);
+
 /* ---- nodes_switch.c ---- */
 /* Use this placement, at once or when that loses nothing (nodes_switch() will
  * say); NULL: none.  True: another one is in use now. */

@@ -6,7 +6,8 @@
  * names another process at the same endpoint is greeted at once instead of with
  * the next ping.  A record that vanished means little (etcd may have been away
  * for too long, or the node been cut off from it alone), so what the placement
- * still relies on is kept, and the pings decide. */
+ * still relies on is kept, and the pings decide; and so is what the layer under
+ * way may be waiting for, which goes by the placement before. */
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -31,6 +32,23 @@ static void leave(nodes *n, node *p, const char *reason) {
     nodes_remove(n, p);
 }
 
+static bool has_switched(const nodes *n) {
+    return n->assignment == NULL || exchange_epoch(n->config.experts) >=
+                                        rack_placement_epoch(n->assignment);
+}
+
+bool nodes_let_go(nodes *n) {
+    bool left = false;
+    if (!n->config.registered || !has_switched(n)) return false;
+    for (uint32_t i = 0; i < n->n_all; i++) {
+        node *p = n->all[i];
+        if (p == NULL || p->registered || has_work(n, p->listed)) continue;
+        leave(n, p, "has left");
+        left = true;
+    }
+    return left;
+}
+
 /* What an operator wishes, registered or not. */
 static void see_drains(nodes *n, const rack_view *view) {
     for (uint32_t i = 0; i < n->n_all; i++) {
@@ -45,7 +63,6 @@ static bool update(nodes *n, node *p, const node_record *r) {
         leave(n, p, "has another endpoint now");
         return false;
     }
-    p->registered = true;
     bool restarted = r->boot != p->record_boot;
     p->record_boot = r->boot;
     if (restarted && membership_boot(n->machine, p->index) != r->boot) {
@@ -81,9 +98,9 @@ static int join(nodes *n, const node_record *r) {
     return 0;
 }
 
-/* Those who are there: stay, or leave.  known[i] says that the view's record i
- * has a place.  Returns whether somebody left. */
-static bool keep_or_leave(nodes *n, const rack_view *view, bool *known) {
+/* Those who are there: who is registered still, and where.  known[i] says that
+ * the view's record i has a place.  Returns whether somebody left. */
+static bool see_records(nodes *n, const rack_view *view, bool *known) {
     size_t n_records;
     const node_record *records = rack_view_nodes(view, &n_records);
     bool left = false;
@@ -91,16 +108,11 @@ static bool keep_or_leave(nodes *n, const rack_view *view, bool *known) {
         node *p = n->all[i];
         if (p == NULL) continue;
         const node_record *r = rack_view_node(view, p->listed);
-        if (r != NULL) {
-            bool stays = update(n, p, r);
-            known[r - records] = stays;
-            left |= !stays;
-            continue;
-        }
-        p->registered = false;
-        if (has_work(n, p->listed)) continue;
-        leave(n, p, "has left");
-        left = true;
+        p->registered = r != NULL;
+        if (r == NULL) continue;
+        bool stays = update(n, p, r);
+        known[r - records] = stays;
+        left |= !stays;
     }
     return left;
 }
@@ -124,7 +136,8 @@ int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
     if (known == NULL) return -ENOMEM;
 
     bool changed = nodes_assign(n, p);
-    changed |= keep_or_leave(n, view, known);
+    changed |= see_records(n, view, known);
+    changed |= nodes_let_go(n);
     int rc = take_in(n, view, known);
     free(known);
     see_drains(n, view);

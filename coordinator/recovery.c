@@ -8,10 +8,6 @@
 #include "engine/err.h"
 #include "engine/util.h"
 
-static uint64_t incarnation_of(uint64_t packed) {
-    return packed >> EPOCH_BITS;
-}
-
 static uint64_t larger(uint64_t a, uint64_t b) {
     return a > b ? a : b;
 }
@@ -33,7 +29,10 @@ static void find_fault(recovery *r, const recovery_input *in) {
                     ? "etcd has another placement under the same number"
                     : "etcd has an older placement than the rack";
     } else if (in->nodes_epoch > epoch) {
-        fault = "nodes know a newer placement than etcd has";
+        fault = "the rack knows a newer placement than etcd has";
+    } else if (in->at_odds) {
+        fault = "the rack knows another placement under the number that etcd "
+                "has";
     } else if (accepted != revision) {
         fault = "the placement in etcd cannot be used";
     }
@@ -130,6 +129,26 @@ static int check_silent(const recovery_input *in, char *why, size_t why_size) {
     return 0;
 }
 
+/* Nobody holds anything: a placement without holders is begun, which is wrong
+ * only if somebody has not said yet that he does. */
+static int check_empty(const recovery_input *in, char *why, size_t why_size) {
+    const char *silent = "";
+    size_t n;
+    const node_record *records = rack_view_nodes(in->view, &n);
+    for (size_t i = 0; i < n && *silent == '\0'; i++) {
+        if (!has_said(in, records[i].name)) silent = records[i].name;
+    }
+    if (in->n_nodes > 0 && *silent == '\0') return 0;
+    return err_why(why, why_size, ERR_UNAVAILABLE,
+                   "the rack knows placement %llu.%llu, but %s%s%s said what "
+                   "it holds: ask a coordinator that knows it, or wait until "
+                   "all nodes are up",
+                   (unsigned long long)epoch_incarnation(in->nodes_epoch),
+                   (unsigned long long)epoch_number(in->nodes_epoch),
+                   *silent != '\0' ? "node '" : "no node has", silent,
+                   *silent != '\0' ? "' has not" : "");
+}
+
 /* Nodes that are not there (yet) can be known by an older placement alone. */
 static void find_away(recovery *r, const recovery_input *in) {
     const rack_placement *known = rack_view_placement(in->view);
@@ -153,16 +172,8 @@ static int take_nodes(recovery *r, const recovery_input *in, char *why,
         if (in->nodes[i].held != NULL)
             held += holdings_count(in->nodes[i].held);
     }
-    if (held == 0) {
-        return err_why(why, why_size, ERR_UNAVAILABLE,
-                       "nodes know placement %llu.%llu, but none of them has "
-                       "said what it holds: ask a coordinator that knows it, "
-                       "or wait until they are up",
-                       (unsigned long long)incarnation_of(in->nodes_epoch),
-                       (unsigned long long)(in->nodes_epoch &
-                                            (((uint64_t)1 << EPOCH_BITS) - 1)));
-    }
-    int silent = check_silent(in, why, why_size);
+    int silent = held > 0 ? check_silent(in, why, why_size)
+                          : check_empty(in, why, why_size);
     if (silent < 0) return silent;
     find_away(r, in);
     r->source = RECOVERY_NODES;
@@ -248,7 +259,7 @@ static int plan(recovery *r, const recovery_input *in, char *why,
                                      : take_memory(r, in, why, why_size);
     if (rc < 0) return rc;
 
-    r->head.incarnation = incarnation_of(larger(r->was, etcd)) + 1;
+    r->head.incarnation = epoch_incarnation(larger(r->was, etcd)) + 1;
     r->head.epoch = 1;
     r->head.mod_revision = 0;
     r->becomes = epoch_pack(r->head.incarnation, r->head.epoch);

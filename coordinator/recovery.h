@@ -6,8 +6,9 @@
  * writes nothing.  A recovery writes what the rack has as the first epoch of a
  * new incarnation, which everybody takes for newer than anything before it:
  * nodes keep what they hold.  What the rack has is what this coordinator
- * remembers; if nodes have seen a newer placement than that (the coordinator
- * was started since), it is what the nodes say that they hold. */
+ * remembers; if others have seen a newer placement than that (the coordinator
+ * was started since), it is what the nodes say that they hold, be it nothing.
+ */
 #ifndef COORDINATOR_RECOVERY_H
 #define COORDINATOR_RECOVERY_H
 
@@ -23,7 +24,9 @@ typedef struct {
 
 typedef struct {
     const rack_view *view;
-    uint64_t nodes_epoch; /* the highest that a node says it has reached */
+    uint64_t nodes_epoch; /* the highest that a node or a coordinator says it
+                             knows */
+    bool at_odds; /* some know another one under the number of the view's */
     const planner_model *model;
     const recovery_node *nodes; /* ascending by name, at most
                                    RECORD_NODES_MAX */
@@ -63,9 +66,9 @@ typedef struct {
     uint32_t n_steps;
 } recovery;
 
-/* 0 also if there is nothing to do.  ERR_UNAVAILABLE with a sentence if nodes
- * know a placement that nobody here can tell, or one that lives and holds
- * something has not said what, ERR_WRONG_MODEL if what is
+/* 0 also if there is nothing to do.  ERR_UNAVAILABLE with a sentence if a node
+ * that lives and holds something has not said what, or none has said anything,
+ * ERR_WRONG_MODEL if what is
  * remembered is of another model, -ENOMEM.  To be ended in any case. */
 int recovery_plan(recovery *out, const recovery_input *in, char *why,
                   size_t why_size);

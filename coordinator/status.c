@@ -36,6 +36,20 @@ static json_t *dispatch_json(const dispatch_stats *d) {
         (json_int_t)d->splits, "broken", (json_int_t)d->broken);
 }
 
+/* What the steps have read, and where their time went. */
+static json_t *work_json(const step_stats *t) {
+    json_t *stages = json_object();
+    for (stage s = 0; s < STAGES; s++) {
+        json_object_set_new(stages, stage_name(s),
+                            json_integer((json_int_t)t->stage_ns[s]));
+    }
+    return json_pack("{s:i, s:I, s:I, s:I, s:I, s:o}", "batch_tokens",
+                     (int)t->batch_tokens, "steps", (json_int_t)t->steps,
+                     "tokens", (json_int_t)t->tokens, "weight_bytes",
+                     (json_int_t)t->work.weight_bytes, "experts",
+                     (json_int_t)t->work.experts, "stage_ns", stages);
+}
+
 /* Are we in use? */
 static const char *state_of(const server *s) {
     if (s->refusing) return "ending";
@@ -92,7 +106,7 @@ char *status_text(const server *s) {
 
     json_t *root = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:I, s:i, s:o, s:I, s:I, s:I, "
-        "s:I, s:s, s:o, s:{s:b, s:I}, s:I}",
+        "s:I, s:s, s:o, s:{s:b, s:I}, s:I, s:o}",
         "cluster", self->cluster, "name", self->name, "version", ROSTER_VERSION,
         "model", s->config.weights->config.name, "fingerprint", hex, "boot_id",
         boot, "profile", profile_json(s->config.profile), "uptime_s",
@@ -104,7 +118,7 @@ char *status_text(const server *s) {
         "dispatch", dispatch_json(&d), "local_experts", "allowed",
         s->config.local_allowed, "resident_bytes",
         (json_int_t)local_experts_bytes(s->config.local), "takeovers",
-        (json_int_t)d.takeover_pairs);
+        (json_int_t)d.takeover_pairs, "work", work_json(&steps));
     if (root == NULL) return NULL;
     char *text = NULL;
     if (add_rack(s, root) == 0) text = json_dumps(root, JSON_COMPACT);

@@ -23,6 +23,7 @@ struct rack_placement {
     shared_layer **layers; /* [head.n_layers] */
     uint32_t *by_name;     /* [head.n_nodes], places in order of their names */
     node_share *shares;    /* [head.n_nodes] */
+    uint64_t sum;          /* rack_placement_sum() */
 };
 
 /* ---- layers ---- */
@@ -130,6 +131,25 @@ static int take_layer(rack_placement *p, uint32_t layer, char *why,
     return 0;
 }
 
+/* As rack_placement_same() compares them: what each node is given stands for
+ * the layers. */
+static uint64_t sum_up(const rack_placement *p) {
+    const epoch_record *head = &p->head;
+    const uint64_t shape[] = {
+        htole64(head->incarnation), htole64(head->epoch),
+        htole64(head->n_layers),    htole64(head->n_experts),
+        htole64(head->slices),      htole64(head->min_replicas)};
+    uint64_t sum = XXH3_64bits(shape, sizeof(shape));
+    sum = XXH3_64bits_withSeed(head->model, sizeof(head->model), sum);
+    for (uint32_t i = 0; i < head->n_nodes; i++) {
+        const uint64_t share = htole64(p->shares[i].digest);
+        const char *name = head->nodes[i];
+        sum = XXH3_64bits_withSeed(name, strlen(name), sum);
+        sum = XXH3_64bits_withSeed(&share, sizeof(share), sum);
+    }
+    return sum != 0 ? sum : 1;
+}
+
 int rack_placement_new(rack_placement **out, const epoch_record *head,
                        shared_layer *const *layers, char *why,
                        size_t why_size) {
@@ -154,6 +174,7 @@ int rack_placement_new(rack_placement **out, const epoch_record *head,
         rc = take_layer(p, i, why, why_size);
         if (rc < 0) goto fail;
     }
+    p->sum = sum_up(p);
     atomic_init(&p->refs, 1);
     *out = p;
     return 0;
@@ -262,6 +283,10 @@ static const node_share *share_of(const rack_placement *p, int32_t node) {
 
 uint64_t rack_placement_digest(const rack_placement *p, int32_t node) {
     return share_of(p, node)->digest;
+}
+
+uint64_t rack_placement_sum(const rack_placement *p) {
+    return p->sum;
 }
 
 uint64_t rack_placement_units(const rack_placement *p, int32_t node) {

@@ -79,6 +79,8 @@ bool rack_placement_assigns(const rack_placement *p, int32_t node,
 /* XXH3-64 over (layer, unit) of all that is assigned to a node: what a ready
  * record is compared with.  0 for a node that nothing is assigned to. */
 uint64_t rack_placement_digest(const rack_placement *p, int32_t node);
+/* Of all that a placement says, its number but not its writer; never 0. */
+uint64_t rack_placement_sum(const rack_placement *p);
 uint64_t rack_placement_units(const rack_placement *p, int32_t node);
 
 #endif

@@ -90,6 +90,10 @@ static const member coordinator_members[] = {
     {NULL, "version", MEMBER_TEXT, MAY_LACK, COORD(version), 0, 0, 0},
     {NULL, "protocol", MEMBER_U32, NEEDED, COORD(protocol), 1, U32_MOST, 0},
     {NULL, "drained", MEMBER_U32, MAY_LACK, COORD(drained), 0, 1, 0},
+    {NULL, "incarnation", MEMBER_U64, MAY_LACK, COORD(incarnation),
+     0, INCARNATION_MOST, 0},
+    {NULL, "epoch", MEMBER_U64, MAY_LACK, COORD(epoch), 0, EPOCH_MOST, 0},
+    {NULL, "placement", MEMBER_HEX, MAY_LACK, COORD(placement), 0, 0, 0},
 };
 
 #define LEADER(field) AT(leader_record, field)

@@ -31,6 +31,12 @@
 static inline uint64_t epoch_pack(uint64_t incarnation, uint64_t epoch) {
     return incarnation << EPOCH_BITS | epoch;
 }
+static inline uint64_t epoch_incarnation(uint64_t packed) {
+    return packed >> EPOCH_BITS;
+}
+static inline uint64_t epoch_number(uint64_t packed) {
+    return packed & (((uint64_t)1 << EPOCH_BITS) - 1);
+}
 
 typedef struct {
     uint32_t version;
@@ -57,7 +63,9 @@ typedef struct {
     char client[RECORD_ENDPOINT], weights[RECORD_ENDPOINT];
     char http[RECORD_ENDPOINT], version[32];
     uint32_t protocol;
-    uint32_t drained; /* 1: it takes no requests and has none left */
+    uint32_t drained;            /* 1: it takes no requests and has none left */
+    uint64_t incarnation, epoch; /* the newest placement it knows; 0, 0: none */
+    uint64_t placement;          /* ... the digest of that; 0: none */
     bool has_model;
     uint8_t model[RECORD_MODEL];
     record_profile profile;

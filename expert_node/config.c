@@ -61,6 +61,9 @@ static int parse_options(node_config *c, raw_texts *raw, int argc, char **argv,
          "power line.  Replicas of an expert are spread over zones."},
         {"threads", 0, OPTION_U32, &c->threads, "N",
          "Compute threads.  0: one per CPU that this process may use."},
+        {"pin", 0, OPTION_U32, &c->pin, "N",
+         "Bind each compute thread to a CPU of its own, the first to the N-th "
+         "that this process may use; 0: leave that to the system."},
         {"exact", 0, OPTION_FLAG, &c->exact, NULL,
          "Activations stay f32, also against quantized weights.  The "
          "coordinator must do the same."},

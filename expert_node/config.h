@@ -26,7 +26,7 @@ typedef struct {
     uint64_t cache_bytes;       /* 0: what is offered for experts */
     const char *weights_listen; /* NULL: any port beside the control port */
     const char *name, *cluster;
-    uint32_t threads;
+    uint32_t threads, pin;
     uint64_t max_queue; /* bytes of reply */
     float scrub_hours;  /* resident weights are re-read in that; 0: never */
     bool exact, insecure;

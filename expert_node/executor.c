@@ -91,6 +91,7 @@ int executor_new(executor **out, const executor_config *c) {
     if (rc < 0) goto fail;
     rc = pool_new(&e->pool, c->threads);
     if (rc < 0) goto fail;
+    if (c->pin > 0) pool_pin(e->pool, c->pin - 1);
 
     *out = e;
     return 0;
@@ -245,6 +246,10 @@ int executor_run(executor *e, batch *const *batches, size_t n,
         if (next < n_groups) between(ctx);
     }
     return 0;
+}
+
+void executor_lead(executor *e) {
+    pool_lead(e->pool);
 }
 
 uint32_t executor_threads(const executor *e) {

@@ -21,6 +21,7 @@ typedef struct {
     uint32_t width, expert_dim;
     bool exact;
     uint32_t threads; /* 0: one per CPU */
+    uint32_t pin;     /* the first one's CPU, from 1; 0: not pinned */
     tally *tally;     /* counts what is computed; NULL: nobody does */
 } executor_config;
 
@@ -33,6 +34,9 @@ void executor_free(executor *e);
  * if a unit is not there: see batch_still_held(). */
 int executor_run(executor *e, batch *const *batches, size_t n,
                  void (*between)(void *ctx), void *ctx);
+
+/* The calling thread is the one that runs it from now on. */
+void executor_lead(executor *e);
 
 uint32_t executor_threads(const executor *e);
 uint64_t executor_progress(const executor *e); /* any thread */

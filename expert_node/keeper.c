@@ -229,7 +229,8 @@ static int apply(keeper *k, const rack_placement *p, uint64_t now_ms) {
     if (rc == 0) rc = reserve(k, &made, fits ? count_wanted(p, self) : 0);
     if (rc < 0) return rc;
 
-    if (rack_placement_epoch(p) >> EPOCH_BITS != k->epoch >> EPOCH_BITS)
+    if (epoch_incarnation(rack_placement_epoch(p)) !=
+        epoch_incarnation(k->epoch))
         keeper_begin_incarnation(k);
     k->fits = fits;
     k->self = self;

@@ -73,7 +73,7 @@ static int describe(shard **out, shard_origin *from, const node_config *c,
 static int load_static(shard **out, const node_config *c, char *why,
                        size_t why_size) {
     shard_origin from = {0};
-    const shard_plan plan = {c->share, &c->experts};
+    const shard_plan plan = {c->share, &c->experts, c->threads};
     int rc = describe(out, &from, c, why, why_size);
     if (rc == 0) rc = shard_cut(*out, c->slices, why, why_size);
     if (rc == 0) rc = shard_fill(*out, &plan, why, why_size);

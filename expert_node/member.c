@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include "engine/err.h"
 #include "engine/log.h"
+#include "engine/pool.h"
 #include "engine/util.h"
 #include "expert_node/damaged.h"
 #include "expert_node/member_internal.h"
@@ -23,7 +24,7 @@
 
 #define WHY_SIZE 512
 #define MEMORY_LEAST ((uint64_t)1 << 20)
-#define MAX_LOADS 8       /* one is loaded, the others are on their way */
+#define MAX_LOADS 8       /* some are loaded, the others are on their way */
 #define LOG_EVERY_MS 1000 /* failures of loads */
 #define TICK_MS 1000      /* between two steps, at most */
 #define LATE_MS 1000      /* a tick that is later than that: we were stopped */
@@ -240,8 +241,8 @@ static void report(member *m, const keeper_action *a, uint64_t now_ms) {
     const shard *s = service_shard(m->config.service);
     const ready_record r = {
         .boot = m->config.boot_id,
-        .incarnation = a->epoch >> EPOCH_BITS,
-        .epoch = a->epoch & (((uint64_t)1 << EPOCH_BITS) - 1),
+        .incarnation = epoch_incarnation(a->epoch),
+        .epoch = epoch_number(a->epoch),
         .digest = a->digest,
         .bytes = expert_store_bytes(s->store),
         .units = a->units,
@@ -420,10 +421,12 @@ static int open_parts(member *m) {
         .ctx = m,
     };
     int rc = keeper_new(&m->keeper, &k);
-    if (rc == 0) {
-        rc = loader_start(&m->loader, m->config.on_news, m->config.ctx);
-    }
-    return rc;
+    if (rc < 0) return rc;
+    /* What is fetched comes unit by unit. */
+    size_t threads = member_path(m) != NULL ? pool_cpus() : 1;
+    return loader_start(&m->loader,
+                        (uint32_t)size_min(threads, LOADER_MAX_THREADS),
+                        m->config.on_news, m->config.ctx);
 }
 
 /* Reading it all comes later, and a wrong name should not be found then. */
@@ -490,8 +493,7 @@ json_t *member_status(const member *m) {
     keeper_look(m->keeper, &k);
     char epoch[48], source[FETCH_SOURCE_SIZE] = "";
     snprintf(epoch, sizeof(epoch), "%" PRIu64 ".%" PRIu64,
-             k.epoch >> EPOCH_BITS,
-             k.epoch & (((uint64_t)1 << EPOCH_BITS) - 1));
+             epoch_incarnation(k.epoch), epoch_number(k.epoch));
     const char *from =
         member_path(m) != NULL ? member_path(m) : member_source(m, source);
     return json_pack(

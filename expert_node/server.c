@@ -73,6 +73,7 @@ static int bind_links(server *v, char *why, size_t why_size) {
         data.port++;
     }
     l.max_part_bytes = MESSAGE_PART_MAX;
+    l.local = true;
     endpoint_format(&data, text, sizeof(text));
     return link_bind(&v->data_link, &l, text, why, why_size);
 }

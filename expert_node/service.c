@@ -83,6 +83,7 @@ static int make_worker(service *s) {
         .boot_id = s->config.boot_id,
         .exact = c->exact,
         .threads = c->threads,
+        .pin = c->pin,
         .max_reply_bytes = c->max_queue,
         .tally = s->tally,
         .scrub_ms = (uint64_t)((double)c->scrub_hours * 3600e3),

@@ -19,6 +19,7 @@
 #include <unistd.h>
 #include "engine/err.h"
 #include "engine/failpoint.h"
+#include "engine/spin.h"
 #include "engine/util.h"
 #include "expert_node/batch.h"
 #include "expert_node/executor.h"
@@ -63,6 +64,7 @@ struct worker {
     size_t n_free;
     uint32_t computing;
 
+    spin_luck spins;
     int wake_fd;
     atomic_bool stopping;
     orders orders;
@@ -100,6 +102,7 @@ static int make_parts(worker *w) {
         .expert_dim = c->expert_dim,
         .exact = c->exact,
         .threads = c->threads,
+        .pin = c->pin,
         .tally = c->tally,
     };
     const job_limits limits = {
@@ -482,13 +485,16 @@ static int sleep_ms(const worker *w) {
 /* Until there is something on the link, or to send, or to stop for.  The last
  * thing done to the link before poll() is a look that found nothing. */
 static int wait_for_work(worker *w) {
+    bool awake = spin_pays(&w->spins);
     uint64_t until = now_us() + SPIN_US;
     do {
         int n = receive(w);
+        if (awake && n != 0) spin_told(&w->spins, true);
         if (n != 0) return n;
         if (atomic_load(&w->stopping) || orders_waiting(&w->orders)) return 0;
         pause_cpu();
-    } while (now_us() < until);
+    } while (awake && now_us() < until);
+    if (awake) spin_told(&w->spins, false);
 
     struct pollfd fds[2] = {
         {.fd = link_fd(w->link), .events = POLLIN},
@@ -526,6 +532,7 @@ static void wind_up(worker *w) {
 
 int worker_run(worker *w) {
     int rc = 0;
+    executor_lead(w->executor);
     while (rc >= 0 && !atomic_load(&w->stopping)) {
         rc = receive(w);
         if (rc < 0) break;

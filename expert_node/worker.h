@@ -32,6 +32,7 @@ typedef struct {
     uint64_t boot_id;
     bool exact;
     uint32_t threads;         /* 0: one per CPU */
+    uint32_t pin;             /* the first one's CPU, from 1; 0: not pinned */
     uint64_t max_reply_bytes; /* waiting, computing or not yet sent */
     tally *tally;             /* counts what is computed; NULL: nobody does */
     uint64_t scrub_ms; /* all that is resident is re-read in that; 0: never */

@@ -72,6 +72,7 @@ void sim_coord_loop(sim *s, uint32_t coord) {
         obey(s, coord, &a);
     }
     uint64_t wake_ms = a.wake_ms;
+    if (sim_rack_let_go(s, coord)) sim_rack_lost(s, coord);
     bool impatient = c->next != NULL && now_ms >= c->switch_until_ms;
     if (impatient || c->unpublished) sim_rack_changed(s, coord);
     if (c->unpublished && c->rack_due_ms < wake_ms) wake_ms = c->rack_due_ms;
@@ -189,30 +190,49 @@ static void see_drain(sim *s, uint32_t coord) {
     session_campaign(m->session, !drained);
 }
 
+/* Its record, with the placement that it knows. */
+static void publish(sim *s, uint32_t coord) {
+    const sim_member *m = &s->members[coord];
+    const rack_placement *p = rack_view_placement(m->view);
+    uint64_t epoch = p != NULL ? rack_placement_epoch(p) : 0;
+    coordinator_record r = {.boot = m->boot,
+                            .version = "1",
+                            .protocol = 1,
+                            .has_model = true,
+                            .profile = profile,
+                            .incarnation = epoch_incarnation(epoch),
+                            .epoch = epoch_number(epoch)};
+    if (p != NULL) r.placement = rack_placement_sum(p);
+    s->coords[coord].told_placement = r.placement;
+    snprintf(r.client, sizeof(r.client), "tcp://10.0.0.%u:1", coord + 1);
+    snprintf(r.weights, sizeof(r.weights), "tcp://10.0.0.%u:2", coord + 1);
+    memcpy(r.model, s->plan_model.model, RECORD_MODEL);
+    sim_member_want(s, coord, SLOT_RECORD, coordinator_record_pack(&r));
+}
+
+static void offer_to_lead(sim *s, uint32_t coord) {
+    const sim_member *m = &s->members[coord];
+    leader_record l = {.boot = m->boot};
+    snprintf(l.name, sizeof(l.name), "%s", m->name);
+    sim_member_want(s, coord, SLOT_LEADER, leader_record_pack(&l));
+}
+
+static void tell_known(sim *s, uint32_t coord) {
+    const rack_placement *p = rack_view_placement(s->members[coord].view);
+    if (p == NULL) return;
+    if (rack_placement_sum(p) != s->coords[coord].told_placement)
+        publish(s, coord);
+}
+
 uint64_t sim_coord_act(sim *s, uint32_t coord) {
     if (s->members[coord].listed) {
         see_drain(s, coord);
+        tell_known(s, coord);
         sim_rack_set(s, coord);
     }
     uint64_t wake = sim_member_act(s, coord);
     uint64_t lead = sim_leader_act(s, coord);
     return lead < wake ? lead : wake;
-}
-
-static void publish(sim *s, uint32_t coord) {
-    const sim_member *m = &s->members[coord];
-    coordinator_record r = {.boot = m->boot,
-                            .version = "1",
-                            .protocol = 1,
-                            .has_model = true,
-                            .profile = profile};
-    leader_record l = {.boot = m->boot};
-    snprintf(l.name, sizeof(l.name), "%s", m->name);
-    snprintf(r.client, sizeof(r.client), "tcp://10.0.0.%u:1", coord + 1);
-    snprintf(r.weights, sizeof(r.weights), "tcp://10.0.0.%u:2", coord + 1);
-    memcpy(r.model, s->plan_model.model, RECORD_MODEL);
-    sim_member_want(s, coord, SLOT_RECORD, coordinator_record_pack(&r));
-    sim_member_want(s, coord, SLOT_LEADER, leader_record_pack(&l));
 }
 
 /* ---- life ---- */
@@ -229,6 +249,7 @@ void sim_coord_start(sim *s, uint32_t coord) {
     if (membership_new(&c->members, &m) < 0) abort();
     if (heat_new(&c->heat, SIM_LAYERS, units) < 0) abort();
     publish(s, coord);
+    offer_to_lead(s, coord);
     sim_leader_start(s, coord);
     sim_step_start(s, coord);
     sim_rack_changed(s, coord);

@@ -73,6 +73,17 @@ typedef struct {
     sim_routing routing;
 } sim_row;
 
+/* Rows of a step that go through the layers together. */
+typedef struct {
+    uint32_t first, n_rows;           /* of the step's */
+    uint32_t live[SIM_BATCH], n_live; /* of this layer */
+    bool in_layer;
+    uint32_t layer, number; /* of all layers that were begun */
+    placement *during;      /* lent to dispatch */
+    float outputs[SIM_PAIRS][SIM_WIDTH];
+    bool pinned[SIM_PAIRS]; /* PLANT_LATE_LAYER */
+} sim_lane;
+
 typedef struct {
     uint32_t place;
     uint64_t id, sent_us;
@@ -101,26 +112,28 @@ typedef struct {
     leader *leader;
     heat *heat;
     int64_t term;
+    uint64_t told_placement; /* the digest in its record */
     bool drained;
 
     /* the step thread */
     dispatch *machine;
     scheduler *plan;
     sim_rack now;
-    placement *during; /* lent to dispatch */
-    uint64_t epoch;    /* that requests are sent by, as pings say */
+    uint64_t epoch; /* that requests are sent by, as pings say */
     sim_link links[SIM_NODES];
     uint32_t connections;
-    bool in_step, in_layer, computing_here, rack_waits;
+    bool in_step, computing_here, rack_waits;
     scheduler_item items[SIM_BATCH];
     uint32_t n_items;
     sim_row rows[SIM_BATCH];
     uint32_t n_rows;
-    uint32_t live[SIM_BATCH], n_live; /* rows of this layer */
-    uint32_t layer, layer_number;
-    float outputs[SIM_PAIRS][SIM_WIDTH];
-    bool pinned[SIM_PAIRS]; /* PLANT_LATE_LAYER */
-    uint32_t here[SIM_PAIRS], n_here;
+    sim_lane lanes[DISPATCH_LANES];
+    sim_lane *lane; /* that is worked on */
+    /* Whose turn it is, for which layer; is that being computed? */
+    uint32_t n_lanes, turn_lane, turn_layer;
+    bool in_turn;
+    uint32_t layer_number; /* of the layer that was begun last */
+    uint32_t here[SIM_PAIRS], n_here, here_lane;
     bool here_fails;
     sim_message *inbox[SIM_INBOX]; /* while it computes */
     uint32_t n_inbox;
@@ -147,6 +160,9 @@ void sim_coord_poll(sim *s, uint32_t coord);
 
 /* ---- sim_rack.c: from what nodes and etcd say to what is used ---- */
 void sim_rack_set(sim *s, uint32_t coord);
+/* Who is not registered and has nothing to do any more leaves; true: somebody
+ * did. */
+bool sim_rack_let_go(sim *s, uint32_t coord);
 void sim_rack_welcome(sim *s, uint32_t coord, uint32_t node,
                       const sim_message *m);
 void sim_rack_greet(sim *s, uint32_t coord, uint32_t node);
@@ -178,6 +194,9 @@ void sim_leader_rebalance(sim *s, uint32_t coord);
 void sim_leader_recover(sim *s);
 
 /* ---- sim_step.c: steps and layers ---- */
+void sim_step_choose(sim_coord *c, uint32_t lane);
+/* The one with this layer open; NULL: it is over. */
+sim_lane *sim_step_lane(sim_coord *c, uint32_t layer_number);
 void sim_step_start(sim *s, uint32_t coord);
 void sim_step_stop(sim *s, uint32_t coord);
 void sim_step_event(sim *s, uint32_t coord, const sim_event *e);

@@ -177,30 +177,45 @@ static void write_key(sim *s, sim_request *r) {
     publish(s);
 }
 
-/* Could the writer know what it knows?  Who stands still or is not registered,
- * as far as the writer has seen (it is cut off from etcd, or has not come back
- * to a store that was wiped; or the writer is behind), can be asked by nobody:
- * what is written without it is frozen when it comes back. */
-static bool can_be_heard(const sim *s, const sim_request *r, uint32_t member) {
+/* Which placement a process says in its record that it knows, as far as the
+ * writer has seen that; 0: none.  (Who stands still, is cut off from etcd or
+ * has not come back to a store that was replaced can be asked by nobody; what
+ * is written without it is frozen when it comes back.) */
+static uint64_t said_by(const sim *s, const sim_request *r, uint32_t member) {
     const sim_member *m = &s->members[member];
+    bool node = member >= SIM_COORDS;
     char key[40];
-    snprintf(key, sizeof(key), "%s/%s",
-             member < SIM_COORDS ? "coordinators" : "nodes", m->name);
-    return m->alive && !m->frozen && (r->saw >> member & 1) != 0 &&
-           sim_etcd_find(&s->etcd, key) != NULL;
+    snprintf(key, sizeof(key), "%s/%s", node ? "ready" : "coordinators",
+             m->name);
+    const sim_kv *kv = sim_etcd_find(&s->etcd, key);
+    if (kv == NULL || kv->mod_revision > r->seen) return 0;
+    if (node) {
+        ready_record said;
+        if (ready_record_unpack(&said, kv->value, kv->bytes, NULL, 0) < 0)
+            abort();
+        if (said.boot != m->boot) return 0;
+        return epoch_pack(said.incarnation, said.epoch);
+    }
+    coordinator_record said;
+    if (coordinator_record_unpack(&said, kv->value, kv->bytes, NULL, 0) < 0)
+        abort();
+    return said.boot == m->boot ? epoch_pack(said.incarnation, said.epoch) : 0;
 }
 
-/* Does a live process know a placement that is newer than this one, or another
- * one of its number?  (A recovery that was wiped away before anybody saw it is
- * made again.) */
+/* Could the writer know of a placement that is newer than this one, or another
+ * one of its number: by its own memory, a node's answer or a record?  (A
+ * recovery that was wiped away before anybody saw it is made again.) */
 static bool is_outdone(const sim *s, const sim_request *r, uint64_t epoch,
                        bool recovers) {
+    uint64_t known = r->told;
+    const sim_member *writer = &s->members[r->member];
+    if (writer->epoch > known) known = writer->epoch;
     for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
         const sim_member *m = &s->members[i];
-        if (!can_be_heard(s, r, i) || m->epoch < epoch) continue;
-        if (m->epoch > epoch || !recovers) return true;
+        uint64_t said = m->alive && !m->frozen ? said_by(s, r, i) : 0;
+        if (said > known) known = said;
     }
-    return false;
+    return known > epoch || (known == epoch && !recovers);
 }
 
 /* Nobody but the leader may have written this, and nobody before it. */
@@ -223,12 +238,14 @@ static void check_step(sim *s, const sim_request *r) {
      * stopped since, fits the snapshot that the store was restored from as if
      * nothing had happened; it is as old as that, and nobody takes it up. */
     bool belated = r->cluster != s->etcd.cluster;
-    if (!belated && is_outdone(s, r, epoch, recovers)) {
+    bool outdone =
+        epoch <= newest || (!belated && is_outdone(s, r, epoch, recovers));
+    if (outdone) {
         sim_fail(s, "epoch %llu.%llu is written after %llu.%llu",
                  (unsigned long long)head.incarnation,
                  (unsigned long long)head.epoch,
-                 (unsigned long long)(newest >> EPOCH_BITS),
-                 (unsigned long long)(newest & ((1ull << EPOCH_BITS) - 1)));
+                 (unsigned long long)epoch_incarnation(newest),
+                 (unsigned long long)epoch_number(newest));
     }
     if (head.epoch == 1) sim_moves_restart(s);
     for (uint32_t i = 0; i + 1 < r->n_puts; i++) {

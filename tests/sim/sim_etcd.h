@@ -43,9 +43,9 @@ typedef struct {
     session_slot slot;
     int64_t lease, expected, term;
     uint64_t cluster;
-    uint32_t saw; /* STEP: bits of the processes that the writer saw registered
-                   */
-    sim_kv *puts; /* WRITE, STEP; READ: the key */
+    int64_t seen;  /* STEP: the revision that the writer's view covers */
+    uint64_t told; /* STEP: the newest placement that a node told the writer */
+    sim_kv *puts;  /* WRITE, STEP; READ: the key */
     uint32_t n_puts;
     bool releases; /* WRITE: a deletion */
     bool recovers; /* STEP: an operator's */

@@ -62,7 +62,8 @@ void sim_exchange_sweep(sim_coord *c, uint64_t now_us) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < c->n_asked; i++) {
         const sim_asked *a = &c->asked[i];
-        bool over = a->answered && a->layer_number + 1 < c->layer_number;
+        bool over =
+            a->answered && a->layer_number + DISPATCH_LANES < c->layer_number;
         bool lost = now_us > a->sent_us + 60000000;
         if (!over && !lost) c->asked[kept++] = *a;
     }
@@ -96,7 +97,7 @@ void sim_exchange_check(sim *s, uint32_t coord) {
 
 /* A row has SIM_USED experts of so many slices. */
 static sim_row *row_of(const sim *s, sim_coord *c, uint32_t pair) {
-    return &c->rows[c->live[pair / (SIM_USED * s->slices)]];
+    return &c->rows[c->lane->live[pair / (SIM_USED * s->slices)]];
 }
 
 static uint32_t choice_of(const sim *s, uint32_t pair) {
@@ -119,7 +120,7 @@ static void note_asked(sim *s, uint32_t coord, const dispatch_action *a) {
     *asked = (sim_asked){.place = a->node,
                          .id = a->request_id,
                          .sent_us = sim_mono_us(s, coord),
-                         .layer_number = c->layer_number,
+                         .layer_number = c->lane->number,
                          .n_pairs = a->n_pairs};
     memcpy(asked->pairs, a->pairs, a->n_pairs * sizeof(*a->pairs));
 }
@@ -147,7 +148,7 @@ void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a) {
         .to_boot = link->boot,
         .connection = link->connection,
         .request_id = a->request_id,
-        .layer = c->layer,
+        .layer = c->lane->layer,
         .n_pairs = a->n_pairs,
         .remaining_us = SIM_REQUEST_MS * 1000,
     };
@@ -165,7 +166,7 @@ void sim_exchange_send(sim *s, uint32_t coord, const dispatch_action *a) {
 
 static void store_output(sim *s, sim_coord *c, uint32_t pair, const float *y) {
     sim_row *row = row_of(s, c, pair);
-    memcpy(c->outputs[pair], y, SIM_WIDTH * sizeof(*y));
+    memcpy(c->lane->outputs[pair], y, SIM_WIDTH * sizeof(*y));
     if (s->options.plant != PLANT_ARRIVAL_ORDER) return;
     for (uint32_t i = 0; i < SIM_WIDTH; i++) {
         row->arrived[i] += row->routing.weights[choice_of(s, pair)] * y[i];
@@ -177,6 +178,7 @@ void sim_exchange_begin_here(sim *s, uint32_t coord, const dispatch_action *a) {
     assert(a->n_pairs <= SIM_PAIRS);
     memcpy(c->here, a->pairs, a->n_pairs * sizeof(*a->pairs));
     c->n_here = a->n_pairs;
+    c->here_lane = (uint32_t)(c->lane - c->lanes);
     c->here_fails = s->local_fails && sim_chance(s, 30);
     c->computing_here = true;
     sim_trace(s, "%s: computes %u pairs here", s->members[coord].name,
@@ -187,10 +189,11 @@ void sim_exchange_begin_here(sim *s, uint32_t coord, const dispatch_action *a) {
 
 void sim_exchange_end_here(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
+    sim_step_choose(c, c->here_lane);
     for (uint32_t i = 0; i < c->n_here && !c->here_fails; i++) {
         uint32_t pair = c->here[i];
         float y[SIM_WIDTH];
-        sim_expert(c->layer, unit_of(s, c, pair), s->slices,
+        sim_expert(c->lane->layer, unit_of(s, c, pair), s->slices,
                    row_of(s, c, pair)->h, y);
         store_output(s, c, pair, y);
     }
@@ -201,29 +204,31 @@ void sim_exchange_end_here(sim *s, uint32_t coord) {
 
 /* ---- answers ---- */
 
-static void add_output(sim_coord *c, uint32_t pair, const float *y) {
+static void add_output(sim_lane *lane, uint32_t pair, const float *y) {
     for (uint32_t j = 0; j < SIM_WIDTH; j++)
-        c->outputs[pair][j] += y[j];
+        lane->outputs[pair][j] += y[j];
 }
 
 /* Planted mistakes, each one a line that a shell could get wrong.  True: the
  * machine does not hear of the answer. */
 static bool use_wrongly(sim *s, sim_coord *c, const sim_message *m,
                         const sim_asked *a) {
-    bool earlier = a->layer_number != c->layer_number;
-    uint32_t n_pairs = c->in_layer ? c->n_live * SIM_USED * s->slices : 0;
+    sim_lane *lane = sim_step_lane(c, a->layer_number);
+    bool earlier = lane == NULL;
+    if (earlier) lane = c->lane;
+    uint32_t n_pairs = lane->in_layer ? lane->n_live * SIM_USED * s->slices : 0;
 
     if (s->options.plant == PLANT_KEEP_CREDIT) return earlier;
     if (s->options.plant == PLANT_LATE_LAYER && earlier) {
         for (uint32_t i = 0; i < a->n_pairs; i++) {
             if (a->pairs[i] >= n_pairs) continue;
-            memcpy(c->outputs[a->pairs[i]], m->rows[i], sizeof(m->rows[i]));
-            c->pinned[a->pairs[i]] = true;
+            memcpy(lane->outputs[a->pairs[i]], m->rows[i], sizeof(m->rows[i]));
+            lane->pinned[a->pairs[i]] = true;
         }
     }
     if (s->options.plant == PLANT_DOUBLE_COUNT && a->answered && !earlier) {
-        for (uint32_t i = 0; i < a->n_pairs && c->in_layer; i++)
-            add_output(c, a->pairs[i], m->rows[i]);
+        for (uint32_t i = 0; i < a->n_pairs; i++)
+            add_output(lane, a->pairs[i], m->rows[i]);
     }
     return false;
 }
@@ -245,13 +250,15 @@ static void on_rows(sim *s, uint32_t coord, uint32_t place,
                  m->n_pairs);
         return;
     }
+    uint32_t lane = dispatch_lane_of(c->machine, m->request_id);
+    if (lane < DISPATCH_LANES) sim_step_choose(c, lane);
     int rc = dispatch_rows(c->machine, sim_mono_us(s, coord), place,
                            m->request_id, &pairs, &n, take);
-    bool add = s->options.plant == PLANT_HEDGE_ADDED && c->in_layer;
+    bool add = s->options.plant == PLANT_HEDGE_ADDED && c->lane->in_layer;
     for (uint32_t i = 0; rc == 0 && i < n; i++) {
         if (pairs[i] == DISPATCH_NO_PAIR) continue;
-        if (!take[i] && add) add_output(c, pairs[i], m->rows[i]);
-        if (!take[i] || c->pinned[pairs[i]]) continue;
+        if (!take[i] && add) add_output(c->lane, pairs[i], m->rows[i]);
+        if (!take[i] || c->lane->pinned[pairs[i]]) continue;
         store_output(s, c, pairs[i], m->rows[i]);
     }
 }

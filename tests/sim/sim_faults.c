@@ -141,6 +141,17 @@ static bool has_spare(const sim *s) {
     return true;
 }
 
+/* A coordinator that begins finds nodes by their records alone. */
+static bool can_be_found(const sim *s) {
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_member *m = &s->members[sim_node_member(i)];
+        char key[40];
+        snprintf(key, sizeof(key), "nodes/%s", m->name);
+        if (m->alive && sim_etcd_find(&s->etcd, key) == NULL) return false;
+    }
+    return true;
+}
+
 static bool is_rolled_back(const sim *s) {
     for (uint32_t i = 0; i < s->n_coords; i++) {
         const sim_member *m = &s->members[i];
@@ -155,6 +166,19 @@ static bool etcd_is_well(const sim *s) {
            sim_etcd_find(&s->etcd, "placement/epoch") != NULL;
 }
 
+/* No coordinator knows less than another. */
+static bool are_level(const sim *s) {
+    uint64_t epoch = 0;
+    for (uint32_t i = 0; i < s->n_coords; i++) {
+        const sim_member *m = &s->members[i];
+        if (!m->alive) continue;
+        if (m->frozen || s->coords[i].next != NULL) return false;
+        if (epoch != 0 && m->epoch != epoch) return false;
+        epoch = m->epoch;
+    }
+    return true;
+}
+
 /* In a rack where no request may fail. */
 static bool is_survivable(const sim *s, const sim_fault *f) {
     uint32_t flags = rows[f->kind].flags;
@@ -162,13 +186,16 @@ static bool is_survivable(const sim *s, const sim_fault *f) {
     if (flags & COSTS_COORD) {
         if (serving(s) < 2 || is_active(s, COSTS_COORD)) return false;
         if (!etcd_is_well(s)) return false;
+        if (f->kind == FAULT_COORD_KILL && !can_be_found(s)) return false;
     }
     /* What is recovered is what those say that can be reached. */
     bool replaces = f->kind == FAULT_ETCD_WIPE || f->kind == FAULT_ETCD_RESTORE;
     if (replaces && is_active(s, OF_ETCD | COSTS_NODE)) return false;
-    /* Without etcd a coordinator that begins has no placement. */
+    /* Without etcd a coordinator that begins has no placement, and one that
+     * was left behind cannot catch up. */
     if (flags & OF_ETCD) {
         if (serving(s) < s->n_coords || is_active(s, COSTS_COORD)) return false;
+        if (!are_level(s)) return false;
     }
     if (s->local) return true;
     if (f->kind == FAULT_LEAVE && staying(s) < 4) return false;

@@ -23,6 +23,20 @@ void sim_leader_start(sim *s, uint32_t coord) {
     if (leader_new(&c->leader, &config) < 0) abort();
 }
 
+/* ---- what nodes tell ---- */
+
+/* As nodes_held.c says it. */
+static uint64_t told_epoch(const sim *s, const sim_coord *c) {
+    uint64_t newest = 0;
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_seen *seen = &c->seen[i];
+        bool up = seen->there && seen->registered &&
+                  membership_state(c->members, seen->place) == NODE_UP;
+        if (up && seen->told_epoch > newest) newest = seen->told_epoch;
+    }
+    return newest;
+}
+
 /* ---- writing ---- */
 
 static void add_put(sim_kv *kv, const char *key, const void *value,
@@ -49,22 +63,6 @@ static void add_head(sim_kv *kv, const epoch_record *head) {
     free(text);
 }
 
-/* Which processes its view has, as bits. */
-static uint32_t registered(const sim *s, uint32_t coord) {
-    const rack_view *view = s->members[coord].view;
-    uint32_t bits = 0;
-    size_t n;
-    const coordinator_record *c = rack_view_coordinators(view, &n);
-    for (uint32_t i = 0; i < SIM_MEMBERS; i++) {
-        const char *name = s->members[i].name;
-        bool found = i >= SIM_COORDS && rack_view_node(view, name) != NULL;
-        for (size_t j = 0; i < SIM_COORDS && j < n; j++)
-            found |= strcmp(c[j].name, name) == 0;
-        bits |= (uint32_t)found << i;
-    }
-    return bits;
-}
-
 static sim_request *step_new(const sim *s, uint32_t coord, int64_t term,
                              int64_t expected, uint32_t n_layers) {
     sim_request *r = sim_memory(sizeof(*r));
@@ -74,7 +72,8 @@ static sim_request *step_new(const sim *s, uint32_t coord, int64_t term,
                        .term = term,
                        .expected = expected,
                        .cluster = s->members[coord].cluster,
-                       .saw = registered(s, coord),
+                       .seen = s->members[coord].seen,
+                       .told = told_epoch(s, &s->coords[coord]),
                        .n_puts = n_layers + 1};
     r->puts = sim_memory(r->n_puts * sizeof(*r->puts));
     return r;
@@ -145,20 +144,6 @@ static int64_t read_term(sim *s, uint32_t coord) {
     return term;
 }
 
-/* As nodes_held.c says it.  PLANT_NO_REVISION: what nodes tell is a net below
- * that one, and would hide that it has a hole. */
-static uint64_t told_epoch(const sim *s, const sim_coord *c) {
-    uint64_t newest = 0;
-    if (s->options.plant == PLANT_NO_REVISION) return 0;
-    for (uint32_t i = 0; i < s->n_nodes; i++) {
-        const sim_seen *seen = &c->seen[i];
-        bool up = seen->there && seen->registered &&
-                  membership_state(c->members, seen->place) == NODE_UP;
-        if (up && seen->told_epoch > newest) newest = seen->told_epoch;
-    }
-    return newest;
-}
-
 static void look(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     const sim_member *m = &s->members[coord];
@@ -167,7 +152,10 @@ static void look(sim *s, uint32_t coord) {
                         .live_since_ms = m->live_ms,
                         .model = &s->plan_model};
     p.heat = c->heat;
-    p.told_epoch = told_epoch(s, c);
+    /* What nodes tell is a net below that one, and would hide that it has a
+     * hole. */
+    bool deaf = s->options.plant == PLANT_NO_REVISION;
+    p.told_epoch = deaf ? 0 : told_epoch(s, c);
     if (leader_look(c->leader, sim_mono_ms(s, coord), &p) < 0) abort();
 }
 
@@ -238,8 +226,8 @@ static uint32_t list_held(const sim *s, uint32_t coord,
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         const sim_seen *seen = &c->seen[i];
-        bool up = seen->there && seen->registered &&
-                  membership_state(c->members, seen->place) == NODE_UP;
+        bool up =
+            seen->there && membership_state(c->members, seen->place) == NODE_UP;
         if (!up) continue;
         sim_rack_fill(s, &seen->held, &held[n]);
         out[n].held = unit_set_empty(&seen->held) ? NULL : &held[n];
@@ -254,7 +242,7 @@ static void write_recovery(sim *s, uint32_t coord, const recovery *plan) {
     epoch_record head = plan->head;
     uint32_t n = 0;
     if (s->options.plant == PLANT_SAME_INCARNATION) {
-        head.incarnation = plan->was >> EPOCH_BITS;
+        head.incarnation = epoch_incarnation(plan->was);
     }
     head.term = s->coords[coord].term;
     snprintf(head.writer, sizeof(head.writer), "%s", s->members[coord].name);
@@ -278,12 +266,13 @@ static void recover(sim *s, uint32_t coord) {
     holdings held[SIM_NODES] = {{0}};
     recovery plan;
     char why[256] = "";
-    const recovery_input in = {.view = view,
-                               .nodes_epoch =
-                                   leader_known_epoch(s->coords[coord].leader),
-                               .model = &s->plan_model,
-                               .nodes = nodes,
-                               .n_nodes = list_held(s, coord, nodes, held)};
+    const recovery_input in = {
+        .view = view,
+        .nodes_epoch = leader_known_epoch(s->coords[coord].leader),
+        .at_odds = leader_at_odds(s->coords[coord].leader),
+        .model = &s->plan_model,
+        .nodes = nodes,
+        .n_nodes = list_held(s, coord, nodes, held)};
     int rc = recovery_plan(&plan, &in, why, sizeof(why));
     if (rc == 0 && plan.source != RECOVERY_NOTHING && !plan.begins_anew) {
         write_recovery(s, coord, &plan);

@@ -4,7 +4,7 @@
 
 #include "tests/sim/sim_base.h"
 
-#define SIM_FAILURES_KEPT 10
+#define SIM_FAILURES_KEPT 100
 
 typedef struct {
     uint64_t runs, failures, worst_faults; /* the fewest of a run */

@@ -1,6 +1,11 @@
 /* sim_moves.c - no move may be undone soon: as long as a rack has the same
  * nodes and the same leader, a holder that came beside others does not go, and
- * one that went does not come back, within SIM_STILL_US. */
+ * one that went does not come back, within SIM_STILL_US.
+ *
+ * What a node is given that is not registered (it died, and the leader that
+ * gave it has not seen that yet) has not come to be there, and is given to
+ * others when its time of absence is up. */
+#include <stdio.h>
 #include <string.h>
 #include "tests/sim/sim.h"
 
@@ -10,6 +15,13 @@ void sim_moves_restart(sim *s) {
     memset(s->came_us, 0, sizeof(s->came_us));
     memset(s->went_us, 0, sizeof(s->went_us));
     s->rack_changed_us = s->clock.now_us;
+}
+
+static bool is_registered(const sim *s, uint32_t node) {
+    char key[40];
+    snprintf(key, sizeof(key), "nodes/%s",
+             s->members[sim_node_member(node)].name);
+    return sim_etcd_find(&s->etcd, key) != NULL;
 }
 
 static void check(sim *s, uint32_t node, uint32_t layer, uint32_t unit,
@@ -56,7 +68,9 @@ void sim_moves_look(sim *s, const epoch_record *head, uint32_t layer,
             uint64_t *came_us = &s->came_us[i][layer][unit];
             uint64_t *went_us = &s->went_us[i][layer][unit];
             check(s, i, layer, unit, came ? *went_us : *came_us);
-            bool move = calm && (!came || (before >> unit & 1));
+            bool move =
+                calm &&
+                (!came || ((before >> unit & 1) != 0 && is_registered(s, i)));
             if (move) *(came ? came_us : went_us) = s->clock.now_us;
         }
     }

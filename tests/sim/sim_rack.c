@@ -255,7 +255,22 @@ static void leave(sim_coord *c, uint32_t node) {
 
 /* PLANT_LEASE_DOWN: who is not registered is not there. */
 static bool may_leave(const sim *s, const sim_coord *c, uint32_t node) {
-    return s->options.plant == PLANT_LEASE_DOWN || !has_work(s, c, node);
+    uint64_t epoch =
+        c->assignment != NULL ? rack_placement_epoch(c->assignment) : 0;
+    if (s->options.plant == PLANT_LEASE_DOWN) return true;
+    return c->epoch >= epoch && !has_work(s, c, node);
+}
+
+bool sim_rack_let_go(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    bool left = false;
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_seen *n = &c->seen[i];
+        if (!n->there || n->registered || !may_leave(s, c, i)) continue;
+        leave(c, i);
+        left = true;
+    }
+    return left;
 }
 
 void sim_rack_set(sim *s, uint32_t coord) {
@@ -271,16 +286,14 @@ void sim_rack_set(sim *s, uint32_t coord) {
             continue;
         }
         n->registered = r != NULL;
-        if (r == NULL && may_leave(s, c, i)) {
-            leave(c, i);
-            changed = true;
-        } else if (r != NULL && r->boot != n->record_boot) {
+        if (r != NULL && r->boot != n->record_boot) {
             n->record_boot = r->boot;
             if (membership_boot(c->members, n->place) != r->boot) {
                 sim_rack_greet(s, coord, i);
             }
         }
     }
+    changed |= sim_rack_let_go(s, coord);
     if (changed) publish(s, coord);
     sim_coord_loop(s, coord);
 }
@@ -302,11 +315,9 @@ void sim_rack_welcome(sim *s, uint32_t coord, uint32_t node,
     n->doubted = unit_set_or(&n->doubted, &odd);
 }
 
-bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node, uint32_t layer,
-                    uint32_t unit, uint64_t epoch) {
+static bool uses(const sim *s, uint32_t coord, const placement *where,
+                 uint32_t node, uint32_t layer, uint32_t unit) {
     const sim_coord *c = &s->coords[coord];
-    const placement *where = c->in_layer ? c->during : c->now.where;
-    if (where == NULL || placement_epoch(where) >= epoch) return false;
     uint32_t n;
     const uint16_t *holders = placement_nodes(where, layer, unit, &n);
     for (uint32_t i = 0; i < n; i++) {
@@ -315,6 +326,23 @@ bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node, uint32_t layer,
             l->boot == s->members[sim_node_member(node)].boot) {
             return true;
         }
+    }
+    return false;
+}
+
+bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node, uint32_t layer,
+                    uint32_t unit, uint64_t epoch) {
+    const sim_coord *c = &s->coords[coord];
+    const placement *by[DISPATCH_LANES] = {NULL};
+    bool open = false;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        if (c->lanes[i].in_layer) by[i] = c->lanes[i].during;
+        open = open || c->lanes[i].in_layer;
+    }
+    if (!open) by[0] = c->now.where;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        if (by[i] == NULL || placement_epoch(by[i]) >= epoch) continue;
+        if (uses(s, coord, by[i], node, layer, unit)) return true;
     }
     return false;
 }

@@ -8,76 +8,7 @@
 #define QUIET_US 2500000 /* without a new epoch */
 #define REST_US 90000000 /* after the faults; it must have come by then */
 
-/* ---- a process ---- */
-
-static bool is_registered(const sim *s, uint32_t member) {
-    const sim_member *m = &s->members[member];
-    char key[40];
-    snprintf(key, sizeof(key), "%s/%s",
-             member < SIM_COORDS ? "coordinators" : "nodes", m->name);
-    const sim_kv *kv = sim_etcd_find(&s->etcd, key);
-    return kv != NULL && kv->lease != 0 && session_registered(m->session);
-}
-
-static bool node_at_rest(const sim *s, uint32_t node, const unit_set *assigned,
-                         const char **what) {
-    uint32_t member = sim_node_member(node);
-    const sim_member *m = &s->members[member];
-    const sim_node *n = &s->nodes[node];
-    if (!m->alive) return true;
-    *what = "a node is not registered";
-    if (!is_registered(s, member)) return false;
-    *what = "a node knows another placement";
-    if (m->epoch != s->etcd.newest_epoch) return false;
-    *what = "a node holds other units than it is given";
-    if (!unit_set_equal(assigned, &n->resident) || !unit_set_empty(&n->busy)) {
-        return false;
-    }
-    *what = "a node has work left";
-    return job_queue_waiting(n->queue) == 0 &&
-           job_queue_reply_bytes(n->queue) == 0;
-}
-
-/* Does it send by the newest placement, to all who hold something? */
-static bool coord_at_rest(const sim *s, uint32_t coord,
-                          const unit_set assigned[SIM_NODES],
-                          const char **what) {
-    const sim_coord *c = &s->coords[coord];
-    *what = "a coordinator is not registered";
-    if (!is_registered(s, coord)) return false;
-    *what = "coordinators know different placements";
-    if (s->members[coord].epoch != s->etcd.newest_epoch) return false;
-    *what = "a coordinator uses another placement than it knows";
-    if (c->next != NULL || c->epoch != s->etcd.newest_epoch) return false;
-    *what = leader_why(c->leader);
-    if (*what[0] != '\0') return false;
-    *what = "a coordinator is not idle";
-    if (!sim_step_idle(s, coord)) return false;
-    *what = "a coordinator does not use what a node holds";
-    for (uint32_t i = 0; i < s->n_nodes; i++) {
-        if (!s->members[sim_node_member(i)].alive) continue;
-        for (uint32_t l = 0; l < SIM_LAYERS; l++) {
-            for (uint64_t left = assigned[i].of[l]; left != 0;
-                 left &= left - 1) {
-                uint32_t unit = (uint32_t)__builtin_ctzll(left);
-                if (sim_coord_uses(s, coord, i, l, unit, UINT64_MAX)) continue;
-                const sim_seen *n = &c->seen[i];
-                sim_trace(s,
-                          "%s does not ask node %u for unit %u of layer %u: "
-                          "%s, %s, %s",
-                          s->members[coord].name, i, unit, l,
-                          n->there ? "there" : "not there",
-                          unit_set_has(&n->held, l, unit) ? "held" : "not held",
-                          unit_set_has(&n->doubted, l, unit) ? "doubted"
-                                                             : "not doubted");
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-/* ---- the placement ---- */
+/* ---- what there is room for ---- */
 
 static bool is_drained(const sim *s, uint32_t node) {
     char key[40];
@@ -104,6 +35,103 @@ static void find_wanted(const sim *s, uint32_t *least, uint32_t *stay) {
         ++*least;
     }
 }
+
+/* ---- a process ---- */
+
+static bool is_registered(const sim *s, uint32_t member) {
+    const sim_member *m = &s->members[member];
+    char key[40];
+    snprintf(key, sizeof(key), "%s/%s",
+             member < SIM_COORDS ? "coordinators" : "nodes", m->name);
+    const sim_kv *kv = sim_etcd_find(&s->etcd, key);
+    return kv != NULL && kv->lease != 0 && session_registered(m->session);
+}
+
+/* What it is given is there, and nothing else.  Only where memory was lost
+ * beyond the spare, so that there is nowhere else to put it, may a node be
+ * given more than it has room for. */
+static bool holds_its_part(const sim *s, uint32_t node,
+                           const unit_set *assigned) {
+    const sim_node *n = &s->nodes[node];
+    unit_set lacks = unit_set_less(assigned, &n->resident);
+    unit_set excess = unit_set_less(&n->resident, assigned);
+    uint32_t least, stay;
+    if (!unit_set_empty(&excess) || !unit_set_empty(&n->busy)) return false;
+    if (unit_set_empty(&lacks)) return true;
+    find_wanted(s, &least, &stay);
+    return least == 0 && sim_store_bytes(s, assigned) > n->memory;
+}
+
+static bool node_at_rest(const sim *s, uint32_t node, const unit_set *assigned,
+                         const char **what) {
+    uint32_t member = sim_node_member(node);
+    const sim_member *m = &s->members[member];
+    const sim_node *n = &s->nodes[node];
+    if (!m->alive) return true;
+    *what = "a node is not registered";
+    if (!is_registered(s, member)) return false;
+    *what = "a node knows another placement";
+    if (m->epoch != s->etcd.newest_epoch) return false;
+    *what = "a node holds other units than it is given";
+    if (!holds_its_part(s, node, assigned)) return false;
+    *what = "a node has work left";
+    return job_queue_waiting(n->queue) == 0 &&
+           job_queue_reply_bytes(n->queue) == 0;
+}
+
+static bool tells_what_it_knows(const sim *s, uint32_t coord) {
+    const sim_member *m = &s->members[coord];
+    size_t n;
+    const coordinator_record *all = rack_view_coordinators(m->view, &n);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(all[i].name, m->name) != 0) continue;
+        return epoch_pack(all[i].incarnation, all[i].epoch) == m->epoch;
+    }
+    return false;
+}
+
+/* Does it send by the newest placement, to all who hold something? */
+static bool coord_at_rest(const sim *s, uint32_t coord,
+                          const unit_set assigned[SIM_NODES],
+                          const char **what) {
+    const sim_coord *c = &s->coords[coord];
+    *what = "a coordinator is not registered";
+    if (!is_registered(s, coord)) return false;
+    *what = "coordinators know different placements";
+    if (s->members[coord].epoch != s->etcd.newest_epoch) return false;
+    *what = "a coordinator does not say which placement it knows";
+    if (!tells_what_it_knows(s, coord)) return false;
+    *what = "a coordinator uses another placement than it knows";
+    if (c->next != NULL || c->epoch != s->etcd.newest_epoch) return false;
+    *what = leader_why(c->leader);
+    if (*what[0] != '\0') return false;
+    *what = "a coordinator is not idle";
+    if (!sim_step_idle(s, coord)) return false;
+    *what = "a coordinator does not use what a node holds";
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        if (!s->members[sim_node_member(i)].alive) continue;
+        for (uint32_t l = 0; l < SIM_LAYERS; l++) {
+            uint64_t left = assigned[i].of[l] & s->nodes[i].resident.of[l];
+            for (; left != 0; left &= left - 1) {
+                uint32_t unit = (uint32_t)__builtin_ctzll(left);
+                if (sim_coord_uses(s, coord, i, l, unit, UINT64_MAX)) continue;
+                const sim_seen *n = &c->seen[i];
+                sim_trace(s,
+                          "%s does not ask node %u for unit %u of layer %u: "
+                          "%s, %s, %s",
+                          s->members[coord].name, i, unit, l,
+                          n->there ? "there" : "not there",
+                          unit_set_has(&n->held, l, unit) ? "held" : "not held",
+                          unit_set_has(&n->doubted, l, unit) ? "doubted"
+                                                             : "not doubted");
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- the placement ---- */
 
 static bool is_covered(const sim *s, const unit_set assigned[SIM_NODES],
                        const char **what) {
@@ -141,6 +169,31 @@ static bool is_at_rest(const sim *s, const char **what) {
     return is_covered(s, assigned, what);
 }
 
+/* For whoever replays a run that found no rest. */
+static void trace_state(const sim *s) {
+    unit_set assigned[SIM_NODES];
+    for (uint32_t i = 0; i < s->n_coords; i++) {
+        const sim_member *m = &s->members[i];
+        sim_trace(s, "%s knows %llx, term %lld, uses %llx: %s", m->name,
+                  (unsigned long long)m->epoch, (long long)s->coords[i].term,
+                  (unsigned long long)s->coords[i].epoch,
+                  leader_why(s->coords[i].leader));
+    }
+    sim_rack_assigned(s, rack_view_placement(s->members[0].view), assigned);
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_member *m = &s->members[sim_node_member(i)];
+        const sim_node *n = &s->nodes[i];
+        if (!m->alive) continue;
+        sim_trace(s,
+                  "%s knows %llx, offers %llu bytes, is given %llu, has %llu%s",
+                  m->name, (unsigned long long)m->epoch,
+                  (unsigned long long)n->memory,
+                  (unsigned long long)sim_store_bytes(s, &assigned[i]),
+                  (unsigned long long)sim_store_bytes(s, &n->resident),
+                  is_drained(s, i) ? ", is drained" : "");
+    }
+}
+
 void sim_rest_look(sim *s) {
     const char *what = "";
     if (s->quiet_epoch != s->etcd.newest_epoch) {
@@ -158,6 +211,7 @@ void sim_rest_look(sim *s) {
     }
     if (s->clock.now_us > s->over_us + REST_US) {
         if (!sim_clients_done(s)) what = "requests go on";
+        trace_state(s);
         sim_fail(s, "no rest: %s", quiet ? what : "epochs go on");
     }
     sim_after(s, LOOK_US, EVENT_REST, -1, 0);

@@ -62,9 +62,35 @@ static void link_up(sim_coord *c, uint32_t place) {
     scheduler_wake(c->plan);
 }
 
-/* Between layers: from now on requests are made from the newest rack. */
+void sim_step_choose(sim_coord *c, uint32_t lane) {
+    c->lane = &c->lanes[lane];
+    dispatch_choose(c->machine, lane);
+}
+
+sim_lane *sim_step_lane(sim_coord *c, uint32_t layer_number) {
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        sim_lane *lane = &c->lanes[i];
+        if (lane->in_layer && lane->number == layer_number) return lane;
+    }
+    return NULL;
+}
+
+static bool in_layer(const sim_coord *c) {
+    bool in = false;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++)
+        in = in || c->lanes[i].in_layer;
+    return in;
+}
+
+/* Between layers: from now on requests are made from the newest rack, but for
+ * those of a layer that is open. */
 static void adopt(sim_coord *c) {
     c->epoch = c->now.where != NULL ? placement_epoch(c->now.where) : 0;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        if (!c->lanes[i].in_layer) continue;
+        uint64_t open = placement_epoch(c->lanes[i].during);
+        if (open < c->epoch) c->epoch = open;
+    }
 }
 
 static void take_rack(sim *s, uint32_t coord) {
@@ -85,7 +111,7 @@ static void take_rack(sim *s, uint32_t coord) {
         dispatch_node_trust(c->machine, i, c->now.at[i].trust);
     }
     scheduler_wake(c->plan);
-    if (!c->in_layer) adopt(c);
+    if (!in_layer(c)) adopt(c);
 }
 
 /* ---- sequences ---- */
@@ -175,15 +201,16 @@ static bool item_lost(const sim_coord *c, const sim_sequence *q) {
 
 static uint32_t route_rows(sim *s, sim_coord *c, uint32_t *units) {
     uint32_t n_units = 0;
-    c->n_live = 0;
-    for (uint32_t i = 0; i < c->n_rows; i++) {
+    c->lane->n_live = 0;
+    for (uint32_t j = 0; j < c->lane->n_rows; j++) {
+        uint32_t i = c->lane->first + j;
         sim_row *row = &c->rows[i];
         sim_sequence *q = row->sequence;
         if (item_lost(c, q)) continue;
-        sim_attend(q->kv[c->layer], row->position, row->x, row->h);
-        c->live[c->n_live++] = i;
-        if (sim_is_dense(&s->model, c->layer)) continue;
-        sim_route(&s->model, sim_topic(q->tokens[0]), c->layer, row->h,
+        sim_attend(q->kv[c->lane->layer], row->position, row->x, row->h);
+        c->lane->live[c->lane->n_live++] = i;
+        if (sim_is_dense(&s->model, c->lane->layer)) continue;
+        sim_route(&s->model, sim_topic(q->tokens[0]), c->lane->layer, row->h,
                   &row->routing);
         memcpy(row->arrived, row->h, sizeof(row->h));
         for (uint32_t k = 0; k < SIM_USED * s->slices; k++) {
@@ -195,19 +222,17 @@ static uint32_t route_rows(sim *s, sim_coord *c, uint32_t *units) {
 }
 
 /* A layer without experts is done at once. */
-static void run_dense(sim *s, uint32_t coord) {
-    sim_coord *c = &s->coords[coord];
-    for (uint32_t i = 0; i < c->n_live; i++) {
-        sim_row *row = &c->rows[c->live[i]];
+static void run_dense(sim_coord *c) {
+    for (uint32_t i = 0; i < c->lane->n_live; i++) {
+        sim_row *row = &c->rows[c->lane->live[i]];
         memcpy(row->x, row->h, sizeof(row->x));
     }
-    next_step(s, coord, 20);
 }
 
 /* By which dispatch knows rows that come back. */
 static void make_keys(const sim_coord *c, uint64_t *keys) {
-    for (uint32_t i = 0; i < c->n_live; i++) {
-        const sim_row *row = &c->rows[c->live[i]];
+    for (uint32_t i = 0; i < c->lane->n_live; i++) {
+        const sim_row *row = &c->rows[c->lane->live[i]];
         keys[i] = XXH3_64bits(row->h, sizeof(row->h));
     }
 }
@@ -216,29 +241,30 @@ static void begin_layer(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     uint32_t units[SIM_PAIRS], k = SIM_USED * s->slices;
     bool skip = s->options.plant == PLANT_SKIP_LOST;
-    c->layer_number++;
+    c->lane->number = ++c->layer_number;
     (void)route_rows(s, c, units);
-    if (sim_is_dense(&s->model, c->layer)) {
-        run_dense(s, coord);
+    if (sim_is_dense(&s->model, c->lane->layer)) {
+        run_dense(c);
         return;
     }
-    memset(c->pinned, 0, sizeof(c->pinned));
+    memset(c->lane->pinned, 0, sizeof(c->lane->pinned));
     /* Stale values, so that a pair that nobody computed shows. */
-    memset(c->outputs, skip ? 0 : 0x7f, sizeof(c->outputs[0]) * c->n_live * k);
+    memset(c->lane->outputs, skip ? 0 : 0x7f,
+           sizeof(c->lane->outputs[0]) * c->lane->n_live * k);
     sim_exchange_sweep(c, sim_mono_us(s, coord));
     adopt(c);
-    c->during = placement_ref(c->now.where);
+    c->lane->during = placement_ref(c->now.where);
     if (dispatch_reserve(c->machine, SIM_BATCH * k) < 0 ||
-        dispatch_begin(c->machine, sim_mono_us(s, coord), c->layer, units,
-                       c->n_live, k, c->during) < 0) {
+        dispatch_begin(c->machine, sim_mono_us(s, coord), c->lane->layer, units,
+                       c->lane->n_live, k, c->lane->during) < 0) {
         abort();
     }
-    if (dispatch_has_kept(c->machine, c->layer)) {
+    if (dispatch_has_kept(c->machine, c->lane->layer)) {
         uint64_t keys[SIM_BATCH];
         make_keys(c, keys);
         dispatch_resume(c->machine, sim_mono_us(s, coord), keys);
     }
-    c->in_layer = true;
+    c->lane->in_layer = true;
 }
 
 /* For people who look for the reason. */
@@ -253,11 +279,13 @@ static void trace_holders(sim *s, uint32_t coord, uint32_t unit) {
         sim_trace(
             s, "  node %u: %s, %s%s%s%strust %d", i,
             node_state_name(membership_state(c->members, n->place)),
-            unit_set_has(&assigned[i], c->layer, unit) ? "assigned, " : "",
-            unit_set_has(&n->held, c->layer, unit) ? "held, " : "",
-            unit_set_has(&n->doubted, c->layer, unit) ? "doubted, " : "",
-            sim_coord_uses(s, coord, i, c->layer, unit, UINT64_MAX) ? "used, "
-                                                                    : "",
+            unit_set_has(&assigned[i], c->lane->layer, unit) ? "assigned, "
+                                                             : "",
+            unit_set_has(&n->held, c->lane->layer, unit) ? "held, " : "",
+            unit_set_has(&n->doubted, c->lane->layer, unit) ? "doubted, " : "",
+            sim_coord_uses(s, coord, i, c->lane->layer, unit, UINT64_MAX)
+                ? "used, "
+                : "",
             (int)membership_trust(c->members, n->place, NULL, NULL));
     }
 }
@@ -269,14 +297,14 @@ static void note_lost(sim *s, uint32_t coord) {
     uint32_t expert;
     if (!dispatch_lost_expert(s->coords[coord].machine, &expert)) return;
     sim_trace(s, "%s gives up unit %u of layer %u", s->members[coord].name,
-              expert, s->coords[coord].layer);
+              expert, s->coords[coord].lane->layer);
     trace_holders(s, coord, expert);
     if (!s->strict || s->clock.now_us < s->lag_until_us ||
         s->clock.now_us < s->costs_until_us) {
         return;
     }
     sim_fail(s, "%s gave up unit %u of layer %u", s->members[coord].name,
-             expert, s->coords[coord].layer);
+             expert, s->coords[coord].lane->layer);
 }
 
 static void end_layer(sim *s, uint32_t coord) {
@@ -290,8 +318,8 @@ static void end_layer(sim *s, uint32_t coord) {
         make_keys(c, keys);
         dispatch_keep(c->machine, keys);
     }
-    for (uint32_t i = 0; i < c->n_live; i++) {
-        sim_row *row = &c->rows[c->live[i]];
+    for (uint32_t i = 0; i < c->lane->n_live; i++) {
+        sim_row *row = &c->rows[c->lane->live[i]];
         row->lost = dispatch_row_lost(c->machine, i) && !skip;
         if (row->lost) {
             note_lost(s, coord);
@@ -302,25 +330,26 @@ static void end_layer(sim *s, uint32_t coord) {
             sim_squash(row->x);
         } else {
             sim_combine(row->h, &row->routing, s->slices,
-                        (const float(*)[SIM_WIDTH])c->outputs + i * k,
+                        (const float(*)[SIM_WIDTH])c->lane->outputs + i * k,
                         s->options.plant == PLANT_SLICE_ORDER, row->x);
         }
     }
-    placement_unref(c->during);
-    c->during = NULL;
-    c->in_layer = false;
-    next_step(s, coord, 50 + sim_below(s, 200));
+    placement_unref(c->lane->during);
+    c->lane->during = NULL;
+    c->lane->in_layer = false;
 }
 
-/* Do what dispatch says, until it has nothing to do. */
-static void pump(sim *s, uint32_t coord) {
+/* Do what dispatch says of one layer, until it has nothing to do; when it is
+ * to be asked again. */
+static uint64_t pump_lane(sim *s, uint32_t coord, uint32_t lane) {
     sim_coord *c = &s->coords[coord];
     dispatch_action a;
 
-    for (uint32_t turns = 0; c->in_layer && !c->computing_here; turns++) {
+    sim_step_choose(c, lane);
+    for (uint32_t turns = 0; c->lane->in_layer && !c->computing_here; turns++) {
         if (turns > 1000) {
             sim_fail(s, "dispatch never rests");
-            return;
+            break;
         }
         uint64_t now_us = sim_mono_us(s, coord);
         dispatch_next(c->machine, now_us, &a);
@@ -330,10 +359,34 @@ static void pump(sim *s, uint32_t coord) {
         if (a.kind != DISPATCH_WAIT) continue;
         if (a.wake_us <= now_us) sim_fail(s, "a wait for the past");
         if (a.wake_us == UINT64_MAX) sim_fail(s, "a wait without an end");
-        set_timer(s, coord, EVENT_LAYER, &c->layer_timer, a.wake_us - now_us);
-        break;
+        return a.wake_us - now_us;
     }
+    return UINT64_MAX;
+}
+
+static void take_turn(sim *s, uint32_t coord);
+
+static void pump(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    uint64_t soonest_us = UINT64_MAX;
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        uint64_t us = pump_lane(s, coord, i);
+        if (us < soonest_us) soonest_us = us;
+    }
+    if (soonest_us != UINT64_MAX)
+        set_timer(s, coord, EVENT_LAYER, &c->layer_timer, soonest_us);
     sim_exchange_check(s, coord);
+    take_turn(s, coord);
+}
+
+/* The lanes take turns, layer by layer; one that has a layer open is waited
+ * for.  What is between two layers takes a while. */
+static void take_turn(sim *s, uint32_t coord) {
+    sim_coord *c = &s->coords[coord];
+    if (!c->in_step || c->in_turn || c->computing_here) return;
+    if (c->lanes[c->turn_lane].in_layer) return;
+    c->in_turn = true;
+    next_step(s, coord, 50 + sim_below(s, 200));
 }
 
 /* ---- steps ---- */
@@ -378,6 +431,17 @@ static void end_step(sim *s, uint32_t coord) {
     next_step(s, coord, 50);
 }
 
+/* In one part, or in two. */
+static void deal_rows(sim *s, sim_coord *c) {
+    c->n_lanes = c->n_rows > 1 && sim_chance(s, 50) ? 2 : 1;
+    c->turn_lane = c->turn_layer = 0;
+    uint32_t half = c->n_rows / c->n_lanes;
+    c->lanes[0].first = 0;
+    c->lanes[0].n_rows = half;
+    c->lanes[1].first = half;
+    c->lanes[1].n_rows = c->n_rows - half;
+}
+
 static void begin_step(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     c->n_rows = 0;
@@ -396,10 +460,9 @@ static void begin_step(sim *s, uint32_t coord) {
             sim_embed(q->tokens[row->position], row->position, row->x);
         }
     }
+    deal_rows(s, c);
     c->in_step = true;
-    c->layer = 0;
-    begin_layer(s, coord);
-    pump(s, coord);
+    take_turn(s, coord);
 }
 
 /* Between steps: commands, what ran out of time, the next plan. */
@@ -425,15 +488,24 @@ static void turn(sim *s, uint32_t coord) {
     next_step(s, coord, next_ms * 1000 - sim_mono_us(s, coord));
 }
 
+/* The layer of the lane whose turn it is; after the last one it is done. */
 static void go_on(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     if (!c->in_step) {
         turn(s, coord);
-    } else if (++c->layer < SIM_LAYERS) {
-        begin_layer(s, coord);
-        pump(s, coord);
-    } else {
+        return;
+    }
+    c->in_turn = false;
+    if (c->computing_here) return; /* then it is taken anew */
+    sim_step_choose(c, c->turn_lane);
+    c->lane->layer = c->turn_layer;
+    if (c->turn_layer < SIM_LAYERS) begin_layer(s, coord);
+    c->turn_lane = (c->turn_lane + 1) % c->n_lanes;
+    if (c->turn_lane == 0) c->turn_layer++;
+    if (c->turn_layer > SIM_LAYERS) {
         end_step(s, coord);
+    } else {
+        pump(s, coord);
     }
 }
 
@@ -509,6 +581,7 @@ void sim_step_start(sim *s, uint32_t coord) {
     d.local = s->local;
     limits.max_queued = s->strict ? SIM_SEQUENCES - limits.max_running : 3;
     if (dispatch_new(&c->machine, &d) < 0) abort();
+    sim_step_choose(c, 0);
     if (scheduler_new(&c->plan, &limits) < 0) abort();
     const placement_shape nothing = {.n_layers = SIM_LAYERS,
                                      .n_experts = s->model.n_experts,
@@ -530,7 +603,8 @@ void sim_step_stop(sim *s, uint32_t coord) {
     sim_add(s, COUNT_LOST, stats.lost_pairs);
     dispatch_free(c->machine);
     scheduler_free(c->plan);
-    placement_unref(c->during);
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++)
+        placement_unref(c->lanes[i].during);
     sim_rack_fini(&c->now);
 }
 
@@ -549,9 +623,12 @@ void sim_step_check_end(sim *s, uint32_t coord) {
     if (n.free_pages != SIM_PAGES) {
         sim_fail(s, "%s has %u pages left", name, n.free_pages);
     }
-    dispatch_action a;
-    dispatch_next(c->machine, sim_mono_us(s, coord), &a);
-    if (a.kind != DISPATCH_DONE) sim_fail(s, "dispatch is not done");
+    for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
+        dispatch_action a;
+        sim_step_choose(c, i);
+        dispatch_next(c->machine, sim_mono_us(s, coord), &a);
+        if (a.kind != DISPATCH_DONE) sim_fail(s, "dispatch is not done");
+    }
     for (uint32_t i = 0; i < SIM_NODES; i++) {
         dispatch_node_stats stats;
         dispatch_node(c->machine, i, &stats);

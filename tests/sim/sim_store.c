@@ -250,7 +250,7 @@ static void check_ready(sim *s, uint32_t node, uint64_t epoch) {
     unit_set lacks = unit_set_less(&assigned[node], &s->nodes[node].resident);
     if (unit_set_empty(&lacks)) return;
     sim_fail(s, "node %u reports epoch %llu before it holds all of it", node,
-             (unsigned long long)(epoch & ((1ull << EPOCH_BITS) - 1)));
+             (unsigned long long)epoch_number(epoch));
 }
 
 static void report(sim *s, uint32_t node, uint64_t epoch, uint64_t digest,
@@ -258,8 +258,8 @@ static void report(sim *s, uint32_t node, uint64_t epoch, uint64_t digest,
     uint32_t member = sim_node_member(node);
     check_ready(s, node, epoch);
     ready_record r = {.boot = s->members[member].boot,
-                      .incarnation = epoch >> EPOCH_BITS,
-                      .epoch = epoch & ((1ull << EPOCH_BITS) - 1),
+                      .incarnation = epoch_incarnation(epoch),
+                      .epoch = epoch_number(epoch),
                       .digest = digest,
                       .units = units,
                       .waiting = waiting};

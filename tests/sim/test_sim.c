@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "engine/util.h"
 #include "tests/sim/sim.h"
 #include "tests/sim/sim_many.h"
 
@@ -53,6 +54,30 @@ static void keeps_its_promises_whatever_fails(void **state) {
         if (i != COUNT_STALE) assert_true(sum.count[i] > 0);
     }
     assert_true(sum.count[COUNT_FINISHED] > 5 * sum.count[COUNT_FAILED]);
+}
+
+/* Each once showed something that no unit test had thought of. */
+static void keeps_its_promises_where_it_did_not(void **state) {
+    static const uint64_t seeds[] = {
+        1520,  /* a node left with the answers that a layer waited for */
+        19754, /* an empty etcd was led by who knew nothing */
+        23256, /* a recovery forgot who had not registered again yet */
+        26670, /* a unit was given to a node that was dead already */
+        29395, 40007, 43526, /* an old etcd was led by who knew no more */
+        30195, 39330,        /* a placement was known that nobody held */
+        30614,               /* one number for two placements */
+        32884,               /* a coordinator began before a node was listed */
+        52799,               /* another one knew a recovery that was lost */
+        56613,               /* memory lost beyond the spare */
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(seeds); i++) {
+        sim_result r;
+        sim_run(&(sim_options){.seed = seeds[i]}, &r);
+        if (!r.ok) {
+            fail_msg("seed %llu: %s", (unsigned long long)seeds[i], r.why);
+        }
+    }
 }
 
 static void repeats_a_seed_exactly(void **state) {
@@ -132,6 +157,7 @@ static int usage(void) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keeps_its_promises_whatever_fails),
+        cmocka_unit_test(keeps_its_promises_where_it_did_not),
         cmocka_unit_test(repeats_a_seed_exactly),
         cmocka_unit_test(notices_every_planted_mistake),
     };

@@ -421,6 +421,31 @@ static void its_record_says_when_it_is_empty(void **state) {
     close_rig(a);
 }
 
+/* ---- an etcd that forgets ---- */
+
+static void its_record_says_which_placement_it_knows(void **state) {
+    (void)state;
+    rig *a = open_rig();
+    tell(a);
+    assert_int_equal(played.own.epoch, 0);
+    feed_nodes(a);
+    feed_placement(a, 4, 0);
+    played.no_room = 1;
+    tell(a);
+    assert_int_equal(played.own.epoch, 0);
+    tell(a); /* tried again */
+    assert_int_equal(played.own.incarnation, 1);
+    assert_int_equal(played.own.epoch, 4);
+    uint64_t sum = played.own.placement;
+    assert_true(sum == rack_placement_sum(rack_view_placement(a->feed.view)));
+    feed_placement(a, epoch_pack(2, 1), 0);
+    tell(a);
+    assert_int_equal(played.own.incarnation, 2);
+    assert_int_equal(played.own.epoch, 1);
+    assert_true(played.own.placement != sum);
+    close_rig(a);
+}
+
 /* ---- draining others ---- */
 
 typedef struct {
@@ -579,6 +604,7 @@ int main(void) {
         over_tcp(refuses_to_serve_in_another_model_s_rack),
         over_tcp(takes_no_requests_while_it_is_drained),
         over_tcp(its_record_says_when_it_is_empty),
+        over_tcp(its_record_says_which_placement_it_knows),
         over_tcp(records_a_drain_of_who_is_there),
         over_tcp(says_what_became_of_a_drain),
         over_tcp(drains_nobody_while_etcd_is_away),

@@ -108,6 +108,8 @@ static void refuses_numbers_that_cannot_work(void **state) {
     refused("--context", "4294967295", "--context");
     refused("--context", "1048577", "--context");
     refused("--max-running", "0", "--max-running");
+    refused("--micro-batches", "3", "--micro-batches");
+    taken("--micro-batches", "2");
     refused("--max-running", "1025", "--max-running");
     refused("--max-queued", "4097", "--max-queued");
     refused("--batch-tokens", "63", "--batch-tokens");

@@ -208,15 +208,15 @@ static void down_is_with_the_coordinator(void **state) {
     rig r;
     weights *with, *without;
     rig_open(&r, false);
-    assert_int_equal(weights_load(&with, r.g, &r.model, r.why, sizeof(r.why)),
-                     0);
+    assert_int_equal(
+        weights_load(&with, r.g, &r.model, NULL, r.why, sizeof(r.why)), 0);
     const float *down = tensor(&r, "blk.1.ffn_down_exps.bias");
     assert_memory_equal(with->layers[1].moe.down_bias, down,
                         4 * WIDTH * sizeof(float));
 
     r.model.expert_bias = false;
     assert_int_equal(
-        weights_load(&without, r.g, &r.model, r.why, sizeof(r.why)), 0);
+        weights_load(&without, r.g, &r.model, NULL, r.why, sizeof(r.why)), 0);
     assert_null(without->layers[1].moe.down_bias);
     /* of 2 layers: all 4 experts' resident, those of 2 read by a token */
     assert_true(with->bytes - without->bytes == 2 * 4 * WIDTH * sizeof(float));

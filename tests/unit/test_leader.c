@@ -253,6 +253,7 @@ static void waits_after_an_unknown_outcome(void **state) {
     d.now_ms += 10;
     d.live_since_ms = d.now_ms; /* listed anew */
     look(&d);
+    d.now_ms += 1000;
     assert_int_equal(next(&d), LEADER_WRITE);
 
     commit(&d, d.action.step); /* it was written after all */
@@ -287,6 +288,83 @@ static void waits_until_it_sees_what_it_wrote(void **state) {
     d.now_ms += 2999;
     look(&d);
     assert_int_equal(next(&d), LEADER_WAIT);
+    desk_fini(&d);
+}
+
+/* ---- what other coordinators know ---- */
+
+static void say(desk *d, const char *name, uint64_t epoch, uint64_t placement) {
+    char key[RECORD_KEY];
+    coordinator_record r = {
+        .boot = 7,
+        .client = "tcp://127.0.0.1:7100",
+        .protocol = 1,
+        .incarnation = epoch_incarnation(epoch),
+        .profile = {.version = 1, .activation = "a8", .rows = "f32"},
+        .epoch = epoch_number(epoch),
+        .placement = placement};
+    snprintf(key, sizeof(key), "coordinators/%s", name);
+    put_text(d, key, coordinator_record_pack(&r));
+}
+
+/* No node that is there knows it. */
+static void writes_nothing_older_than_what_a_coordinator_knows(void **state) {
+    desk d;
+    (void)state;
+    desk_init(&d, 1);
+    join(&d, "a");
+    say(&d, "c2", epoch_pack(1, 12), 1);
+    look(&d);
+    d.now_ms += 60000;
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_non_null(strstr(leader_why(d.machine), "newer placement"));
+    assert_true(leader_known_epoch(d.machine) == epoch_pack(1, 12));
+    desk_fini(&d);
+}
+
+/* The store was restored from a snapshot: its records tell what the others knew
+ * then.  They renew them as soon as they have seen it. */
+static void
+lets_others_speak_before_it_writes_into_an_etcd_that_is_back(void **state) {
+    desk d;
+    (void)state;
+    begin(&d, 1);
+    say(&d, "c2", epoch_pack(1, 1), 0);
+    join(&d, "c");
+    look(&d);
+    d.now_ms += 1000;
+    d.live_since_ms = d.now_ms;
+    look(&d);
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_int_equal(d.action.wake_ms, d.now_ms + 1000);
+    d.now_ms += 999;
+    say(&d, "c2", epoch_pack(1, 2), 0);
+    look(&d);
+    d.now_ms += 60000;
+    assert_int_equal(next(&d), LEADER_WAIT);
+    assert_non_null(strstr(leader_why(d.machine), "newer placement"));
+    desk_fini(&d);
+}
+
+static void is_frozen_while_a_number_stands_for_two_placements(void **state) {
+    desk d;
+    (void)state;
+    begin(&d, 1);
+    uint64_t sum = rack_placement_sum(rack_view_placement(d.view));
+    say(&d, "c2", epoch_pack(1, 1), sum);
+    look(&d);
+    assert_string_equal(leader_why(d.machine), "");
+    assert_false(leader_at_odds(d.machine));
+    say(&d, "c2", epoch_pack(1, 1), sum + 1);
+    look(&d);
+    assert_non_null(strstr(leader_why(d.machine), "under the number"));
+    assert_true(leader_at_odds(d.machine));
+    say(&d, "c2", epoch_pack(1, 1), 0); /* it does not say */
+    look(&d);
+    assert_string_equal(leader_why(d.machine), "");
+    report(&d, "a", 1000, 1); /* a node that was given something else */
+    look(&d);
+    assert_non_null(strstr(leader_why(d.machine), "under the number"));
     desk_fini(&d);
 }
 
@@ -561,6 +639,10 @@ int main(void) {
         cmocka_unit_test(goes_on_from_a_view_that_shows_the_last_write),
         cmocka_unit_test(waits_after_an_unknown_outcome),
         cmocka_unit_test(waits_until_it_sees_what_it_wrote),
+        cmocka_unit_test(writes_nothing_older_than_what_a_coordinator_knows),
+        cmocka_unit_test(
+            lets_others_speak_before_it_writes_into_an_etcd_that_is_back),
+        cmocka_unit_test(is_frozen_while_a_number_stands_for_two_placements),
         cmocka_unit_test(is_frozen_if_etcd_lost_what_it_wrote),
         cmocka_unit_test(goes_on_when_a_late_view_shows_it),
         cmocka_unit_test(writes_nothing_below_what_nodes_answer),

@@ -20,10 +20,14 @@ static void on_done(void *ctx) {
     sem_post(&r->done);
 }
 
-static void rig_open(rig *r) {
+static void rig_open_threads(rig *r, uint32_t n_threads) {
     sem_init(&r->done, 0, 0);
     sem_init(&r->go, 0, 0);
-    assert_int_equal(loader_start(&r->l, on_done, r), 0);
+    assert_int_equal(loader_start(&r->l, n_threads, on_done, r), 0);
+}
+
+static void rig_open(rig *r) {
+    rig_open_threads(r, 1);
 }
 
 static void rig_close(rig *r) {
@@ -75,6 +79,34 @@ static void brings_results_in_order_with_their_sentences(void **state) {
     rig_close(&r);
 }
 
+/* The first job waits for the others, which only other threads can do; its
+ * result comes first all the same. */
+static void works_at_several_jobs_and_keeps_their_order(void **state) {
+    (void)state;
+    rig r;
+    rig_open_threads(&r, 2);
+    const loader_job first = {.run = wait_to_go, .ctx = &r, .kind = 1};
+    assert_int_equal(loader_push(r.l, &first), 0);
+    loader_result got;
+    for (uint32_t i = 0; i < 3; i++) {
+        const loader_job j = {fail_odd_units, &r, 3, i, 7};
+        assert_int_equal(loader_push(r.l, &j), 0);
+        sem_wait(&r.done);
+        assert_false(loader_take(r.l, &got));
+    }
+    sem_post(&r.go);
+    sem_wait(&r.done);
+    assert_true(loader_take(r.l, &got));
+    assert_int_equal(got.job.kind, 1);
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_true(loader_take(r.l, &got));
+        assert_int_equal(got.job.unit, i);
+        assert_int_equal(got.rc, i % 2 ? ERR_CHECKSUM : 0);
+    }
+    assert_false(loader_take(r.l, &got));
+    rig_close(&r);
+}
+
 static void takes_so_many_jobs_and_no_more(void **state) {
     (void)state;
     rig r;
@@ -114,6 +146,7 @@ static void drops_what_waits_when_it_is_stopped(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(brings_results_in_order_with_their_sentences),
+        cmocka_unit_test(works_at_several_jobs_and_keeps_their_order),
         cmocka_unit_test(takes_so_many_jobs_and_no_more),
         cmocka_unit_test(drops_what_waits_when_it_is_stopped),
     };

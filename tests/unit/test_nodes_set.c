@@ -137,6 +137,35 @@ static void keeps_who_has_work_although_its_record_is_gone(void **state) {
     close_rack(&a);
 }
 
+static uint32_t all_on_second(uint32_t layer, uint32_t unit) {
+    (void)layer;
+    (void)unit;
+    return 2;
+}
+
+/* Cut off from etcd alone, it still answers the layer under way. */
+static void keeps_who_leaves_until_no_layer_asks_it(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    exchange *x = memory_rack_exchange(a.r->rack);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    exchange_idle(x);
+    rack_feed_node_gone(&a.feed, "one");
+    feed_placement(&a, 2, all_on_second); /* who is not there */
+    take_up(&a);
+    assert_true(exchange_epoch(x) == epoch_pack(1, 1));
+    assert_int_equal(nodes_count(a.r->nodes), 1);
+    exchange_idle(x); /* the step thread goes by it */
+    assert_true(exchange_epoch(x) == epoch_pack(1, 2));
+    take_up(&a);
+    assert_int_equal(nodes_count(a.r->nodes), 0);
+    close_rack(&a);
+}
+
 /* ---- what they are asked for ---- */
 
 static void asks_for_what_is_assigned_and_held_alone(void **state) {
@@ -346,6 +375,7 @@ int main(void) {
         over_tcp(refuses_another_node_at_the_address),
         over_tcp(passes_over_addresses_that_cannot_be_used),
         over_tcp(keeps_who_has_work_although_its_record_is_gone),
+        over_tcp(keeps_who_leaves_until_no_layer_asks_it),
         over_tcp(asks_for_what_is_assigned_and_held_alone),
         over_tcp(counts_on_layers_that_are_not_placed_yet),
         over_tcp(makes_racks_for_reports_at_times_alone),

@@ -245,6 +245,24 @@ static void digest_depends_on_the_units_alone(void **state) {
     rack_view_free(v);
 }
 
+static void sum_tells_placements_apart(void **state) {
+    rack_view *v = placed(), *same = placed();
+    (void)state;
+    uint64_t before = rack_placement_sum(rack_view_placement(v));
+    assert_true(before == rack_placement_sum(rack_view_placement(same)));
+    put_epoch(v, 1, 6, 11);
+    assert_int_equal(settle(v), 0);
+    assert_true(before != rack_placement_sum(rack_view_placement(v)));
+    /* Under the number that the other one has now, another layer. */
+    put_layer(same, 2, 1, 0, 11);
+    put_epoch(same, 1, 6, 11);
+    assert_int_equal(settle(same), 0);
+    assert_true(rack_placement_sum(rack_view_placement(v)) !=
+                rack_placement_sum(rack_view_placement(same)));
+    rack_view_free(same);
+    rack_view_free(v);
+}
+
 static void takes_nothing_up_before_the_revision_is_whole(void **state) {
     rack_view *v = placed();
     (void)state;
@@ -445,6 +463,7 @@ int main(void) {
         cmocka_unit_test(bounds_the_number_of_records),
         cmocka_unit_test(answers_who_holds_what),
         cmocka_unit_test(digest_depends_on_the_units_alone),
+        cmocka_unit_test(sum_tells_placements_apart),
         cmocka_unit_test(takes_nothing_up_before_the_revision_is_whole),
         cmocka_unit_test(keeps_a_referenced_placement_alive),
         cmocka_unit_test(keeps_the_accepted_one_when_the_next_does_not_fit),

@@ -96,7 +96,10 @@ static void reads_back_a_coordinator(void **state) {
                             .version = "0.1.0",
                             .protocol = 1,
                             .has_model = true,
-                            .profile = sample_profile},
+                            .profile = sample_profile,
+                            .incarnation = 2,
+                            .epoch = ((uint64_t)1 << EPOCH_BITS) - 1,
+                            .placement = UINT64_MAX},
                        back;
     (void)state;
     strcpy(r.profile.blas, "haswell");
@@ -108,6 +111,8 @@ static void reads_back_a_coordinator(void **state) {
     assert_string_equal(back.http, r.http);
     assert_string_equal(back.profile.blas, "haswell");
     assert_true(back.has_model);
+    assert_true(back.incarnation == r.incarnation && back.epoch == r.epoch);
+    assert_true(back.placement == r.placement);
     free(text);
 }
 

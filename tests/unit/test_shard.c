@@ -97,7 +97,7 @@ static void fills_itself_with_its_share_of_units(void **state) {
     rig r;
     make_model(&r);
     const option_list none = {0};
-    const shard_plan plan = {"1/2", &none};
+    const shard_plan plan = {"1/2", &none, 2};
     assert_int_equal(shard_open(&r.s, r.path, r.why, sizeof(r.why)), 0);
     assert_int_equal(shard_cut(r.s, 2, r.why, sizeof(r.why)), 0);
     assert_int_equal(shard_fill(r.s, &plan, r.why, sizeof(r.why)), 0);

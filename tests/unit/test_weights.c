@@ -29,7 +29,7 @@ static int load(rig *r, const char *path) {
         model_read(&r->config, r->g, r->why, sizeof(r->why)) < 0) {
         fail_msg("%s", r->why);
     }
-    return weights_load(&r->w, r->g, &r->config, r->why, sizeof(r->why));
+    return weights_load(&r->w, r->g, &r->config, NULL, r->why, sizeof(r->why));
 }
 
 static void rig_open(rig *r, const char *path) {
@@ -104,7 +104,7 @@ static void loads_a_dense_model(void **state) {
     assert_matrix(&r, &l->dense.gate, "blk.1.ffn_gate.weight");
     assert_matrix(&r, &l->dense.up, "blk.1.ffn_up.weight");
     assert_matrix(&r, &l->dense.down, "blk.1.ffn_down.weight");
-    assert_null(l->moe.router);
+    assert_null(l->moe.router.data);
     assert_null(l->attention.q_norm);
     assert_null(r.w->rope_factors);
     assert_null(r.w->config.rope.factors);
@@ -121,10 +121,44 @@ static void loads_a_router_but_no_expert(void **state) {
     rig_open(&r, finish(e));
     assert_attention(&r);
     const layer_weights *l = &r.w->layers[1];
-    assert_floats(&r, l->moe.router, "blk.1.ffn_gate_inp.weight");
+    assert_matrix(&r, &l->moe.router, "blk.1.ffn_gate_inp.weight");
     assert_floats(&r, l->attention.q_norm, "blk.1.attn_q_norm.weight");
     assert_floats(&r, l->attention.k_norm, "blk.1.attn_k_norm.weight");
     assert_null(l->dense.gate.data);
+    rig_close(&r);
+}
+
+/* Its scores decide which experts run: they take the row as it is. */
+static void a_quantized_router_is_loaded_as_floats(void **state) {
+    (void)state;
+    enum { EXPERTS = 4, COLS = 32, ROW_BYTES = 34 };
+    uint8_t stored[EXPERTS][ROW_BYTES];
+    float floats[EXPERTS][COLS];
+    for (int e = 0; e < EXPERTS; e++) {
+        stored[e][0] = 0x00; /* a scale of 0.5 */
+        stored[e][1] = 0x38;
+        for (int i = 0; i < COLS; i++) {
+            stored[e][2 + i] = (uint8_t)(10 * e + i);
+            floats[e][i] = 0.5f * (float)(10 * e + i);
+        }
+    }
+    gguf_edit *e = gguf_edit_new(model_base_qwen3moe());
+    const uint64_t dims[2] = {COLS, EXPERTS};
+    gguf_writer_tensor(gguf_edit_drop(e, "blk.1.ffn_gate_inp.weight"),
+                       "blk.1.ffn_gate_inp.weight", WEIGHT_Q8_0, 2, dims,
+                       stored);
+    rig r;
+    rig_open(&r, finish(e));
+
+    const matrix *router = &r.w->layers[1].moe.router;
+    matrix wanted;
+    assert_int_equal(matrix_pack(&wanted, weight_format_find(WEIGHT_F32),
+                                 EXPERTS, COLS, floats),
+                     0);
+    assert_ptr_equal(router->format, wanted.format);
+    assert_int_equal(router->bytes, wanted.bytes);
+    assert_memory_equal(router->data, wanted.data, wanted.bytes);
+    matrix_fini(&wanted);
     rig_close(&r);
 }
 
@@ -327,15 +361,17 @@ static void names_the_tensor_that_cannot_be_read(void **state) {
     assert_int_equal(model_read(&r.config, r.g, r.why, sizeof(r.why)), 0);
     const gguf_tensor *t = gguf_find_tensor(r.g, "blk.1.attn_v.weight");
     assert_int_equal(truncate(path, (off_t)(t->offset + 8)), 0);
-    assert_int_equal(weights_load(&r.w, r.g, &r.config, r.why, sizeof(r.why)),
-                     ERR_FORMAT);
+    assert_int_equal(
+        weights_load(&r.w, r.g, &r.config, NULL, r.why, sizeof(r.why)),
+        ERR_FORMAT);
     assert_non_null(strstr(r.why, "blk.1.attn_v.weight"));
     assert_null(r.w);
 
     t = gguf_find_tensor(r.g, "blk.0.attn_norm.weight");
     assert_int_equal(truncate(path, (off_t)(t->offset + 8)), 0);
-    assert_int_equal(weights_load(&r.w, r.g, &r.config, r.why, sizeof(r.why)),
-                     ERR_FORMAT);
+    assert_int_equal(
+        weights_load(&r.w, r.g, &r.config, NULL, r.why, sizeof(r.why)),
+        ERR_FORMAT);
     assert_non_null(strstr(r.why, "blk.0.attn_norm.weight"));
     rig_close(&r);
 }
@@ -349,6 +385,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(loads_a_dense_model),
         cmocka_unit_test(loads_a_router_but_no_expert),
+        cmocka_unit_test(a_quantized_router_is_loaded_as_floats),
         cmocka_unit_test(counts_what_it_holds_and_what_a_token_reads),
         cmocka_unit_test(embeds_a_token_as_its_row),
         cmocka_unit_test(embeds_from_blocks),

@@ -29,7 +29,7 @@ static int load(rig *r, const char *path) {
         model_read(&r->config, r->g, r->why, sizeof(r->why)) < 0) {
         fail_msg("%s", r->why);
     }
-    return weights_load(&r->w, r->g, &r->config, r->why, sizeof(r->why));
+    return weights_load(&r->w, r->g, &r->config, NULL, r->why, sizeof(r->why));
 }
 
 static void rig_close(rig *r) {
