@@ -281,10 +281,11 @@ int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
 
     static fault_proxy v;
-    v.core.loop = &v.loop;
-    v.core.random = seed * 0x9e3779b97f4a7c15 + 1; /* never 0 in practice */
-    if (v.core.random == 0) v.core.random = 1;
+    uint64_t random = seed * 0x9e3779b97f4a7c15 + 1; /* 0 in no practice */
     rc = uv_loop_init(&v.loop);
+    if (rc == 0) {
+        rc = proxy_core_init(&v.core, &v.loop, random != 0 ? random : 1);
+    }
     if (rc == 0) rc = uv_pipe_init(&v.loop, &v.commands, 0);
     if (rc == 0) rc = uv_pipe_open(&v.commands, STDIN_FILENO);
     v.commands.data = &v;

@@ -18,6 +18,8 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 #include "engine/err.h"
 #include "engine/util.h"
@@ -34,7 +36,7 @@ typedef struct chunk {
     struct chunk *next;
     flow *owner;
     uv_write_t write;
-    uint64_t due_ms;
+    uint64_t due_us;
     size_t bytes;
     uint8_t data[];
 } chunk;
@@ -43,12 +45,11 @@ struct flow {
     proxy_pair *pair;
     flow_direction direction;
     uv_stream_t *from, *to;
-    uv_timer_t timer; /* for the chunk that is due next */
     uv_shutdown_t shutdown;
     chunk *head, *tail;
     size_t queued; /* bytes */
-    uint64_t last_due_ms;
-    double free_at_ms; /* when a throttled line is done with what it has */
+    uint64_t last_due_us;
+    double free_at_us; /* when a throttled line is done with what it has */
     uint64_t seen;     /* bytes that arrived */
     double flip_after; /* bytes until the next flip; negative: not drawn */
     bool reading;
@@ -112,8 +113,6 @@ static void close_pair(proxy_pair *p, bool reset) {
     *p->link = p->next;
     if (p->next != NULL) p->next->link = p->link;
     p->core->counts.resets += reset;
-    for (int i = 0; i < 2; i++)
-        uv_close((uv_handle_t *)&p->flows[i].timer, on_handle_closed);
     uv_tcp_t *ends[] = {&p->near, &p->far};
     for (int i = 0; i < 2; i++) {
         /* refused while a shutdown is under way */
@@ -148,16 +147,48 @@ static void on_shut(uv_shutdown_t *shutdown, int status) {
         close_pair(p, status < 0);
 }
 
-static void on_due(uv_timer_t *timer) {
-    proxy_pair *p = timer->data;
-    look(timer == &p->flows[0].timer ? &p->flows[0] : &p->flows[1]);
+/* The alarm rings no later than then. */
+static void wake_at(proxy_core *core, uint64_t due_us) {
+    if (core->alarm_us != 0 && core->alarm_us <= due_us) return;
+    core->alarm_us = due_us;
+    const struct itimerspec at = {
+        .it_value = {.tv_sec = (time_t)(due_us / 1000000),
+                     .tv_nsec = (long)(due_us % 1000000 * 1000)}};
+    int rc = timerfd_settime(core->alarm_fd, TFD_TIMER_ABSTIME, &at, NULL);
+    assert(rc == 0);
+}
+
+static void on_alarm(uv_poll_t *alarm, int status, int events) {
+    proxy_core *core = alarm->data;
+    uint64_t rings;
+    (void)status;
+    (void)events;
+    if (read(core->alarm_fd, &rings, sizeof(rings)) < 0) return;
+    core->alarm_us = 0;
+    for (proxy_pair *p = core->pairs, *next; p != NULL; p = next) {
+        next = p->next;
+        look(&p->flows[0]);
+        look(&p->flows[1]);
+    }
+}
+
+int proxy_core_init(proxy_core *core, uv_loop_t *loop, uint64_t random) {
+    *core = (proxy_core){.loop = loop, .random = random};
+    /* libuv's own timers know milliseconds, a network's delays are shorter */
+    core->alarm_fd =
+        timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (core->alarm_fd < 0) return -errno;
+    core->alarm.data = core;
+    int rc = uv_poll_init(loop, &core->alarm, core->alarm_fd);
+    if (rc == 0) rc = uv_poll_start(&core->alarm, UV_READABLE, on_alarm);
+    return rc;
 }
 
 /* Hand over what is due.  false: the pair is gone. */
 static bool send_due(flow *f) {
-    uint64_t now = uv_now(f->pair->core->loop);
+    uint64_t now = now_us();
 
-    while (f->head != NULL && f->head->due_ms <= now &&
+    while (f->head != NULL && f->head->due_us <= now &&
            uv_stream_get_write_queue_size(f->to) < WRITE_MAX) {
         chunk *c = f->head;
         uv_buf_t buffer = uv_buf_init((char *)c->data, (unsigned int)c->bytes);
@@ -171,8 +202,8 @@ static bool send_due(flow *f) {
             return false;
         }
     }
-    if (f->head != NULL && f->head->due_ms > now)
-        uv_timer_start(&f->timer, on_due, f->head->due_ms - now, 0);
+    if (f->head != NULL && f->head->due_us > now)
+        wake_at(f->pair->core, f->head->due_us);
     return true;
 }
 
@@ -216,18 +247,18 @@ static void look(flow *f) {
 /* ---- bytes that arrive ---- */
 
 static uint64_t due(flow *f, const fault *rule, size_t bytes) {
-    uint64_t now = uv_now(f->pair->core->loop);
+    uint64_t now = now_us();
     double at = (double)now;
 
     if (rule->kind == FAULT_DELAY) {
-        at += rule->a + rule->b * (2 * draw(f->pair->core) - 1);
+        at += 1e3 * (rule->a + rule->b * (2 * draw(f->pair->core) - 1));
     } else if (rule->kind == FAULT_THROTTLE) {
-        f->free_at_ms = fmax(f->free_at_ms, at) + (double)bytes * 1e3 / rule->a;
-        at = f->free_at_ms;
+        f->free_at_us = fmax(f->free_at_us, at) + (double)bytes * 1e6 / rule->a;
+        at = f->free_at_us;
     }
     uint64_t when = at > (double)now ? (uint64_t)at : now;
-    if (when > f->last_due_ms) f->last_due_ms = when;
-    return f->last_due_ms;
+    if (when > f->last_due_us) f->last_due_us = when;
+    return f->last_due_us;
 }
 
 /* false: no memory. */
@@ -238,7 +269,7 @@ static bool put(flow *f, const fault *rule, const uint8_t *data, size_t n) {
     c->next = NULL;
     c->owner = f;
     c->bytes = n;
-    c->due_ms = due(f, rule, n);
+    c->due_us = due(f, rule, n);
     if (f->tail != NULL) f->tail->next = c;
     f->tail = c;
     if (f->head == NULL) f->head = c;
@@ -371,9 +402,6 @@ static void flow_init(flow *f, proxy_pair *p, flow_direction direction) {
     f->from = direction == FLOW_UP ? near : far;
     f->to = direction == FLOW_UP ? far : near;
     f->flip_after = -1;
-    f->timer.data = p;
-    uv_timer_init(p->core->loop, &f->timer);
-    p->open_handles++;
     zmtp_init(&f->messages);
 }
 

@@ -11,15 +11,21 @@ typedef struct {
     uint64_t connections, bytes, flips, duplicates, resets, dropped;
 } proxy_counts;
 
-/* What all pairs share; the caller's. */
+/* What all pairs share.  Never moved once it is initialised. */
 typedef struct proxy_pair proxy_pair;
 typedef struct {
     uv_loop_t *loop;
     proxy_rules rules;
     proxy_counts counts;
-    uint64_t random; /* state of the generator: seeded by the caller */
+    uint64_t random; /* state of the generator */
     proxy_pair *pairs;
+    uv_poll_t alarm; /* rings when the next bytes are due */
+    int alarm_fd;
+    uint64_t alarm_us; /* 0: it is not set */
 } proxy_core;
+
+/* `random` is not 0.  -errno, or libuv's code. */
+int proxy_core_init(proxy_core *core, uv_loop_t *loop, uint64_t random);
 
 /* Take a connection that waits at `listener`, a server that is known as `to`,
  * and connect on to `address` with a socket made in the namespace `ns` (-1: the

@@ -26,7 +26,7 @@ STORIES = (
     (PROMPT, ("--temp", 0)),
     (PROMPT, ("--temp", 0.8, "--seed", 7)),
     (PROMPT, ("--temp", 3, "--top-k", 0, "--top-p", 1, "--min-p", 0,
-              "--seed", 11)),
+              "--seed", 33)),
     ("Größe 🦊 – été, 日本", ("--temp", 3, "--top-k", 0, "--top-p", 1,
                              "--min-p", 0, "--seed", 5)),
 )

@@ -16,6 +16,7 @@ LONG = 440  # tokens; a story that is still told while something happens
 BEFORE_ANSWER = ("node.receive", "node.compute", "node.reply",
                  "link.send.half")
 MID_STORY = 60  # visits: 6 layers a token
+TELLINGS = 100  # at most, until the node that is to fail was asked
 
 
 class NodeFaults(RackTest):
@@ -43,7 +44,7 @@ class NodeFaults(RackTest):
         asked = self.rack.coordinator(nodes, "--no-local-experts",
                                       "--cross-check", "0")
         # Nodes are chosen by their speed: tell stories until it is hit.
-        for _ in range(20):
+        for _ in range(TELLINGS):
             self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
             if nodes[victim].ended() or nodes[victim].stopped():
                 break
@@ -61,7 +62,7 @@ class NodeFaults(RackTest):
         nodes = self.rack.nodes(2, envs={1: {"ROSTER_FAILPOINTS": spec}})
         asked = self.rack.coordinator(nodes, "--cross-check", "0")
         # A node that is slow is helped before it is hit.
-        for _ in range(20):
+        for _ in range(TELLINGS):
             self.assertEqual(self.story, self.rack.generate(asked, PROMPT))
             if nodes[1].ended() or nodes[1].stopped():
                 break

@@ -46,6 +46,18 @@ static void small_model_has_the_same_bits_everywhere(void **state) {
     shuffle_close(&s);
 }
 
+/* Heads of 64 and of 24 dims: whole blocks of the cache's scales, and less. */
+static void a_rounded_cache_has_the_same_bits_everywhere(void **state) {
+    (void)state;
+    static const uint32_t head_dims[] = {64, 24};
+    static const char *const names[] = {"whole.gguf", "odd.gguf"};
+    for (size_t i = 0; i < ARRAY_LEN(head_dims); i++) {
+        model_shape shape = model_shape_small();
+        shape.head_dim = head_dims[i];
+        run_shuffles(&shape, names[i], 90, shuffle_count(20), KV_Q8_0, false);
+    }
+}
+
 static void exact_mode_has_the_same_bits_everywhere(void **state) {
     (void)state;
     model_shape shape = model_shape_small();
@@ -133,6 +145,7 @@ static void latent_attention_has_the_same_bits_everywhere(void **state) {
     } kinds[] = {{WEIGHT_Q8_0, 4, 32, false, KV_F32, "latent.gguf"},
                  {WEIGHT_Q4_0, 20, 32, true, KV_F16, "unsplit.gguf"},
                  {WEIGHT_BF16, 3, 12, true, KV_F16, "unsplit_bf16.gguf"},
+                 {WEIGHT_Q8_0, 16, 32, false, KV_Q8_0, "latent_q8_0.gguf"},
                  {WEIGHT_F32, 17, 20, false, KV_F16, "latent_f32.gguf"}};
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         model_shape shape = model_shape_small();
@@ -231,6 +244,7 @@ static void every_family_has_the_same_bits_everywhere(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_model_has_the_same_bits_everywhere),
+        cmocka_unit_test(a_rounded_cache_has_the_same_bits_everywhere),
         cmocka_unit_test(exact_mode_has_the_same_bits_everywhere),
         cmocka_unit_test(float_weights_have_the_same_bits_everywhere),
         cmocka_unit_test(wide_model_has_the_same_bits_everywhere),

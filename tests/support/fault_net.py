@@ -240,14 +240,15 @@ class Group:
         with open(os.path.join(self.path, name), "w") as f:
             f.write(text)
 
-    def limit(self, share):
-        quota = -1 if share is None else int(share * self.PERIOD_US)
+    def limit(self, share, period_us=PERIOD_US):
+        quota = -1 if share is None else int(share * period_us)
         if self.old:
-            self._write("cpu.cfs_period_us", str(self.PERIOD_US))
+            self._write("cpu.cfs_quota_us", "-1")  # any period fits that
+            self._write("cpu.cfs_period_us", str(period_us))
             self._write("cpu.cfs_quota_us", str(quota))
         else:
             self._write("cpu.max", "%s %d" % ("max" if quota < 0 else quota,
-                                              self.PERIOD_US))
+                                              period_us))
 
     def take(self, pid):
         self._write("cgroup.procs", str(pid))
@@ -301,3 +302,14 @@ class Network:
 
     def close(self):
         self.proxy.close()
+
+    def take_down(self):
+        """So that another one can be made; its programs have ended."""
+        self.close()
+        for group in filter(None, self._groups.values()):
+            group.close()
+        for machine in self.machines.values():
+            for namespace in (machine.back, machine.front):
+                _ip("netns", "delete", namespace)
+        _ip("link", "delete", "switch")
+        subprocess.run(["umount", "/run"], check=True)

@@ -67,7 +67,8 @@ static int open_model(whole *w) {
                        "the tokenizer has %d tokens, the embedding %u rows",
                        tokenizer_n_vocab(w->words), w->config.n_vocab);
     }
-    return weights_load(&w->weights, w->file, &w->config, w->why, w->why_size);
+    return weights_load(&w->weights, w->file, &w->config, NULL, w->why,
+                        w->why_size);
 }
 
 static int open_kv(whole *w) {

@@ -1,0 +1,1 @@
+"""The questions of docs/performance.md; see ../bench_speed.py."""

@@ -1,0 +1,109 @@
+"""Engines that run the same file: Roster, and the peers that are found.
+
+An engine that stays resident is asked again and again, so that engines can take
+turns within seconds: a shared machine's speed drifts within minutes.
+"""
+import json
+import os
+import shutil
+import statistics
+import subprocess
+
+import rack
+
+TIMEOUT_S = 900
+PEERS = {"llama.cpp": "llama-bench", "ik_llama.cpp": "llama-bench"}
+
+
+class Failed(RuntimeError):
+    pass
+
+
+def run_json(command):
+    """What a benchmark prints; Failed with its last words."""
+    done = subprocess.run([str(c) for c in command], text=True, check=False,
+                          stdin=subprocess.DEVNULL, capture_output=True,
+                          timeout=TIMEOUT_S)
+    if done.returncode != 0:
+        words = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise Failed("%s: %s" % (os.path.basename(str(command[0])),
+                                 words[-1] if words else done.returncode))
+    return json.loads(done.stdout)
+
+
+class Peer:
+    """A llama-bench; loads the file anew each time, which it maps."""
+
+    def __init__(self, name, program, model, threads):
+        self.name, self.program = name, program
+        self.common = ["-m", model, "-t", threads, "-r", 1, "-o", "json"]
+
+    def measure(self, prompt, gen, streams=1):
+        """Tokens/s of a prompt (gen is 0) or of decoding (prompt is 0)."""
+        assert streams == 1
+        rows = run_json([self.program, *self.common, "-p", prompt, "-n", gen])
+        return {"ts": rows[0]["avg_ts"]}
+
+    def close(self):
+        pass
+
+
+class Roster:
+    """`roster up` for as long as it is measured."""
+
+    def __init__(self, model, threads, nodes=0, name="Roster", options=()):
+        self.name, self.model = name, model
+        self.rack = rack.Rack(model)
+        try:
+            self.up = self.rack.start(
+                "roster", "up", model, "--nodes", nodes, "--threads", threads,
+                "--start-timeout", "600s", *options)
+            self.endpoint = self.up.wait_ready()
+        except BaseException:
+            self.rack.close()
+            raise
+
+    def measure(self, prompt, gen, streams=1):
+        rows = run_json([os.path.join(rack.BUILD, "roster"), "bench",
+                         self.model, "--endpoint", self.endpoint, "-p", prompt,
+                         "-n", gen, "-b", streams, "-r", 1, "-o", "json"])
+        return {"ts": rows[0]["avg_ts"], "gb_s": rows[0].get("gb_s"),
+                "share": rows[0].get("bandwidth_share")}
+
+    def close(self):
+        self.rack.close()
+
+
+def find_peers(folder):
+    """{name: program}: FOLDER/NAME/llama-bench, or build trees of theirs."""
+    found = {}
+    for name, program in PEERS.items():
+        for path in (os.path.join(folder, name, program),
+                     os.path.join(folder, name, "bin", program),
+                     os.path.join(folder, name, "build", "bin", program)):
+            if shutil.which(path):
+                found[name] = path
+                break
+    return found
+
+
+def in_turn(engines, times, prompt, gen, streams=1):
+    """{name: [figures]}: every engine once, then all again, so many times."""
+    found = {e.name: [] for e in engines}
+    for engine in engines:
+        engine.measure(prompt, gen, streams)  # a warm-up
+    for turn in range(times):
+        order = engines if turn % 2 == 0 else engines[::-1]
+        for engine in order:
+            found[engine.name].append(engine.measure(prompt, gen, streams))
+    return found
+
+
+def ratio(found, ours, theirs, key="ts"):
+    """The median of ratios, turn by turn: drift falls out."""
+    return statistics.median(a[key] / b[key]
+                             for a, b in zip(found[ours], found[theirs]))
+
+
+def median(figures, key="ts"):
+    return statistics.median(f[key] for f in figures)
