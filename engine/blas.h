@@ -1,5 +1,5 @@
 /* blas.h - OpenBLAS for small f32 products whose bits must not depend on batch
- * or CPU: router scores.
+ * or CPU.
  *
  * OpenBLAS picks its kernel by CPU and by shape, so both are fixed: the library
  * is opened at run time with OPENBLAS_CORETYPE set to the core type that the

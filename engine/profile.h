@@ -9,13 +9,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PROFILE_VERSION 2 /* rises when any bit of any result may change */
+#define PROFILE_VERSION 3 /* rises when any bit of any result may change */
 
 typedef struct {
     uint32_t version;
     const char *activation; /* "a8": quantized weights see A8 rows; "f32" */
     const char *rows;       /* output rows travel as: "f32" */
-    const char *kv;         /* "f32", "f16"; "" on nodes */
+    const char *kv;         /* kv_type_name(); "" on nodes */
     const char *mla;        /* "absorbed"; "" on nodes */
     const char *blas;       /* OpenBLAS core type; "" on nodes */
 } profile;

@@ -14,6 +14,8 @@
 #include "engine/util.h"
 #include "engine/vmath.h"
 
+#define GLANCE 256 /* logits that are passed over at a time */
+
 typedef struct {
     float logit;
     float weight; /* exp((logit - best) / temperature): the best has 1 */
@@ -135,29 +137,42 @@ static int by_id(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* ---- filters: each leaves items[0..n) and returns the new n ---- */
+/* ---- candidates ---- */
 
-static size_t collect(sampler *s, const float *logits) {
-    size_t n = 0;
-    for (size_t i = 0; i < s->n_vocab; i++) {
+/* The first `most` numbers; *next is where another one stands, or n_vocab. */
+static size_t collect(sampler *s, const float *logits, size_t most,
+                      size_t *next) {
+    size_t n = 0, i = 0;
+    for (; i < s->n_vocab; i++) {
         if (isnan(logits[i])) continue;
+        if (n == most) break;
         s->items[n++] =
             (candidate){.logit = logits[i], .weight = 0.0f, .id = (int32_t)i};
     }
+    *next = i;
     return n;
 }
 
-/* The k best, in no order: the root of the heap is the worst that is kept. */
-static size_t keep_top_k(candidate *items, size_t n, size_t k) {
-    if (k == 0 || k >= n) return n;
+/* The k best of the numbers from `next` on and of the k that were collected:
+ * the root of the heap is the worst that is kept.  Most blocks have nothing
+ * above it, which one look at their maximum tells.  Of equals the one that was
+ * there stays: its id is lower. */
+static void keep_top_k(sampler *s, const float *logits, size_t next, size_t k) {
+    candidate *items = s->items;
     make_heap(items, k, is_worse);
-    for (size_t i = k; i < n; i++) {
-        if (!is_better(&items[i], &items[0])) continue;
-        items[0] = items[i];
-        sift_down(items, k, 0, is_worse);
+    while (next < s->n_vocab) {
+        size_t from = next;
+        next = size_min(from + GLANCE, s->n_vocab);
+        if (!(vm_max(next - from, logits + from) > items[0].logit)) continue;
+        for (size_t i = from; i < next; i++) {
+            if (!(logits[i] > items[0].logit)) continue;
+            items[0] = (candidate){.logit = logits[i], .id = (int32_t)i};
+            sift_down(items, k, 0, is_worse);
+        }
     }
-    return k;
 }
+
+/* ---- filters: each leaves items[0..n) and returns the new n ---- */
 
 /* The fewest best ones that have `share` of the weight, at least one. */
 static size_t keep_top_p(candidate *items, size_t n, float share) {
@@ -229,14 +244,14 @@ static int32_t draw(candidate *items, size_t n, float u) {
     return last;
 }
 
-/* Greedy needs no list. */
+/* Greedy needs no list: the first of the largest.  vm_max() passes over what is
+ * not a number, which no value is equal to. */
 static int32_t pick_best(const float *logits, size_t n) {
-    size_t best = n;
+    float best = vm_max(n, logits);
     for (size_t i = 0; i < n; i++) {
-        if (isnan(logits[i])) continue;
-        if (best == n || logits[i] > logits[best]) best = i;
+        if (logits[i] == best) return (int32_t)i;
     }
-    return best == n ? 0 : (int32_t)best;
+    return 0; /* there is no number */
 }
 
 int32_t sampler_pick(sampler *s, const sampler_params *p, uint64_t position,
@@ -244,10 +259,12 @@ int32_t sampler_pick(sampler *s, const sampler_params *p, uint64_t position,
     if (p->temperature <= 0.0f || p->top_k == 1)
         return pick_best(logits, s->n_vocab);
 
-    size_t n = collect(s, logits);
+    size_t next;
+    size_t n = collect(s, logits, p->top_k == 0 ? SIZE_MAX : p->top_k, &next);
     if (n == 0) return 0;
-    bool in_order = (p->top_k == 0 || p->top_k >= n) && p->top_p >= 1.0f;
-    n = keep_top_k(s->items, n, p->top_k);
+    bool all = next == s->n_vocab;
+    bool in_order = all && p->top_p >= 1.0f;
+    if (!all) keep_top_k(s, logits, next, n);
     weigh(s->items, n, p->temperature);
     n = keep_top_p(s->items, n, p->top_p);
     if (p->min_p > 0.0f) n = keep_min_p(s->items, n, p->min_p);
