@@ -364,6 +364,7 @@ void exchange_publish(exchange *x) {
 void exchange_idle(exchange *x) {
     exchange_take_rack(x);
     (void)exchange_adopt_rack(x); /* the next layer says why not */
+    exchange_drop_spent(x);
     exchange_receive_all(x);
     exchange_release(x);
     exchange_check_turn(x);

@@ -76,7 +76,7 @@ typedef struct {
 
 /* What a layer gave: rows[(row * k + i) * slices + s] points at n_embd floats,
  * slice s of the expert's output: its slices are to be added as the tree of
- * ffn.h.  All valid until the next layer begins in this lane. */
+ * ffn.h.  All valid until another layer begins. */
 typedef struct {
     uint32_t slices;
     const float *const *rows; /* NULL in rows that are lost */

@@ -57,7 +57,7 @@ typedef struct {
     uint32_t layer_slices, k; /* units of a row, all slices counted */
     uint64_t begun_us;
     dispatch_action next; /* of this layer: nothing more to send until then */
-    frames **replies;     /* kept until the next layer; boxes are reused */
+    frames **replies;     /* kept until another begins; boxes are reused */
     size_t n_replies, n_boxes, replies_capacity;
     exchange_buffers of;
 } exchange_lane;
@@ -125,6 +125,8 @@ void exchange_publish(exchange *x);
 /* What follows concerns this layer; returns the one it concerned before. */
 exchange_lane *exchange_choose(exchange *x, exchange_lane *lane);
 void exchange_drop_replies(exchange_lane *lane);
+/* Those of all layers that are finished. */
+void exchange_drop_spent(exchange *x);
 /* The first expert without an output; false: all are there. */
 bool exchange_find_missing(const exchange *x, uint32_t *expert);
 

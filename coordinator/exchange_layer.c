@@ -34,6 +34,14 @@ void exchange_drop_replies(exchange_lane *lane) {
     lane->n_replies = 0;
 }
 
+/* A layer that is finished has been summed when another begins, and nobody
+ * looks at its outputs any more. */
+void exchange_drop_spent(exchange *x) {
+    for (uint32_t i = 0; i < EXCHANGE_LANES; i++) {
+        if (!x->lanes[i].open) exchange_drop_replies(&x->lanes[i]);
+    }
+}
+
 /* ---- computing here ---- */
 
 static int local_outputs(exchange *x, const dispatch_action *a) {
@@ -174,7 +182,7 @@ int exchange_begin(exchange *x, uint32_t n, const exchange_layer *l) {
     exchange_lane *lane = &x->lanes[n];
     assert(n < EXCHANGE_LANES && !lane->open);
     exchange_choose(x, lane);
-    exchange_drop_replies(lane);
+    exchange_drop_spent(x);
     exchange_take_rack(x);
     int rc = exchange_adopt_rack(x);
     if (rc < 0) return rc;

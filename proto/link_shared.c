@@ -40,7 +40,7 @@
 #define PEERS_MOST 64
 #define BACKLOG 16
 #define EVENTS_MOST 16
-#define GREETING 0x316b6e696c52534full /* changes with the memory's layout */
+#define GREETING 0x326b6e696c52534full /* changes with the memory's layout */
 
 /* A byte that no address of ZeroMQ's making begins with, and a number. */
 #define ADDRESS_MARK 0xff

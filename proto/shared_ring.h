@@ -2,8 +2,9 @@
  * share: whole messages, in order, without a lock.
  *
  * The writer copies a message's parts into a record; the reader gets parts that
- * point into it, and the record's room is free again when the last of them is
- * closed, in whatever order that happens.  Each end keeps its own place in
+ * point into it (its own copies, if it holds half of the ring already), and the
+ * record's room is free again when the last of them is closed, in whatever
+ * order that happens.  Each end keeps its own place in
  * memory of its own and believes the other end's only after checking, so a peer
  * that writes nonsense ends the channel and nothing else.
  *
@@ -16,7 +17,7 @@
 #include "proto/frames.h"
 
 /* What a ring takes in shared memory, and how many records may be in it. */
-#define SHARED_RING_BYTES ((size_t)32 << 20)
+#define SHARED_RING_BYTES ((size_t)64 << 20)
 #define SHARED_RING_SLOTS 1024
 
 /* The memory that both rings of a channel are in, mapped here: it stays until
