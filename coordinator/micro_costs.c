@@ -7,6 +7,7 @@
 #define READ_ROWS 6.0
 #define GAIN 0.95        /* of the time, or it is not worth it */
 #define NEW_SHARE 0.25   /* of a mean, for what was seen last */
+#define FIRST_PASSES 2   /* as one: the first of all finds caches cold */
 #define LEARN_PASSES 256 /* then nodes and links may be others */
 
 void micro_costs_init(micro_costs *c, uint32_t n_experts, uint32_t n_used) {
@@ -44,8 +45,8 @@ uint32_t micro_costs_choose(micro_costs *c, uint32_t n_rows) {
     if (n_rows < 2 || c->n_experts == 0) return 1;
     micro_cost *cost = cost_of(c, n_rows);
     if (++cost->passes > LEARN_PASSES) *cost = (micro_cost){.passes = 1};
+    if (cost->passes <= FIRST_PASSES) return 1; /* to see */
     double one_us = (cost->here_us + cost->away_us) * n_rows;
-    if (one_us <= 0.0) return 1; /* to see */
     double two_us = cost->both_us * n_rows;
     if (two_us <= 0.0) {
         two_us = micro_costs_predict(c, n_rows, cost->here_us * n_rows,
@@ -62,6 +63,7 @@ void micro_costs_note(micro_costs *c, uint32_t n_rows, uint32_t n_batches,
                       uint64_t took_us, uint64_t waited_us) {
     micro_cost *cost = cost_of(c, n_rows);
     if (waited_us > took_us) waited_us = took_us;
+    if (cost->passes <= FIRST_PASSES) cost->here_us = cost->away_us = 0.0;
     if (n_batches == 1) {
         learn(&cost->here_us, (double)(took_us - waited_us) / n_rows);
         learn(&cost->away_us, (double)waited_us / n_rows);

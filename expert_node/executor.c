@@ -15,7 +15,7 @@
 #define PIECE_MOST 1024u
 #define PIECE_LEAST 16u
 #define PIECE_FIRST 128u
-#define PIECE_US 3000
+#define PIECE_US 10000
 #define SCRATCH_BYTES ((size_t)16 << 20)
 #define GROUPS_FIRST 1024 /* the list grows when a merge has more */
 
@@ -166,18 +166,37 @@ static void add_pairs(executor *e, const batch *b, const group *g, size_t at,
     }
 }
 
-/* Fill the piece from groups [*next, n_groups), shortening the one it cuts;
- * *n_jobs counts the units.  Returns its pairs, or ERR_NOT_HERE. */
+/* What is left of the unit of groups[at]. */
+static size_t unit_pairs(const executor *e, size_t at, size_t n_groups) {
+    uint32_t unit = e->groups[at].unit;
+    size_t pairs = 0;
+    for (; at < n_groups && e->groups[at].unit == unit; at++)
+        pairs += e->groups[at].count;
+    return pairs;
+}
+
+/* Does the unit of groups[at] go into the next piece?  Rows that share a pass
+ * over its weights cost much less than in two: so a unit is taken whole, and
+ * one too large for a piece alone. */
+static bool fits(const executor *e, size_t at, size_t n_groups, size_t pairs) {
+    bool begun = at > 0 && e->groups[at - 1].unit == e->groups[at].unit;
+    if (pairs == 0 || begun) return pairs < e->piece_most;
+    return pairs + unit_pairs(e, at, n_groups) <= e->piece_pairs;
+}
+
+/* Fill the piece from groups [*next, n_groups), shortening one that is beyond
+ * the scratch; *n_jobs counts the units.  Returns its pairs, or ERR_NOT_HERE.
+ */
 static int64_t fill_piece(executor *e, batch *const *batches, size_t n_groups,
                           size_t *next, size_t *n_jobs) {
     size_t pairs = 0;
     *n_jobs = 0;
-    while (*next < n_groups && pairs < e->piece_pairs) {
+    while (*next < n_groups && fits(e, *next, n_groups, pairs)) {
         group *g = &e->groups[*next];
         const batch *b = batches[g->batch];
         const ffn_weights *w = expert_store_get(e->store, b->layer, g->unit);
         if (w == NULL) return ERR_NOT_HERE;
-        size_t count = size_min(g->count, e->piece_pairs - pairs);
+        size_t count = size_min(g->count, e->piece_most - pairs);
         add_pairs(e, b, g, pairs, count);
         ffn_job *last = *n_jobs > 0 ? &e->jobs[*n_jobs - 1] : NULL;
         if (last != NULL && last->weights == w) {
@@ -206,7 +225,7 @@ static void copy_spill(executor *e, size_t pairs) {
 static void adapt(executor *e, size_t pairs, uint64_t us) {
     if (us > 2 * PIECE_US && e->piece_pairs / 2 >= PIECE_LEAST) {
         e->piece_pairs /= 2;
-    } else if (us < PIECE_US / 2 && pairs == e->piece_pairs) {
+    } else if (us < PIECE_US / 2 && pairs > e->piece_pairs / 2) {
         e->piece_pairs = (uint32_t)size_min(2 * e->piece_pairs, e->piece_most);
     }
 }
