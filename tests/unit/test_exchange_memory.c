@@ -6,7 +6,7 @@
  * library's own. */
 #include "tests/unit/exchange_rig.h"
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && \
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) &&                    \
     !defined(__SANITIZE_THREAD__)
 #define COUNTS_CALLS 1
 
