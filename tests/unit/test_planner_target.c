@@ -147,6 +147,71 @@ static void passes_over_nodes_that_are_away(void **state) {
     planner_rack_fini(&r);
 }
 
+/* A unit has one holder left, and those that could be its second are full, one
+ * of them with a copy that another unit can spare. */
+static void puts_enough_of_all_before_more_of_one(void **state) {
+    static const uint32_t goal[] = {7, 12, 3};
+    planner_rack r;
+    wish w;
+    (void)state;
+    planner_rack_init(&r, 1, 3, 1, 2);
+    planner_rack_join(&r, "a", 2);
+    planner_rack_join(&r, "b", 2);
+    planner_rack_join(&r, "c", 4);
+    planner_rack_join(&r, "d", 4);
+    wish_init(&w);
+    for (uint32_t u = 0; u < 3; u++)
+        want(&w, goal[u]);
+    planner_rack_settle(&r);
+    r.target = &w.map;
+    planner_rack_settle(&r);
+    for (uint32_t u = 0; u < 3; u++)
+        assert_int_equal(held(&r, 0, u), goal[u]);
+    planner_rack_node(&r, "d")->live = false; /* gone */
+    planner_rack_node(&r, "d")->ready_epoch = 0;
+    assert_true(planner_rack_settle(&r) <= 3);
+    for (uint32_t u = 0; u < 3; u++)
+        assert_int_equal(planner_rack_holders(&r, 0, u), 2);
+    planner_rack_fini(&r);
+}
+
+/* What was on its way to a node that comes back with less memory stays where it
+ * is; what only that node has cannot go elsewhere before. */
+static void gives_up_moves_to_a_node_that_lost_memory(void **state) {
+    planner_rack r;
+    wish before, after;
+    uint64_t added, removed;
+    (void)state;
+    planner_rack_init(&r, 1, 7, 1, 1);
+    planner_rack_join(&r, "a", 4);
+    planner_rack_join(&r, "b", 6);
+    wish_init(&before);
+    wish_init(&after);
+    for (uint32_t u = 0; u < 7; u++) {
+        want(&before, u == 0 ? 1 : 2);
+        want(&after, u <= 3 ? 1 : 2);
+    }
+    planner_rack_settle(&r);
+    r.target = &before.map;
+    planner_rack_settle(&r);
+    assert_int_equal(planner_rack_units(&r, "b"), 6);
+    r.target = &after.map;
+    assert_true(planner_rack_step(&r, &added, &removed));
+    assert_int_equal(added, 3);
+    planner_rack_ready(&r);
+    planner_rack_join(&r, "a", 3); /* started anew */
+    assert_true(planner_rack_step(&r, &added, &removed));
+    assert_int_equal(added, 0);
+    assert_int_equal(removed, 1);
+    assert_true(planner_rack_holds(&r, "a", 0, 0));
+    planner_rack_settle(&r);
+    assert_int_equal(planner_rack_units(&r, "a"), 3);
+    assert_int_equal(planner_rack_units(&r, "b"), 4);
+    for (uint32_t u = 0; u < 7; u++)
+        assert_int_equal(planner_rack_holders(&r, 0, u), 1);
+    planner_rack_fini(&r);
+}
+
 static void refuses_a_target_of_another_model(void **state) {
     planner_rack r;
     wish w;
@@ -236,6 +301,8 @@ int main(void) {
         cmocka_unit_test(keeps_as_many_holders_as_there_must_be),
         cmocka_unit_test(moves_in_waves_where_memory_is_short),
         cmocka_unit_test(passes_over_nodes_that_are_away),
+        cmocka_unit_test(puts_enough_of_all_before_more_of_one),
+        cmocka_unit_test(gives_up_moves_to_a_node_that_lost_memory),
         cmocka_unit_test(refuses_a_target_of_another_model),
         cmocka_unit_test(reaches_any_target_that_fits),
     };
