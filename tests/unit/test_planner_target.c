@@ -295,6 +295,65 @@ static void reaches_any_target_that_fits(void **state) {
     }
 }
 
+/* Is there memory for as many copies of everything as there must be? */
+static bool is_roomy(const planner_rack *r, uint32_t units) {
+    uint64_t room = 0, stay = 0, replicas = r->model.min_replicas;
+    for (uint32_t i = 0; i < r->n_nodes; i++) {
+        uint64_t fits = r->nodes[i].memory_bytes / 100;
+        if (!r->nodes[i].live) continue;
+        room += fits < units ? fits : units;
+        stay++;
+    }
+    return stay >= replicas && room >= replicas * units;
+}
+
+/* Could a unit that lacks a holder have the place of a copy to spare? */
+static bool could_make_way(const planner_rack *r, uint32_t experts,
+                           uint32_t lacking) {
+    uint32_t few = planner_rack_holders(r, 0, lacking);
+    if (few >= r->model.min_replicas) return false;
+    for (uint32_t u = 0; u < experts; u++) {
+        uint32_t there = held(r, 0, u) & ~held(r, 0, lacking);
+        if (planner_rack_holders(r, 0, u) >= few + 2 && there != 0) return true;
+    }
+    return false;
+}
+
+/* Whatever it is told, and whatever memory nodes come back with. */
+static void comes_to_rest_with_nobody_short_beside_plenty(void **state) {
+    uint32_t roomy = 0;
+    (void)state;
+    for (uint64_t run = 1; run <= 200; run++) {
+        planner_rack r;
+        wish w;
+        seed = 1000 + run;
+        uint32_t experts = 2 + below(12), nodes = 2 + below(4);
+        planner_rack_init(&r, 1, experts, 1, 1 + below(2));
+        for (uint32_t i = 0; i < nodes; i++) {
+            char name[16];
+            snprintf(name, sizeof(name), "n%u", i);
+            planner_rack_join(&r, name, experts / 2 + below(experts) + 1);
+        }
+        planner_rack_settle(&r);
+        for (uint32_t turn = 0; turn < 4; turn++) {
+            planner_node *n = &r.nodes[below(nodes)];
+            wish_at_random(&w, experts, nodes);
+            r.target = &w.map;
+            planner_rack_step(&r, NULL, NULL);
+            planner_rack_join(&r, n->name, experts / 2 + below(experts) + 1);
+            some_get_ready(&r);
+            planner_rack_step(&r, NULL, NULL);
+            planner_rack_settle(&r);
+            if (!is_roomy(&r, experts)) continue;
+            roomy++;
+            for (uint32_t u = 0; u < experts; u++)
+                assert_false(could_make_way(&r, experts, u));
+        }
+        planner_rack_fini(&r);
+    }
+    assert_true(roomy > 100);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moves_and_copies_as_it_is_told),
@@ -305,6 +364,7 @@ int main(void) {
         cmocka_unit_test(gives_up_moves_to_a_node_that_lost_memory),
         cmocka_unit_test(refuses_a_target_of_another_model),
         cmocka_unit_test(reaches_any_target_that_fits),
+        cmocka_unit_test(comes_to_rest_with_nobody_short_beside_plenty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
