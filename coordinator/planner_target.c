@@ -9,9 +9,10 @@
  * balance.
  *
  * Where the balancer has said who should hold what, that takes the place of
- * trimming and balance: what it names comes as soon as there is room, what it
- * does not name goes as far as min_replicas allows.  The rest stays as the net
- * below it.
+ * trimming and balance: what it names comes as soon as there is room, for those
+ * with too few holders first, and what it does not name goes as far as
+ * min_replicas allows.  The rest stays as the net below it, and a unit with too
+ * few holders may take the place of any copy that another one can spare.
  *
  * Nothing is remembered from one step to the next: while a move is under way
  * the unit has a holder too many, and trimming finds the same one to go as
@@ -120,42 +121,9 @@ static void trim(plan *p, uint32_t unit) {
     }
 }
 
-/* ---- following the balancer ---- */
-
-static bool is_named(const balance_map *t, uint32_t unit, uint32_t node) {
-    for (uint32_t i = t->first[unit]; i < t->first[unit + 1]; i++) {
-        if (t->nodes[i] == node) return true;
-    }
-    return false;
-}
-
-/* With those that it would get, has the unit room for one more holder? */
-static bool may_have_more(const plan *p, uint32_t unit) {
-    uint32_t n = p->now.n[unit];
-    for (uint32_t i = 0; i < p->goal.n[unit]; i++) {
-        uint32_t node = p->goal.nodes[unit * p->stride + i];
-        if (!plan_has(&p->now, p->stride, unit, node)) n++;
-    }
-    return n < LAYER_MAP_MAX_HOLDERS;
-}
-
-static void follow(plan *p, uint32_t unit) {
-    const balance_map *t = p->in->target;
-    for (uint32_t i = t->first[unit]; i < t->first[unit + 1]; i++) {
-        uint32_t node = t->nodes[i];
-        if (!p->nodes[node].open || !may_have_more(p, unit)) continue;
-        if (plan_has(&p->goal, p->stride, unit, node)) continue;
-        if (plan_has_room(p, unit, node, 0)) plan_add(p, unit, node);
-    }
-    uint32_t at = 0;
-    while (at < p->goal.n[unit] && p->goal.n[unit] > p->replicas) {
-        uint32_t node = p->goal.nodes[unit * p->stride + at];
-        if (is_named(t, unit, node)) {
-            at++;
-        } else {
-            plan_drop(p, unit, node); /* another takes its place */
-        }
-    }
+static void trim_all(plan *p) {
+    for (uint32_t i = 0; i < p->n_units; i++)
+        trim(p, p->order[i]);
 }
 
 /* ---- filling ---- */
@@ -190,6 +158,96 @@ static void fill(plan *p, uint32_t holders) {
         if (p->goal.n[unit] >= holders) continue;
         uint32_t node = find_place(p, unit, reserve);
         if (node != PLAN_NONE) plan_add(p, unit, node);
+    }
+}
+
+static void fill_all(plan *p) {
+    for (uint32_t holders = 1; holders <= p->replicas; holders++)
+        fill(p, holders);
+}
+
+/* ---- following the balancer ---- */
+
+static bool is_named(const balance_map *t, uint32_t unit, uint32_t node) {
+    for (uint32_t i = t->first[unit]; i < t->first[unit + 1]; i++) {
+        if (t->nodes[i] == node) return true;
+    }
+    return false;
+}
+
+/* With those that it would get, has the unit room for one more holder? */
+static bool may_have_more(const plan *p, uint32_t unit) {
+    uint32_t n = p->now.n[unit];
+    for (uint32_t i = 0; i < p->goal.n[unit]; i++) {
+        uint32_t node = p->goal.nodes[unit * p->stride + i];
+        if (!plan_has(&p->now, p->stride, unit, node)) n++;
+    }
+    return n < LAYER_MAP_MAX_HOLDERS;
+}
+
+/* Those that the target names come, as far as there is room. */
+static void name(plan *p, uint32_t unit) {
+    const balance_map *t = p->in->target;
+    for (uint32_t i = t->first[unit]; i < t->first[unit + 1]; i++) {
+        uint32_t node = t->nodes[i];
+        if (!p->nodes[node].open || !may_have_more(p, unit)) continue;
+        if (plan_has(&p->goal, p->stride, unit, node)) continue;
+        if (plan_has_room(p, unit, node, 0)) plan_add(p, unit, node);
+    }
+}
+
+/* Those that it does not name go, as far as enough stay. */
+static void drop_others(plan *p, uint32_t unit) {
+    uint32_t at = 0;
+    while (at < p->goal.n[unit] && p->goal.n[unit] > p->replicas) {
+        uint32_t node = p->goal.nodes[unit * p->stride + at];
+        if (is_named(p->in->target, unit, node)) {
+            at++;
+        } else {
+            plan_drop(p, unit, node); /* another takes its place */
+        }
+    }
+}
+
+/* Whoever has too few holders gets them before room goes to moves and to more
+ * copies of others. */
+static void follow(plan *p) {
+    for (uint32_t i = 0; i < p->n_units; i++) {
+        if (p->goal.n[p->order[i]] < p->replicas) name(p, p->order[i]);
+    }
+    fill_all(p);
+    for (uint32_t i = 0; i < p->n_units; i++) {
+        name(p, p->order[i]);
+        drop_others(p, p->order[i]);
+    }
+}
+
+/* A node that has the unit now, and could keep it; PLAN_NONE: there is none. */
+static uint32_t find_former(const plan *p, uint32_t unit) {
+    for (uint32_t i = 0; i < p->now.n[unit]; i++) {
+        uint32_t node = p->now.nodes[unit * p->stride + i];
+        if (!p->nodes[node].open || !plan_has_room(p, unit, node, 0)) continue;
+        if (!plan_has(&p->goal, p->stride, unit, node)) return node;
+    }
+    return PLAN_NONE;
+}
+
+/* Moves to nodes that offer less than they are given are given up: nothing has
+ * to be loaded for that, and no room found. */
+static void turn_back(plan *p) {
+    for (uint32_t i = 0; i < p->n_units; i++) {
+        uint32_t unit = p->order[i];
+        uint32_t at = 0, former = find_former(p, unit);
+        while (former != PLAN_NONE && at < p->goal.n[unit]) {
+            uint32_t node = p->goal.nodes[unit * p->stride + at];
+            if (p->nodes[node].goal_bytes <= p->nodes[node].memory) {
+                at++;
+                continue;
+            }
+            plan_drop(p, unit, node); /* another takes its place */
+            plan_add(p, unit, former);
+            former = find_former(p, unit);
+        }
     }
 }
 
@@ -290,18 +348,18 @@ void plan_target(plan *p) {
     if (p->n_units == 0 || p->bytes == 0) return;
     find_shares(p);
     bool follows = p->in->target != NULL;
-    if (!follows) shed_all(p);
-    for (uint32_t i = 0; i < p->n_units; i++) {
-        if (follows) {
-            follow(p, p->order[i]);
-        } else {
-            trim(p, p->order[i]);
-        }
+    if (follows) {
+        follow(p);
+        turn_back(p);
+        shed_all(p);
+    } else {
+        shed_all(p);
+        trim_all(p);
     }
-    if (follows) shed_all(p);
-    for (uint32_t holders = 1; holders <= p->replicas; holders++)
-        fill(p, holders);
-    for (uint32_t holders = 0; holders + 2 <= p->replicas; holders++)
+    fill_all(p);
+    /* Only a target leaves units with more holders than they must have. */
+    uint32_t most = p->replicas + (follows ? 1 : 0);
+    for (uint32_t holders = 0; holders + 2 <= most; holders++)
         make_way(p, holders);
     if (!follows && !p->missing && !p->waits) plan_balance(p);
 }

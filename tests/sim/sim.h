@@ -106,6 +106,8 @@ void sim_faults_over(sim *s);
 /* Nodes, their wishes or the leader have changed: what was moved before may be
  * moved again. */
 void sim_moves_restart(sim *s);
+/* And etcd has another placement than the last that was looked at, or none. */
+void sim_moves_reread(sim *s);
 /* A layer of a new placement. */
 void sim_moves_look(sim *s, const epoch_record *head, uint32_t layer,
                     const void *packed, size_t bytes);

@@ -429,7 +429,7 @@ void sim_etcd_restore(sim *s, bool wipe) {
     e->cluster++;
     e->replaced_us = s->clock.now_us;
     e->newest_epoch = stored_epoch(e);
-    sim_moves_restart(s);
+    sim_moves_reread(s);
     for (uint32_t i = 0; i < SIM_MEMBERS; i++)
         cut_off(s, i, 5);
     sim_etcd_start(s, true);

@@ -4,8 +4,12 @@
  *
  * What a node is given that is not registered (it died, and the leader that
  * gave it has not seen that yet) has not come to be there, and is given to
- * others when its time of absence is up. */
+ * others when its time of absence is up.
+ *
+ * A store that was restored has the placement of its snapshot: what was written
+ * since is neither there nor undone. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "tests/sim/sim.h"
 
@@ -45,6 +49,35 @@ static void read_layer(const sim *s, const epoch_record *head,
     }
 }
 
+static void reread_layer(sim *s, const epoch_record *head, uint32_t layer) {
+    layer_map map = {0};
+    uint64_t now[SIM_NODES];
+    char key[32];
+    snprintf(key, sizeof(key), "placement/layer/%u", layer);
+    const sim_kv *kv = sim_etcd_find(&s->etcd, key);
+    if (kv == NULL) return;
+    if (layer_map_unpack(&map, kv->value, kv->bytes, head->n_nodes, NULL, 0) <
+        0) {
+        abort(); /* it was read when it was written */
+    }
+    read_layer(s, head, &map, now);
+    layer_map_fini(&map);
+    for (uint32_t i = 0; i < s->n_nodes; i++)
+        s->placed[i].of[layer] = now[i];
+}
+
+void sim_moves_reread(sim *s) {
+    const sim_kv *kv = sim_etcd_find(&s->etcd, "placement/epoch");
+    epoch_record head;
+    sim_moves_restart(s);
+    memset(s->placed, 0, sizeof(s->placed));
+    if (kv == NULL) return;
+    if (epoch_record_unpack(&head, kv->value, kv->bytes, NULL, 0) < 0) abort();
+    for (uint32_t l = 0; l < SIM_LAYERS; l++)
+        reread_layer(s, &head, l);
+    epoch_record_fini(&head);
+}
+
 void sim_moves_look(sim *s, const epoch_record *head, uint32_t layer,
                     const void *packed, size_t bytes) {
     layer_map map = {0};
@@ -65,6 +98,8 @@ void sim_moves_look(sim *s, const epoch_record *head, uint32_t layer,
         for (; changed != 0; changed &= changed - 1) {
             uint32_t unit = (uint32_t)__builtin_ctzll(changed);
             bool came = now[i] >> unit & 1;
+            sim_trace(s, "  unit %u of layer %u %s node %u", unit, layer,
+                      came ? "comes to" : "goes from", i);
             uint64_t *came_us = &s->came_us[i][layer][unit];
             uint64_t *went_us = &s->went_us[i][layer][unit];
             check(s, i, layer, unit, came ? *went_us : *came_us);
