@@ -263,12 +263,12 @@ static int fit_slices(exchange *x, uint32_t slices) {
 int exchange_adopt_rack(exchange *x) {
     if (x->now == NULL) return ERR_UNAVAILABLE;
     uint32_t slices = placement_max_slices(rack_where(x->now));
-    uint64_t epoch = placement_epoch(rack_where(x->now));
+    const placement *oldest = rack_where(x->now);
     for (uint32_t i = 0; i < EXCHANGE_LANES; i++) {
         if (!x->lanes[i].open) continue;
         if (slices != x->slices) return 0; /* it goes by the former one */
-        uint64_t open = placement_epoch(x->lanes[i].where);
-        if (open < epoch) epoch = open;
+        const placement *open = x->lanes[i].where;
+        if (placement_epoch(open) < placement_epoch(oldest)) oldest = open;
     }
     int rc = slices != x->slices ? fit_slices(x, slices) : 0;
     if (rc < 0) return rc;
@@ -276,7 +276,8 @@ int exchange_adopt_rack(exchange *x) {
         rack_unref(x->adopted);
         x->adopted = rack_ref(x->now);
     }
-    atomic_store(&x->epoch, epoch);
+    atomic_store(&x->source, placement_source(oldest));
+    atomic_store(&x->epoch, placement_epoch(oldest));
     return 0;
 }
 
@@ -286,6 +287,10 @@ uint64_t exchange_waited_us(const exchange *x) {
 
 uint64_t exchange_epoch(exchange *x) {
     return atomic_load(&x->epoch);
+}
+
+uint64_t exchange_source(exchange *x) {
+    return atomic_load(&x->source);
 }
 
 /* ---- waiting ---- */

@@ -66,6 +66,9 @@ void exchange_post(exchange *x, rack *r);
 /* The epoch of the placement from which requests are sent: no request of an
  * earlier one will be made.  Any thread. */
 uint64_t exchange_epoch(exchange *x);
+/* placement_source() of that.  Read a moment apart they may be of two that
+ * follow one another, which is no placement at all. */
+uint64_t exchange_source(exchange *x);
 
 typedef struct {
     uint32_t layer, n_rows, k;

@@ -69,14 +69,14 @@ struct exchange {
     uint32_t refused_lines;
     dispatch *machine;
     message_arena *arena;
-    cross_check *checks;        /* NULL: none */
-    exchange_peer *peers;       /* [max_nodes] */
-    rack *now;                  /* what `peers` reflects */
-    rack *adopted;              /* by which layers begin */
-    uint32_t *up, n_up;         /* [max_nodes] the peers that are up */
-    uint32_t n_seen;            /* peers above were never used */
-    uint32_t slices;            /* that the buffers are sized for */
-    atomic_uint_fast64_t epoch; /* from which requests are made */
+    cross_check *checks;                /* NULL: none */
+    exchange_peer *peers;               /* [max_nodes] */
+    rack *now;                          /* what `peers` reflects */
+    rack *adopted;                      /* by which layers begin */
+    uint32_t *up, n_up;                 /* [max_nodes] the peers that are up */
+    uint32_t n_seen;                    /* peers above were never used */
+    uint32_t slices;                    /* that the buffers are sized for */
+    atomic_uint_fast64_t epoch, source; /* from which requests are made */
     exchange_look look;
     void *look_ctx;
 

@@ -65,10 +65,12 @@ void nodes_greet(nodes *n, node *p) {
 }
 
 /* A ping says which placement new requests are sent by: a node keeps what older
- * ones need until everybody is past them. */
+ * ones need until everybody is past them.  By number and digest: an etcd that
+ * was restored may have another one under a number that nodes know. */
 static void ping(nodes *n, node *p) {
     message m = identity_message(n->config.self, MESSAGE_PING);
     m.epoch = exchange_epoch(n->config.experts);
+    m.ping.placement = exchange_source(n->config.experts);
     nodes_send(p, &m);
 }
 

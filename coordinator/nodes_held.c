@@ -42,7 +42,7 @@ uint64_t nodes_told_epoch(const nodes *n) {
     uint64_t newest = 0;
     for (uint32_t i = 0; i < n->n_all; i++) {
         const node *p = n->all[i];
-        if (p == NULL || !p->registered || !node_is_up(n, p)) continue;
+        if (p == NULL || !node_is_up(n, p)) continue;
         if (p->told_epoch > newest) newest = p->told_epoch;
     }
     return newest;

@@ -13,8 +13,9 @@
  * register again, and serve all the while.  -ENOMEM. */
 int nodes_held(const nodes *n, recovery_node **out, uint32_t *count);
 
-/* The newest placement (packed) that one of the registered nodes that are up
- * says it knows; 0: none does. */
+/* The newest placement (packed) that one of the nodes that are up says it
+ * knows; 0: none does.  Also such as etcd does not list: after a wipe they are
+ * the ones who know which incarnation is over. */
 uint64_t nodes_told_epoch(const nodes *n);
 
 /* What can be asked for now: the newest that the step thread was told.  NULL

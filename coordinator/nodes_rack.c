@@ -94,6 +94,8 @@ static int make_placement(const nodes *n, placement **out) {
     if (rc == 0) {
         placement_shape shape = {
             .epoch = next_epoch(n),
+            .source =
+                n->assignment != NULL ? rack_placement_sum(n->assignment) : 0,
             .n_layers = m->n_layers,
             .n_experts = m->n_experts > 0 ? m->n_experts : 1,
             .slices = nodes_slices(n),

@@ -22,7 +22,7 @@ typedef struct {
 
 struct placement {
     atomic_uint refs;
-    uint64_t epoch;
+    uint64_t epoch, source;
     uint32_t n_layers, slices;
     layer_units *layers;
     uint32_t *first; /* [units of all layers + 1], into `holders` */
@@ -117,6 +117,7 @@ int placement_new(placement **out, const placement_shape *shape,
     if (p == NULL) return -ENOMEM;
     atomic_init(&p->refs, 1);
     p->epoch = shape->epoch;
+    p->source = shape->source;
     p->n_layers = shape->n_layers;
     p->slices = shape->slices > 0 ? shape->slices : 1;
 
@@ -160,6 +161,10 @@ void placement_unref(placement *p) {
 
 uint64_t placement_epoch(const placement *p) {
     return p->epoch;
+}
+
+uint64_t placement_source(const placement *p) {
+    return p->source;
 }
 
 uint32_t placement_slices(const placement *p, uint32_t layer) {

@@ -22,6 +22,8 @@ typedef enum { NODE_TRUSTED, NODE_LAST, NODE_WRONG } node_trust;
 /* What a placement is made for. */
 typedef struct {
     uint64_t epoch;
+    uint64_t source; /* digest of the rack's placement that it follows; 0: it
+                        follows none */
     uint32_t n_layers, n_experts;
     uint32_t slices; /* of an expert, at most, in any layer; 0: 1 */
     /* [n_layers] of each layer, 0 for one without experts; NULL: all `slices`.
@@ -37,6 +39,7 @@ placement *placement_ref(placement *p);
 void placement_unref(placement *p); /* NULL is fine */
 
 uint64_t placement_epoch(const placement *p);
+uint64_t placement_source(const placement *p);
 /* The slices that experts of a layer are cut into, and of the layer that is cut
  * most often. */
 uint32_t placement_slices(const placement *p, uint32_t layer);

@@ -66,6 +66,7 @@ static void tell_here(registry *r) {
     r->seen = ETCD_HERE;
     r->why[0] = '\0';
     r->live_since = now_ms();
+    session_reachable(r->session);
     registry_notify(r);
     registry_drive(r);
 }

@@ -140,6 +140,12 @@ void session_forget(session *s) {
     }
 }
 
+void session_reachable(session *s) {
+    worked(&s->line);
+    for (int i = 0; i < SESSION_SLOTS; i++)
+        worked(&s->slots[i].line);
+}
+
 void session_granted(session *s, uint64_t now_ms, session_outcome o,
                      int64_t lease, uint32_t ttl_ms) {
     bool ours = answered(&s->line, GRANTING);

@@ -101,6 +101,9 @@ void session_seen(session *s, session_slot slot, const session_found *found);
 /* The store is not the one it was (wiped, restored): what was seen of it counts
  * no more, and revisions may have gone back.  The keys are read again. */
 void session_forget(session *s);
+/* etcd was out of reach, and answers again: what failed meanwhile says nothing
+ * of what comes, so nothing waits because of it. */
+void session_reachable(session *s);
 
 /* Give everything up: REVOKE, then only WAIT. */
 void session_end(session *s);

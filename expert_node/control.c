@@ -219,7 +219,8 @@ static int note_ping(control *c, const message *m) {
     if (c->config.keeper == NULL || c->shard == NULL || !same_model(c, m)) {
         return 0;
     }
-    return keeper_ping(c->config.keeper, now_ms(), m->boot_id, m->epoch);
+    return keeper_ping(c->config.keeper, now_ms(), m->boot_id, m->epoch,
+                       m->ping.placement);
 }
 
 static int pong(control *c, frames *f, const message *asked, char *why) {

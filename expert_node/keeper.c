@@ -151,7 +151,7 @@ static void keep_departures(keeper *k, work_lists *l) {
 
 void keeper_depart(keeper *k, work_lists *l, place at, uint64_t now_ms) {
     keeper_at(k, at)->leaving = true;
-    l->leaving[l->n_leaving++] = (departure){at, k->epoch, now_ms};
+    l->leaving[l->n_leaving++] = (departure){at, {k->epoch, k->sum}, now_ms};
 }
 
 /* Put a unit on the list where it belongs now.  `first`: the turn of those that
@@ -235,6 +235,7 @@ static int apply(keeper *k, const rack_placement *p, uint64_t now_ms) {
     k->fits = fits;
     k->self = self;
     k->epoch = rack_placement_epoch(p);
+    k->sum = rack_placement_sum(p);
     k->no_room = k->keeps = false;
     memset(k->ready, 0, sizeof(k->ready)); /* for it */
     size_t n = mark_wanted(k, fits ? p : NULL);
@@ -474,12 +475,11 @@ static bool next_unload(keeper *k, uint64_t now_ms, keeper_action *out) {
     pass_over_lost(k);
     if (l->leaving_at == l->n_leaving) return false;
     uint64_t wake;
-    const uint64_t limit =
-        keeper_peers_switched(&k->peers, now_ms, k->config.silent_ms, &wake);
     const departure *d = &l->leaving[l->leaving_at];
-    if (d->epoch > limit) {
-        keeper_wake_by(out,
-                       wake); /* when somebody in the way has fallen silent */
+    if (!keeper_peers_switched(&k->peers, now_ms, k->config.silent_ms, d->by,
+                               &wake)) {
+        /* When somebody in the way has fallen silent. */
+        keeper_wake_by(out, wake);
         return false;
     }
     if (k->behind && now_ms - k->behind_ms < k->config.grace_ms) {
@@ -541,9 +541,10 @@ int keeper_hello(keeper *k, uint64_t now_ms, uint64_t peer) {
     return keeper_peers_hello(&k->peers, now_ms, k->config.silent_ms, peer);
 }
 
-int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch) {
+int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch,
+                uint64_t sum) {
     return keeper_peers_ping(&k->peers, now_ms, k->config.silent_ms, peer,
-                             epoch);
+                             (placement_id){epoch, sum});
 }
 
 void keeper_paused(keeper *k, uint64_t now_ms, uint64_t ms) {
@@ -558,16 +559,16 @@ void keeper_can_learn(keeper *k, uint64_t now_ms, bool can) {
     k->untold = !can;
 }
 
-/* The first departure by an epoch above `epoch`; NULL: none. */
-static const departure *first_above(const keeper *k, uint64_t epoch) {
+/* The first departure that it lags behind; NULL: none. */
+static const departure *first_ahead(const keeper *k, const keeper_peer *p) {
     const work_lists *l = &k->lists;
     size_t low = l->leaving_at, high = l->n_leaving;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        if (l->leaving[middle].epoch > epoch) {
-            high = middle;
-        } else {
+        if (keeper_peer_switched(p, l->leaving[middle].by)) {
             low = middle + 1;
+        } else {
+            high = middle;
         }
     }
     return low < l->n_leaving ? &l->leaving[low] : NULL;
@@ -578,7 +579,7 @@ static bool next_peer(keeper *k, uint64_t now_ms, keeper_action *out) {
     keeper_peers_forget(&k->peers, now_ms, k->config.silent_ms);
     for (size_t i = 0; i < k->peers.count; i++) {
         keeper_peer *p = &k->peers.table[i];
-        const departure *d = p->stale ? NULL : first_above(k, p->acked);
+        const departure *d = p->stale ? NULL : first_ahead(k, p);
         if (d == NULL || now_ms - p->seen_ms >= k->config.silent_ms) continue;
         if (k->untold) continue;
         uint64_t from = size_max(d->known_ms, p->since_ms);
@@ -588,7 +589,7 @@ static bool next_peer(keeper *k, uint64_t now_ms, keeper_action *out) {
             continue;
         }
         p->stale = true;
-        p->needed = d->epoch;
+        p->needed = d->by;
     }
     bool stale;
     if (!keeper_peers_news(&k->peers, &out->peer, &stale)) return false;

@@ -20,6 +20,9 @@
  *     is kept until another node is ready that has it: a recovery, which begins
  *     one, may know nothing of what is here, and give it to nobody or to nodes
  *     that have yet to load it;
+ *   - one that has pinged with the epoch, and means another placement by it,
+ *     has not: there are two where etcd was restored and somebody wrote into
+ *     it what was planned before;
  *   - nor is anything unloaded while a coordinator uses an epoch that is not
  *     known here yet, which may assign it again; but for no longer than the
  *     grace time, since that epoch may never come;
@@ -112,11 +115,13 @@ void keeper_can_learn(keeper *k, uint64_t now_ms, bool can);
 /* What etcd says of the other nodes: which of them are ready. */
 void keeper_others(keeper *k, const rack_view *view);
 
-/* A coordinator is to be welcomed, or pings with the epoch it has switched to.
+/* A coordinator is to be welcomed, or pings with the epoch it has switched to
+ * and rack_placement_sum() of what it means by that (0: it does not say).
  * Either makes it a connected one, until it falls silent.  ERR_OVERLOADED: too
  * many are connected.  ERR_STALE (pings only): it is to be answered so. */
 int keeper_hello(keeper *k, uint64_t now_ms, uint64_t peer);
-int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch);
+int keeper_ping(keeper *k, uint64_t now_ms, uint64_t peer, uint64_t epoch,
+                uint64_t sum);
 
 /* ---- reports ---- */
 

@@ -28,7 +28,7 @@ typedef struct {
 
 typedef struct {
     place at;
-    uint64_t epoch;    /* the one that gave it up */
+    placement_id by;   /* the one that gave it up */
     uint64_t known_ms; /* since when that is known here */
 } departure;
 
@@ -42,7 +42,7 @@ struct keeper {
     keeper_config config;
     rack_placement *placement; /* newest; NULL: none */
     int32_t self;              /* our number in it, -1: none */
-    uint64_t epoch;
+    uint64_t epoch, sum;
 
     /* The cut in force: how units are numbered. */
     uint32_t slices, n_layers, n_experts; /* slices 0: no store */

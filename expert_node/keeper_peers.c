@@ -57,26 +57,32 @@ int keeper_peers_hello(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
 }
 
 int keeper_peers_ping(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
-                      uint64_t boot_id, uint64_t epoch) {
+                      uint64_t boot_id, placement_id acked) {
     keeper_peer *peer = see(p, now_ms, silent_ms, boot_id);
     if (peer == NULL) return ERR_OVERLOADED;
-    peer->acked = epoch;
-    if (epoch >= peer->needed) peer->stale = false;
+    peer->acked = acked;
+    if (keeper_peer_switched(peer, peer->needed)) peer->stale = false;
     return peer->stale ? ERR_STALE : 0;
 }
 
-uint64_t keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
-                               uint32_t silent_ms, uint64_t *wake_ms) {
-    uint64_t least = UINT64_MAX;
+bool keeper_peer_switched(const keeper_peer *p, placement_id to) {
+    if (p->acked.epoch != to.epoch) return p->acked.epoch > to.epoch;
+    return p->acked.sum == 0 || to.sum == 0 || p->acked.sum == to.sum;
+}
+
+bool keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
+                           uint32_t silent_ms, placement_id to,
+                           uint64_t *wake_ms) {
+    bool all = true;
     *wake_ms = UINT64_MAX;
     for (size_t i = 0; i < p->count; i++) {
         const keeper_peer *peer = &p->table[i];
         if (peer->stale || silent(peer, now_ms, silent_ms)) continue;
-        if (peer->acked < least) least = peer->acked;
+        all = all && keeper_peer_switched(peer, to);
         if (peer->seen_ms + silent_ms < *wake_ms)
             *wake_ms = peer->seen_ms + silent_ms;
     }
-    return least;
+    return all;
 }
 
 uint64_t keeper_peers_newest(const keeper_peers *p, uint64_t now_ms,
@@ -84,8 +90,8 @@ uint64_t keeper_peers_newest(const keeper_peers *p, uint64_t now_ms,
     uint64_t newest = 0;
     for (size_t i = 0; i < p->count; i++) {
         const keeper_peer *peer = &p->table[i];
-        if (!silent(peer, now_ms, silent_ms) && peer->acked > newest)
-            newest = peer->acked;
+        if (!silent(peer, now_ms, silent_ms) && peer->acked.epoch > newest)
+            newest = peer->acked.epoch;
     }
     return newest;
 }

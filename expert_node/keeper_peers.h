@@ -9,12 +9,18 @@
 #include <stdint.h>
 #include "expert_node/keeper.h"
 
+/* A placement, by its number and its contents. */
+typedef struct {
+    uint64_t epoch;
+    uint64_t sum; /* rack_placement_sum(); 0: not told */
+} placement_id;
+
 typedef struct {
     uint64_t boot_id;
     uint64_t since_ms; /* when it connected */
     uint64_t seen_ms;
-    uint64_t acked;  /* the epoch of its last ping */
-    uint64_t needed; /* stale until it has pinged with this */
+    placement_id acked;  /* by its last ping */
+    placement_id needed; /* stale until it has pinged with this */
     bool stale;
     bool told; /* what keeper_peers_news() said last */
 } keeper_peer;
@@ -27,13 +33,16 @@ typedef struct {
 int keeper_peers_hello(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
                        uint64_t boot_id);
 int keeper_peers_ping(keeper_peers *p, uint64_t now_ms, uint32_t silent_ms,
-                      uint64_t boot_id, uint64_t epoch);
+                      uint64_t boot_id, placement_id acked);
 
-/* The epoch that everybody who counts has switched to: connected, not silent,
- * not stale.  UINT64_MAX: nobody counts.  *wake_ms: when somebody who counts
- * will have fallen silent. */
-uint64_t keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
-                               uint32_t silent_ms, uint64_t *wake_ms);
+/* Does it go by this placement, or by a later one? */
+bool keeper_peer_switched(const keeper_peer *p, placement_id to);
+
+/* Does everybody who counts: connected, not silent, not stale?  *wake_ms: when
+ * somebody who counts will have fallen silent. */
+bool keeper_peers_switched(const keeper_peers *p, uint64_t now_ms,
+                           uint32_t silent_ms, placement_id to,
+                           uint64_t *wake_ms);
 
 /* The newest epoch that anybody who is not silent has switched to; 0: none. */
 uint64_t keeper_peers_newest(const keeper_peers *p, uint64_t now_ms,

@@ -149,6 +149,9 @@ typedef struct {
             uint32_t n_vocab, n_context;
         } welcome;
         struct {
+            uint64_t placement; /* digest of what `epoch` stands for; 0: none */
+        } ping;
+        struct {
             uint64_t progress, batches, pairs, resident_bytes;
             uint64_t holdings_version;
             uint32_t queued_jobs;

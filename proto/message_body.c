@@ -205,6 +205,11 @@ static int read_nothing(wire_opening *o, const Roster__Header *h) {
     return 0;
 }
 
+static int read_ping(wire_opening *o, const Roster__Header *h) {
+    o->m->ping.placement = h->ping->placement;
+    return 0;
+}
+
 static int read_pong(wire_opening *o, const Roster__Header *h) {
     const Roster__Pong *b = h->pong;
     o->m->pong.progress = b->progress;
@@ -494,7 +499,7 @@ static const struct {
 } readers[MESSAGE_KINDS] = {
     [MESSAGE_HELLO] = {read_hello, 0, 0},
     [MESSAGE_WELCOME] = {read_welcome, 0, 0},
-    [MESSAGE_PING] = {read_nothing, 0, 0},
+    [MESSAGE_PING] = {read_ping, 0, 0},
     [MESSAGE_PONG] = {read_pong, 0, 0},
     [MESSAGE_BATCH] = {read_batch, 1, 1},
     [MESSAGE_ROWS] = {read_rows, 1, 1},

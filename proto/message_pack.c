@@ -144,8 +144,8 @@ static void fill_welcome(draft *d, const message *m) {
 }
 
 static void fill_ping(draft *d, const message *m) {
-    (void)m;
     roster__ping__init(&d->body.ping);
+    d->body.ping.placement = m->ping.placement;
 }
 
 static void fill_pong(draft *d, const message *m) {

@@ -30,7 +30,8 @@ static void send_ping(sim *s, uint32_t coord, uint32_t node) {
                            .from = coord,
                            .to = sim_node_member(node),
                            .boot = s->members[coord].boot,
-                           .epoch = s->coords[coord].epoch};
+                           .epoch = s->coords[coord].epoch,
+                           .placement = s->coords[coord].source};
     sim_send(s, &m);
 }
 

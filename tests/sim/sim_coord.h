@@ -119,7 +119,7 @@ typedef struct {
     dispatch *machine;
     scheduler *plan;
     sim_rack now;
-    uint64_t epoch; /* that requests are sent by, as pings say */
+    uint64_t epoch, source; /* that requests are sent by, as pings say */
     sim_link links[SIM_NODES];
     uint32_t connections;
     bool in_step, computing_here, rack_waits;
@@ -179,9 +179,9 @@ void sim_rack_fill(const sim *s, const unit_set *units, holdings *h);
 void sim_rack_assigned(const sim *s, const rack_placement *p,
                        unit_set out[SIM_NODES]);
 /* Does it send what needs this unit to the node, or may it, by a placement
- * older than `epoch`? */
+ * older than that of `epoch` and `sum`, or by another one of its number? */
 bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node, uint32_t layer,
-                    uint32_t unit, uint64_t epoch);
+                    uint32_t unit, uint64_t epoch, uint64_t sum);
 
 /* ---- sim_leader.c: placements ---- */
 void sim_leader_start(sim *s, uint32_t coord);

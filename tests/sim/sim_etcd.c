@@ -236,7 +236,9 @@ static void check_step(sim *s, const sim_request *r) {
     }
     /* One that was planned from a store that is no more, by a process that was
      * stopped since, fits the snapshot that the store was restored from as if
-     * nothing had happened; it is as old as that, and nobody takes it up. */
+     * nothing had happened.  No transaction can tell.  Who knows what the store
+     * has lost does not take it up; who does tells nodes, by its pings, that it
+     * means another one than they do. */
     bool belated = r->cluster != s->etcd.cluster;
     bool outdone =
         epoch <= newest || (!belated && is_outdone(s, r, epoch, recovers));

@@ -30,8 +30,8 @@ static uint64_t told_epoch(const sim *s, const sim_coord *c) {
     uint64_t newest = 0;
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         const sim_seen *seen = &c->seen[i];
-        bool up = seen->there && seen->registered &&
-                  membership_state(c->members, seen->place) == NODE_UP;
+        bool up =
+            seen->there && membership_state(c->members, seen->place) == NODE_UP;
         if (up && seen->told_epoch > newest) newest = seen->told_epoch;
     }
     return newest;

@@ -286,6 +286,7 @@ static void take_watch(sim *s, uint32_t member, const sim_request *r) {
         sim_member_list(s, member);
     } else if (m->watching) {
         m->live_ms = sim_mono_ms(s, member);
+        session_reachable(m->session);
     } else { /* cut again meanwhile */
         sim_after(s, REWATCH_MS * 1000, EVENT_REWATCH, (int)member, 0);
     }

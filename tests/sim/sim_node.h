@@ -35,7 +35,7 @@ typedef struct sim_message {
     uint32_t from, to; /* processes */
     uint64_t boot, to_boot;
     /* control */
-    uint64_t epoch, version, progress;
+    uint64_t epoch, placement, version, progress;
     uint32_t queued;
     unit_set holds;
     const uint32_t (*loads)[SIM_UNITS]; /* pairs computed, by unit */

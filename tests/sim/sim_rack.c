@@ -87,6 +87,7 @@ static placement *make_placement(sim *s, uint32_t coord) {
     const placement_shape shape = {
         .epoch =
             c->assignment != NULL ? rack_placement_epoch(c->assignment) : 0,
+        .source = c->assignment != NULL ? rack_placement_sum(c->assignment) : 0,
         .n_layers = SIM_LAYERS,
         .n_experts = s->model.n_experts,
         .slices = s->slices,
@@ -330,8 +331,13 @@ static bool uses(const sim *s, uint32_t coord, const placement *where,
     return false;
 }
 
+static bool is_outdated(const placement *p, uint64_t epoch, uint64_t sum) {
+    if (placement_epoch(p) != epoch) return placement_epoch(p) < epoch;
+    return placement_source(p) != sum;
+}
+
 bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node, uint32_t layer,
-                    uint32_t unit, uint64_t epoch) {
+                    uint32_t unit, uint64_t epoch, uint64_t sum) {
     const sim_coord *c = &s->coords[coord];
     const placement *by[DISPATCH_LANES] = {NULL};
     bool open = false;
@@ -341,7 +347,7 @@ bool sim_coord_uses(const sim *s, uint32_t coord, uint32_t node, uint32_t layer,
     }
     if (!open) by[0] = c->now.where;
     for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
-        if (by[i] == NULL || placement_epoch(by[i]) >= epoch) continue;
+        if (by[i] == NULL || !is_outdated(by[i], epoch, sum)) continue;
         if (uses(s, coord, by[i], node, layer, unit)) return true;
     }
     return false;

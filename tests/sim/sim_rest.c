@@ -114,7 +114,8 @@ static bool coord_at_rest(const sim *s, uint32_t coord,
             uint64_t left = assigned[i].of[l] & s->nodes[i].resident.of[l];
             for (; left != 0; left &= left - 1) {
                 uint32_t unit = (uint32_t)__builtin_ctzll(left);
-                if (sim_coord_uses(s, coord, i, l, unit, UINT64_MAX)) continue;
+                if (sim_coord_uses(s, coord, i, l, unit, UINT64_MAX, 0))
+                    continue;
                 const sim_seen *n = &c->seen[i];
                 sim_trace(s,
                           "%s does not ask node %u for unit %u of layer %u: "

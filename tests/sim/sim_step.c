@@ -85,12 +85,14 @@ static bool in_layer(const sim_coord *c) {
 /* Between layers: from now on requests are made from the newest rack, but for
  * those of a layer that is open. */
 static void adopt(sim_coord *c) {
-    c->epoch = c->now.where != NULL ? placement_epoch(c->now.where) : 0;
+    const placement *oldest = c->now.where;
     for (uint32_t i = 0; i < DISPATCH_LANES; i++) {
         if (!c->lanes[i].in_layer) continue;
-        uint64_t open = placement_epoch(c->lanes[i].during);
-        if (open < c->epoch) c->epoch = open;
+        const placement *open = c->lanes[i].during;
+        if (placement_epoch(open) < placement_epoch(oldest)) oldest = open;
     }
+    c->epoch = placement_epoch(oldest);
+    c->source = placement_source(oldest);
 }
 
 static void take_rack(sim *s, uint32_t coord) {
@@ -283,7 +285,7 @@ static void trace_holders(sim *s, uint32_t coord, uint32_t unit) {
                                                              : "",
             unit_set_has(&n->held, c->lane->layer, unit) ? "held, " : "",
             unit_set_has(&n->doubted, c->lane->layer, unit) ? "doubted, " : "",
-            sim_coord_uses(s, coord, i, c->lane->layer, unit, UINT64_MAX)
+            sim_coord_uses(s, coord, i, c->lane->layer, unit, UINT64_MAX, 0)
                 ? "used, "
                 : "",
             (int)membership_trust(c->members, n->place, NULL, NULL));

@@ -107,19 +107,23 @@ static void check_last(sim *s, uint32_t node, uint32_t layer, uint32_t unit) {
              unit, layer);
 }
 
-/* By an older placement than the node's own.  (A newer one may give the unit
- * back; the node will hear of it and load again.)  Nobody who is in touch may
- * still send what needs it. */
+/* By an older placement than the node's own, or another one of its number.  (A
+ * newer one may give the unit back; the node will hear of it and load again.)
+ * Nobody who is in touch may still send what needs it. */
 static void check_used(sim *s, uint32_t node, uint32_t layer, uint32_t unit) {
     keeper_figures own;
     keeper_look(s->nodes[node].keeper, &own);
+    const rack_placement *p =
+        rack_view_placement(s->members[sim_node_member(node)].view);
+    uint64_t sum = rack_placement_sum(p);
     for (uint32_t i = 0; i < s->n_coords; i++) {
         const sim_peer *peer = &s->nodes[node].peers[i];
         bool in_touch =
             peer->boot == s->members[i].boot && s->members[i].alive &&
             !peer->stale &&
             s->clock.now_us < peer->heard_us + SIM_SILENT_MS * 1000ull - 2000;
-        if (!in_touch || !sim_coord_uses(s, i, node, layer, unit, own.epoch)) {
+        if (!in_touch ||
+            !sim_coord_uses(s, i, node, layer, unit, own.epoch, sum)) {
             continue;
         }
         sim_fail(s, "node %u unloads unit %u of layer %u, which %s still uses",
@@ -303,7 +307,8 @@ bool sim_store_hears(sim *s, uint32_t node, const sim_message *m) {
     if (m->kind == MESSAGE_HELLO) {
         if (keeper_hello(n->keeper, now_ms, m->boot) < 0) return false;
         if (peer->boot != m->boot) *peer = (sim_peer){.boot = m->boot};
-    } else if (keeper_ping(n->keeper, now_ms, m->boot, epoch) < 0) {
+    } else if (keeper_ping(n->keeper, now_ms, m->boot, epoch, m->placement) <
+               0) {
         return false; /* stale: not in touch */
     }
     if (peer->boot == m->boot) peer->heard_us = s->clock.now_us;

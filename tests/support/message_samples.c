@@ -59,6 +59,9 @@ static void sample_body(message *m) {
         m->welcome.n_vocab = 32000;
         m->welcome.n_context = 2048;
         break;
+    case MESSAGE_PING:
+        m->ping.placement = 0xfedcba9876543210;
+        break;
     case MESSAGE_PONG:
         m->pong.progress = 99;
         m->pong.queued_jobs = 2;

@@ -477,7 +477,7 @@ static void answers_a_laggard_that_it_is_stale(void **state) {
     m = ping(&r, epoch_pack(1, 1));
     ask(&r, &m);
     assert_int_equal(r.m.kind, MESSAGE_PONG);
-    assert_int_equal(keeper_ping(r.keeper, now + 10000, 5, epoch_pack(1, 1)),
+    assert_int_equal(keeper_ping(r.keeper, now + 10000, 5, epoch_pack(1, 1), 0),
                      0);
     obey(&r, now + 10000);
     expect_refusal(&r, &m, ERR_STALE);

@@ -295,12 +295,38 @@ static void unloads_when_all_coordinators_have_switched(void **state) {
     assert_int_equal(keeper_hello(r.k, r.now, 12), 0);
     take_away(&r);
     expect(&r, KEEPER_REPORT); /* what is assigned is there */
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2)), 0);
-    assert_int_equal(keeper_ping(r.k, r.now, 12, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2), 0), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 12, epoch_pack(1, 1), 0), 0);
     expect(&r, KEEPER_WAIT);
     assert_true(keeper_holds(r.k, 0, 0));
     assert_int_equal(look(&r).leaving, 1);
-    assert_int_equal(keeper_ping(r.k, r.now, 12, epoch_pack(1, 2)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 12, epoch_pack(1, 2), 0), 0);
+    expect_unit(&r, KEEPER_UNLOAD, 0, 0);
+    rig_close(&r);
+}
+
+/* Etcd was restored, and a leader that had been stopped wrote into it what it
+ * had planned before: two placements have one number. */
+static void waits_for_one_that_means_another_placement(void **state) {
+    (void)state;
+    rig r;
+    rig_open(&r, NULL);
+    settle(&r);
+    assert_int_equal(keeper_hello(r.k, r.now, 11), 0);
+    take_away(&r);
+    expect(&r, KEEPER_REPORT);
+    const uint64_t epoch = epoch_pack(1, 2);
+    const uint64_t sum = rack_placement_sum(rack_view_placement(r.feed.view));
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(keeper_ping(r.k, r.now, 11, epoch, sum + 1), 0);
+        expect(&r, KEEPER_WAIT);
+        r.now += 1000;
+    }
+    assert_true(keeper_holds(r.k, 0, 0));
+    expect(&r, KEEPER_STALE); /* as one that lags */
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch, sum + 1), ERR_STALE);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch, sum), 0);
+    expect(&r, KEEPER_UNSTALE);
     expect_unit(&r, KEEPER_UNLOAD, 0, 0);
     rig_close(&r);
 }
@@ -323,7 +349,7 @@ static void does_not_wait_for_one_that_fell_silent(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     take_away(&r);
     expect(&r, KEEPER_REPORT);
     r.now += 4999;
@@ -339,7 +365,7 @@ static void does_not_wait_for_one_that_fell_silent(void **state) {
 static keeper_kind ping_for(rig *r, uint32_t seconds, uint64_t epoch) {
     for (uint32_t i = 0; i < seconds; i++) {
         r->now += 1000;
-        (void)keeper_ping(r->k, r->now, 11, epoch);
+        (void)keeper_ping(r->k, r->now, 11, epoch, 0);
         if (next(r) != KEEPER_WAIT) break;
     }
     return r->a.kind;
@@ -350,20 +376,21 @@ static void refuses_a_laggard_until_it_has_caught_up(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     r.now += 1000;
     take_away(&r);
     expect(&r, KEEPER_REPORT);
     assert_int_equal(ping_for(&r, 9, epoch_pack(1, 1)), KEEPER_WAIT);
     assert_int_equal(ping_for(&r, 1, epoch_pack(1, 1)), KEEPER_STALE);
     assert_int_equal(r.a.peer, 11);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), ERR_STALE);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0),
+                     ERR_STALE);
     expect_unit(&r, KEEPER_UNLOAD, 0, 0);
     keeper_unloaded(r.k, r.now, 0, 0);
     expect(&r, KEEPER_WAIT);
     assert_int_equal(look(&r).stale, 1);
 
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2), 0), 0);
     expect(&r, KEEPER_UNSTALE);
     assert_int_equal(r.a.peer, 11);
     expect(&r, KEEPER_WAIT);
@@ -375,7 +402,7 @@ static void refuses_nobody_for_what_etcd_does_not_have(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     take_away(&r);
     expect(&r, KEEPER_REPORT);
     assert_int_equal(ping_for(&r, 5, epoch_pack(1, 1)), KEEPER_WAIT);
@@ -395,12 +422,12 @@ static void gives_a_newcomer_the_same_grace(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 12, 0), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 12, 0, 0), 0);
     take_away(&r);
     expect(&r, KEEPER_REPORT);
     for (int i = 0; i < 9; i++) { /* another one keeps the unit here */
         r.now += 1000;
-        assert_int_equal(keeper_ping(r.k, r.now, 12, 0), 0);
+        assert_int_equal(keeper_ping(r.k, r.now, 12, 0, 0), 0);
         expect(&r, KEEPER_WAIT);
     }
     assert_int_equal(keeper_hello(r.k, r.now, 11), 0);
@@ -418,7 +445,7 @@ static void forgets_a_stale_one_that_is_gone(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, 0), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, 0, 0), 0);
     take_away(&r);
     expect(&r, KEEPER_REPORT);
     assert_int_equal(ping_for(&r, 10, 0), KEEPER_STALE);
@@ -438,12 +465,12 @@ static void keeps_what_is_assigned_again_in_time(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     take_away(&r);
     expect(&r, KEEPER_REPORT);
     plan[0][0] = ME | OTHER;
     place(&r, 3);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 3)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 3), 0), 0);
     expect(&r, KEEPER_REPORT);
     assert_true(r.a.epoch == epoch_pack(1, 3));
     expect(&r, KEEPER_WAIT);
@@ -513,13 +540,13 @@ static void a_load_waits_for_what_leaves(void **state) {
     place(&r, 1);
     cut(&r, ten_bytes);
     assert_int_equal(load_all(&r), 2);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     plan[0][0] = OTHER;
     plan[1][2] = ME;
     place(&r, 2);
     expect(&r, KEEPER_WAIT);
     assert_true(look(&r).no_room);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2), 0), 0);
     expect_unit(&r, KEEPER_UNLOAD, 0, 0);
     expect(&r, KEEPER_WAIT);
     keeper_unloaded(r.k, r.now, 0, 0);
@@ -560,13 +587,13 @@ static void cuts_anew_once_all_of_the_old_cut_is_gone(void **state) {
     rig r;
     rig_open(&r, NULL);
     settle(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     memset(plan, 0, sizeof(plan));
     plan[0][5] = ME;
     place_sliced(&r, 2, 4);
     expect(&r, KEEPER_WAIT);
     assert_int_equal(look(&r).waiting, 1);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 2), 0), 0);
     expect_unit(&r, KEEPER_UNLOAD, 0, 0);
     expect_unit(&r, KEEPER_UNLOAD, 0, 1);
     expect(&r, KEEPER_WAIT);
@@ -655,7 +682,7 @@ static void knows_so_many_coordinators_and_no_more(void **state) {
     for (uint64_t i = 1; i <= KEEPER_MAX_PEERS; i++)
         assert_int_equal(keeper_hello(r.k, r.now, i), 0);
     assert_int_equal(keeper_hello(r.k, r.now, 999), ERR_OVERLOADED);
-    assert_int_equal(keeper_ping(r.k, r.now, 999, 1), ERR_OVERLOADED);
+    assert_int_equal(keeper_ping(r.k, r.now, 999, 1, 0), ERR_OVERLOADED);
     assert_int_equal(keeper_hello(r.k, r.now, 1), 0);
     r.now += 5000; /* the silent ones make room */
     assert_int_equal(keeper_hello(r.k, r.now, 999), 0);
@@ -673,6 +700,7 @@ int main(void) {
         cmocka_unit_test(tells_how_much_waits_while_a_newer_epoch_loads),
         cmocka_unit_test(unloads_at_once_if_nobody_is_connected),
         cmocka_unit_test(unloads_when_all_coordinators_have_switched),
+        cmocka_unit_test(waits_for_one_that_means_another_placement),
         cmocka_unit_test(waits_for_one_that_said_hello_and_did_not_ping),
         cmocka_unit_test(does_not_wait_for_one_that_fell_silent),
         cmocka_unit_test(refuses_a_laggard_until_it_has_caught_up),

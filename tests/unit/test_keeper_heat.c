@@ -169,7 +169,7 @@ static void forgets_a_damaged_unit_that_was_leaving(void **state) {
     place(&r, 2); /* peer 7 has not switched yet */
     assert_int_equal(next(&r), KEEPER_REPORT);
     keeper_lost(r.k, r.now, 0, 1);
-    assert_int_equal(keeper_ping(r.k, r.now, 7, epoch_pack(1, 2)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 7, epoch_pack(1, 2), 0), 0);
     assert_int_not_equal(next(&r), KEEPER_UNLOAD);
     assert_int_equal(look(&r).leaving, 0);
     assert_int_equal(look(&r).resident, 1);

@@ -153,13 +153,13 @@ static void keeps_what_was_on_its_way_out_before_the_recovery(void **state) {
     (void)state;
     rig r;
     rig_open(&r);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(1, 1), 0), 0);
     plan[0] = OTHER;
     place(&r, 1, 2); /* the other is ready, or the leader had not done so */
     expect(&r, KEEPER_REPORT);
     expect(&r, KEEPER_WAIT);
     place(&r, 2, 1);
-    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(2, 1)), 0);
+    assert_int_equal(keeper_ping(r.k, r.now, 11, epoch_pack(2, 1), 0), 0);
     expect(&r, KEEPER_REPORT);
     expect(&r, KEEPER_WAIT);
     assert_true(keeper_holds(r.k, 0, 0));

@@ -134,7 +134,7 @@ static void ping(world *w, uint32_t i) {
     if (draw(w, 8) == 0) {
         assert_int_equal(keeper_hello(w->k, w->now, 100 + i), 0);
     }
-    int rc = keeper_ping(w->k, w->now, 100 + i, c->epoch);
+    int rc = keeper_ping(w->k, w->now, 100 + i, c->epoch, 0);
     HOLD(w, rc == 0 || rc == ERR_STALE);
     HOLD(w, rc == 0 || c->stale);
 }

@@ -57,7 +57,8 @@ static void expect(rig *r, keeper_kind kind) {
 }
 
 static void ping(rig *r, uint64_t epoch) {
-    assert_int_equal(keeper_ping(r->k, r->now, PEER, epoch_pack(1, epoch)), 0);
+    assert_int_equal(keeper_ping(r->k, r->now, PEER, epoch_pack(1, epoch), 0),
+                     0);
 }
 
 static void wait_pinging(rig *r, uint32_t seconds, uint64_t epoch) {

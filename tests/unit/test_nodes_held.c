@@ -44,7 +44,10 @@ static void knows_the_newest_placement_that_a_node_tells_of(void **state) {
     close_rack(&a);
 }
 
-static void asks_nobody_who_is_not_registered(void **state) {
+/* After a wipe nobody is registered for a while.  Whoever recovers the rack
+ * then, and was cut off from etcd before, would begin an incarnation that the
+ * nodes have had already: two placements under one number. */
+static void listens_to_those_who_are_not_registered(void **state) {
     rack_rig a;
     uint64_t newer = epoch_pack(1, 3);
     (void)state;
@@ -52,7 +55,7 @@ static void asks_nobody_who_is_not_registered(void **state) {
     tell_epoch(&a, &a.r->one, BOOT, newer, newer);
     rack_feed_node_gone(&a.feed, "one"); /* it stays: it has work */
     take_up(&a);
-    assert_int_equal(nodes_told_epoch(a.r->nodes), 0);
+    assert_true(nodes_told_epoch(a.r->nodes) == newer);
     close_rack(&a);
 }
 
@@ -107,7 +110,7 @@ static void lists_who_holds_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         over_tcp(knows_the_newest_placement_that_a_node_tells_of),
-        over_tcp(asks_nobody_who_is_not_registered),
+        over_tcp(listens_to_those_who_are_not_registered),
         over_tcp(lists_what_live_nodes_hold),
         over_tcp(lists_who_holds_nothing),
     };

@@ -166,6 +166,27 @@ static void keeps_who_leaves_until_no_layer_asks_it(void **state) {
     close_rack(&a);
 }
 
+/* By number and by contents: after etcd was restored the number may stand for
+ * something else at the node. */
+static void pings_with_the_placement_that_it_goes_by(void **state) {
+    (void)state;
+    rack_rig a;
+    open_rack(&a, 1);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    come_up(&a, &a.r->one, "one", BOOT);
+    exchange_idle(memory_rack_exchange(a.r->rack));
+    const message *ping = &a.r->one.m;
+    for (int i = 0; ping->epoch != epoch_pack(1, 1); i++) {
+        assert_true(i < 10);
+        nodes_rig_pong(a.r, &a.r->one, BOOT, 1);
+    }
+    assert_true(ping->ping.placement ==
+                rack_placement_sum(rack_view_placement(a.feed.view)));
+    close_rack(&a);
+}
+
 /* ---- what they are asked for ---- */
 
 static void asks_for_what_is_assigned_and_held_alone(void **state) {
@@ -376,6 +397,7 @@ int main(void) {
         over_tcp(passes_over_addresses_that_cannot_be_used),
         over_tcp(keeps_who_has_work_although_its_record_is_gone),
         over_tcp(keeps_who_leaves_until_no_layer_asks_it),
+        over_tcp(pings_with_the_placement_that_it_goes_by),
         over_tcp(asks_for_what_is_assigned_and_held_alone),
         over_tcp(counts_on_layers_that_are_not_placed_yet),
         over_tcp(makes_racks_for_reports_at_times_alone),

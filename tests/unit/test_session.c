@@ -119,6 +119,27 @@ static void backs_off_while_nobody_answers(void **state) {
     session_free(s);
 }
 
+/* Who waits on then may still not be listed when etcd goes away again, and is
+ * not known to a coordinator that begins in between. */
+static void waits_no_longer_when_etcd_is_back(void **state) {
+    session *s = made(false);
+    (void)state;
+    session_want(s, SLOT_RECORD);
+    for (uint64_t now = 0; now < 7 * RETRY; now += RETRY) {
+        session_reachable(s);
+        expect(s, now, SESSION_GRANT);
+        session_granted(s, now, SESSION_NOT, 0, 0);
+        assert_true(expect(s, now, SESSION_WAIT).wake_ms == now + RETRY);
+    }
+    session_reachable(s);
+    expect(s, 7 * RETRY, SESSION_GRANT);
+    session_reachable(s); /* one that is under way is waited for */
+    expect(s, 7 * RETRY, SESSION_WAIT);
+    session_granted(s, 7 * RETRY, SESSION_DONE, 5, TTL);
+    expect_slot(s, 7 * RETRY, SESSION_READ, SLOT_RECORD);
+    session_free(s);
+}
+
 /* etcd is out of space, say: it reads well, and refuses every write. */
 static void backs_off_while_its_writes_are_refused(void **state) {
     static const uint32_t waits[] = {1, 2, 4, 8, 8, 8};
@@ -524,6 +545,7 @@ int main(void) {
         cmocka_unit_test(asks_for_nothing_before_there_is_something_to_say),
         cmocka_unit_test(registers_and_keeps_the_lease_alive),
         cmocka_unit_test(backs_off_while_nobody_answers),
+        cmocka_unit_test(waits_no_longer_when_etcd_is_back),
         cmocka_unit_test(backs_off_while_its_writes_are_refused),
         cmocka_unit_test(takes_its_record_back_once_in_a_lease_at_most),
         cmocka_unit_test(takes_no_lease_whose_time_is_over),
