@@ -177,11 +177,11 @@ def main():
             continue
         if options.rows:
             hand_over(options.rows, found)
-            return 0
+            continue
         for name, rows in found.items():
             if rows and not options.no_page:
                 kept.keep(name, rows, how[0].upper() + how[1:] + ".")
-    if not options.no_page:
+    if not options.no_page and not options.rows:
         pictures = {q: "performance/" + picture(folder, q,
                                                 kept.kept[q]["rows"])
                     for q in TITLES if q in kept.kept}

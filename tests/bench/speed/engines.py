@@ -55,13 +55,16 @@ class Roster:
         self.name, self.model = name, model
         self.rack = rack.Rack(model)
         try:
-            self.up = self.rack.start(
-                "roster", "up", model, "--nodes", nodes, "--threads", threads,
-                "--start-timeout", "600s", *options)
+            self.up = self.start(nodes, threads, options)
             self.endpoint = self.up.wait_ready()
         except BaseException:
             self.rack.close()
             raise
+
+    def start(self, nodes, threads, options):
+        return self.rack.start(
+            "roster", "up", self.model, "--nodes", nodes, "--threads", threads,
+            "--start-timeout", "600s", *options)
 
     def measure(self, prompt, gen, streams=1):
         rows = run_json([os.path.join(rack.BUILD, "roster"), "bench",
@@ -72,6 +75,16 @@ class Roster:
 
     def close(self):
         self.rack.close()
+
+
+class Coordinator(Roster):
+    """A coordinator by itself, with options that `roster up` does not have."""
+
+    def start(self, nodes, threads, options):
+        assert nodes == 0
+        return self.rack.start(
+            "roster-coordinator", self.model, "--listen", rack.own_listen(),
+            "--threads", threads, *options)
 
 
 def find_peers(folder):

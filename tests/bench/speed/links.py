@@ -57,7 +57,8 @@ def _shape(namespace, gbit):
 
 
 class Rack:
-    """One coordinator that computes no experts, and nodes, a machine each."""
+    """One coordinator that computes no experts, and nodes of one thread, a
+    machine each."""
 
     def __init__(self, model, nodes, gbit=None, cap=None, threads=1,
                  options=()):
@@ -81,7 +82,7 @@ class Rack:
             started = self._here(
                 host, "roster-expert-node", self.model, "--listen",
                 "tcp://%s:7101" % host.public, "--insecure", "--threads",
-                threads, "--share", "%d/%d" % (i, nodes))
+                1, "--share", "%d/%d" % (i, nodes))
             where += ["--node", "tcp://%s:7101" % host.public]
             started.wait_ready()
             if cap is not None:
