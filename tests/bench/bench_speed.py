@@ -154,10 +154,23 @@ def hand_over(path, found):
                    for name, rows in found.items()}, f)
 
 
+def scaling(path, title, rows):
+    """The throughput over the number of nodes, beside a straight line."""
+    seen = [(r["figures"]["nodes"], r["figures"]["seen"]) for r in rows]
+    first, last = seen[0], seen[-1]
+    linear = [first, (last[0], first[1] * last[0] / first[0])]
+    plot.lines(path, title, "nodes", "tokens/s",
+               {"seen": seen, "linear": linear})
+
+
+PICTURES = {"scale-out": scaling}  # the others have bars
+
+
 def picture(folder, question, rows):
     """The file name of a question's picture."""
     name = question + ".svg"
-    plot.bars(os.path.join(folder, name), TITLES[question], rows)
+    draw = PICTURES.get(question, plot.bars)
+    draw(os.path.join(folder, name), TITLES[question], rows)
     return name
 
 

@@ -41,8 +41,16 @@ class Peer:
     def measure(self, prompt, gen, streams=1):
         """Tokens/s of a prompt (gen is 0) or of decoding (prompt is 0)."""
         assert streams == 1
-        rows = run_json([self.program, *self.common, "-p", prompt, "-n", gen])
-        return {"ts": rows[0]["avg_ts"]}
+        return {"ts": self._run(prompt, gen)[0]["avg_ts"]}
+
+    def measure_both(self, prompt, gen):
+        """(of a prompt, of decoding): the file is loaded once for the two."""
+        rows = self._run(prompt, gen)
+        return tuple({"ts": next(r["avg_ts"] for r in rows if r[kind] > 0)}
+                     for kind in ("n_prompt", "n_gen"))
+
+    def _run(self, prompt, gen):
+        return run_json([self.program, *self.common, "-p", prompt, "-n", gen])
 
     def close(self):
         pass
@@ -72,6 +80,9 @@ class Roster:
                          "-n", gen, "-b", streams, "-r", 1, "-o", "json"])
         return {"ts": rows[0]["avg_ts"], "gb_s": rows[0].get("gb_s"),
                 "share": rows[0].get("bandwidth_share")}
+
+    def measure_both(self, prompt, gen):
+        return self.measure(prompt, 0), self.measure(0, gen)
 
     def close(self):
         self.rack.close()
@@ -110,6 +121,18 @@ def in_turn(engines, times, prompt, gen, streams=1):
         for engine in order:
             found[engine.name].append(engine.measure(prompt, gen, streams))
     return found
+
+
+def both_in_turn(engines, times, prompt, gen):
+    """({name: [figures]} of prompts, the same of decoding), in one round:
+    an engine that must load its file for each measurement does so once."""
+    prompts, decodes = ({e.name: [] for e in engines} for _ in range(2))
+    for turn in range(times):
+        for engine in engines if turn % 2 == 0 else engines[::-1]:
+            a, b = engine.measure_both(prompt, gen)
+            prompts[engine.name].append(a)
+            decodes[engine.name].append(b)
+    return prompts, decodes
 
 
 def ratio(found, ours, theirs, key="ts"):

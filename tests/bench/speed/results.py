@@ -74,15 +74,19 @@ class Results:
         os.rename(part, self.path)
 
 
+def _digits(value):
+    return "%.3g" % value if abs(value) < 1000 else "%.0f" % value
+
+
 def _number(value, unit):
     if unit:
-        return "%.4g %s" % (value, unit)
+        return "%s %s" % (_digits(value), unit)
     return "%.2f" % value if abs(value) < 100 else "%.0f" % value
 
 
 def _figures(figures):
     words = ["%s %s" % (k.replace("_", " "),
-                        "%.3g" % v if isinstance(v, float) else v)
+                        _digits(v) if isinstance(v, float) else v)
              for k, v in figures.items() if k != "unit"]
     return ", ".join(words) + (" " + figures["unit"] if "unit" in figures
                                else "")
