@@ -36,7 +36,9 @@ QUESTIONS = {
     "streams": (single.streams, "decode of 32 tokens, 1 and 16 streams in turn"),
     "two-nodes": (racks.same_cpus, "`roster up --nodes 0` and `--nodes 2` on "
                                    "the same CPUs, in turn"),
-    "dispatch": (racks.dispatch, "`bench_dispatch`"),
+    "dispatch": (racks.dispatch,
+                 "`bench_dispatch`: four experts of a node for each row, what "
+                 "they compute taken off; bytes there and back"),
     "growth": (growth.growth, "decode, the same top-k and widths, in turn"),
     "sparsity": (growth.sparsity, "decode, in turn"),
     "slices": (racks.slices, "decode, 8 nodes capped to 0.1 CPU"),

@@ -66,8 +66,8 @@ def dispatch(bench):
                 _count(nodes, "node"), "" if own_cpus else " on shared CPUs",
                 _count(n_rows, "row"), seen[0]["bytes"] >> 10),
             statistics.median(s["us"] - s["zmq_us"] for s in seen),
-            ("<=", 25) if own_cpus else None, "µs", over_tcp=over_tcp, ZeroMQ_alone=zeromq,
-            in_shared_memory=shared))
+            ("<=", 25) if own_cpus else None, "µs", over_TCP=over_tcp,
+            ZeroMQ_alone=zeromq, in_shared_memory=shared))
         bench.say(rows[-1])
     return {"dispatch": rows}
 
