@@ -112,10 +112,9 @@ def find_peers(folder):
 
 
 def in_turn(engines, times, prompt, gen, streams=1):
-    """{name: [figures]}: every engine once, then all again, so many times."""
+    """{name: [figures]}: every engine once, then all again, so many times.
+    (Each measurement begins with a run that does not count.)"""
     found = {e.name: [] for e in engines}
-    for engine in engines:
-        engine.measure(prompt, gen, streams)  # a warm-up
     for turn in range(times):
         order = engines if turn % 2 == 0 else engines[::-1]
         for engine in order:
