@@ -15,6 +15,7 @@ Questions: {questions}
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 
@@ -69,6 +70,11 @@ TITLES = {
     "neighbours": "Share of its quiet speed kept beside busy neighbours",
     "loading": "Loading, over reading the file once",
 }
+
+
+# Of one question; the next ones are asked all the same.
+FAILURES = (engines.Failed, OSError, RuntimeError, AssertionError,
+            subprocess.SubprocessError)
 
 
 class Bench:
@@ -186,7 +192,7 @@ def main():
         _, how = QUESTIONS[question]
         try:
             found = ask(bench, question)
-        except (engines.Failed, OSError, RuntimeError, AssertionError) as e:
+        except FAILURES as e:
             print("%s: %s" % (question, e), file=sys.stderr, flush=True)
             failed += 1
             continue
