@@ -11,7 +11,7 @@ import subprocess
 
 import rack
 
-TIMEOUT_S = 900
+TIMEOUT_S, START_S = 900, 600
 PEERS = {"llama.cpp": "llama-bench", "ik_llama.cpp": "llama-bench"}
 
 
@@ -64,7 +64,7 @@ class Roster:
         self.rack = rack.Rack(model)
         try:
             self.up = self.start(nodes, threads, options)
-            self.endpoint = self.up.wait_ready()
+            self.endpoint = self.up.wait_ready(START_S)
         except BaseException:
             self.rack.close()
             raise
@@ -72,7 +72,7 @@ class Roster:
     def start(self, nodes, threads, options):
         return self.rack.start(
             "roster", "up", self.model, "--nodes", nodes, "--threads", threads,
-            "--start-timeout", "600s", *options)
+            "--start-timeout", "%ds" % START_S, *options)
 
     def measure(self, prompt, gen, streams=1):
         rows = run_json([os.path.join(rack.BUILD, "roster"), "bench",
