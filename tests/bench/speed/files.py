@@ -14,6 +14,7 @@ SHAPES = {
                          "32000"],
     "mixtral-8x7b-4": ["mixtral-8x7b", "--layers", "4"],
     "deepseek-v2-lite": ["deepseek-v2-lite"],
+    # For what needs it twice in memory.  (llama.cpp knows the model by its 27.)
     "deepseek-v2-lite-13": ["deepseek-v2-lite", "--layers", "13"],
     "dense-13b-active-4": ["dense-13b-active", "--layers", "4"],
 }
