@@ -94,7 +94,7 @@ CHAOS := $(B)/tests/chaos/fault_proxy $(B)/tests/chaos/story_load
 
 .PHONY: all deps deps-test run run-cluster test test-build asan tsan install uninstall \
 	soak-etcd soak-leaders chaos soak-chaos planted \
-	format format-check clean sim bench fuzz fuzz-run
+	format format-check clean sim bench bench-programs fuzz fuzz-run
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -212,7 +212,9 @@ fuzz-run: $(FUZZ)
 $(FUZZ): $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(TEST_LIBS)
 	$(call link,-fsanitize=fuzzer)
 
-bench: all $(BENCH)
+# What tests/bench/bench_speed.py runs.
+bench-programs: all $(BENCH) $(CHAOS)
+bench: bench-programs
 	@for program in $(BENCH); do $$program; done
 
 # Seeds of the simulated rack, from 1 on, by all CPUs: SEEDS=N (10,000).

@@ -15,6 +15,7 @@ Questions: {questions}
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 
@@ -36,7 +37,9 @@ QUESTIONS = {
     "streams": (single.streams, "decode of 32 tokens, 1 and 16 streams in turn"),
     "two-nodes": (racks.same_cpus, "`roster up --nodes 0` and `--nodes 2` on "
                                    "the same CPUs, in turn"),
-    "dispatch": (racks.dispatch, "`bench_dispatch`"),
+    "dispatch": (racks.dispatch,
+                 "`bench_dispatch`: four experts of a node for each row, what "
+                 "they compute taken off; bytes there and back"),
     "growth": (growth.growth, "decode, the same top-k and widths, in turn"),
     "sparsity": (growth.sparsity, "decode, in turn"),
     "slices": (racks.slices, "decode, 8 nodes capped to 0.1 CPU"),
@@ -67,6 +70,11 @@ TITLES = {
     "neighbours": "Share of its quiet speed kept beside busy neighbours",
     "loading": "Loading, over reading the file once",
 }
+
+
+# Of one question; the next ones are asked all the same.
+FAILURES = (engines.Failed, OSError, RuntimeError, AssertionError,
+            subprocess.SubprocessError)
 
 
 class Bench:
@@ -154,10 +162,23 @@ def hand_over(path, found):
                    for name, rows in found.items()}, f)
 
 
+def scaling(path, title, rows):
+    """The throughput over the number of nodes, beside a straight line."""
+    seen = [(r["figures"]["nodes"], r["figures"]["seen"]) for r in rows]
+    first, last = seen[0], seen[-1]
+    linear = [first, (last[0], first[1] * last[0] / first[0])]
+    plot.lines(path, title, "nodes", "tokens/s",
+               {"seen": seen, "linear": linear})
+
+
+PICTURES = {"scale-out": scaling}  # the others have bars
+
+
 def picture(folder, question, rows):
     """The file name of a question's picture."""
     name = question + ".svg"
-    plot.bars(os.path.join(folder, name), TITLES[question], rows)
+    draw = PICTURES.get(question, plot.bars)
+    draw(os.path.join(folder, name), TITLES[question], rows)
     return name
 
 
@@ -171,17 +192,17 @@ def main():
         _, how = QUESTIONS[question]
         try:
             found = ask(bench, question)
-        except (engines.Failed, OSError, RuntimeError, AssertionError) as e:
+        except FAILURES as e:
             print("%s: %s" % (question, e), file=sys.stderr, flush=True)
             failed += 1
             continue
         if options.rows:
             hand_over(options.rows, found)
-            return 0
+            continue
         for name, rows in found.items():
             if rows and not options.no_page:
                 kept.keep(name, rows, how[0].upper() + how[1:] + ".")
-    if not options.no_page:
+    if not options.no_page and not options.rows:
         pictures = {q: "performance/" + picture(folder, q,
                                                 kept.kept[q]["rows"])
                     for q in TITLES if q in kept.kept}

@@ -312,4 +312,5 @@ class Network:
             for namespace in (machine.back, machine.front):
                 _ip("netns", "delete", namespace)
         _ip("link", "delete", "switch")
-        subprocess.run(["umount", "/run"], check=True)
+        # (`ip netns` has made a mount of its own of the folder in there)
+        subprocess.run(["umount", "--recursive", "/run"], check=True)

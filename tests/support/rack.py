@@ -151,7 +151,7 @@ class Program:
         wait_until(lambda: words in self.err(),
                    "'%s' in the log of %s" % (words, self.name))
 
-    def wait_ready(self):
+    def wait_ready(self, seconds=None):
         """The endpoint of its `ready` line."""
         def line():
             out = self.out()
@@ -162,7 +162,8 @@ class Program:
                                      (self.name, self.status, self.err()))
             return None
 
-        self.endpoint = wait_until(line, "%s is ready" % self.name)
+        self.endpoint = wait_until(line, "%s is ready" % self.name,
+                                   seconds)
         return self.endpoint
 
     # ---- its life ----

@@ -11,7 +11,7 @@ import subprocess
 
 import rack
 
-TIMEOUT_S = 900
+TIMEOUT_S, START_S = 900, 600
 PEERS = {"llama.cpp": "llama-bench", "ik_llama.cpp": "llama-bench"}
 
 
@@ -41,8 +41,16 @@ class Peer:
     def measure(self, prompt, gen, streams=1):
         """Tokens/s of a prompt (gen is 0) or of decoding (prompt is 0)."""
         assert streams == 1
-        rows = run_json([self.program, *self.common, "-p", prompt, "-n", gen])
-        return {"ts": rows[0]["avg_ts"]}
+        return {"ts": self._run(prompt, gen)[0]["avg_ts"]}
+
+    def measure_both(self, prompt, gen):
+        """(of a prompt, of decoding): the file is loaded once for the two."""
+        rows = self._run(prompt, gen)
+        return tuple({"ts": next(r["avg_ts"] for r in rows if r[kind] > 0)}
+                     for kind in ("n_prompt", "n_gen"))
+
+    def _run(self, prompt, gen):
+        return run_json([self.program, *self.common, "-p", prompt, "-n", gen])
 
     def close(self):
         pass
@@ -55,13 +63,16 @@ class Roster:
         self.name, self.model = name, model
         self.rack = rack.Rack(model)
         try:
-            self.up = self.rack.start(
-                "roster", "up", model, "--nodes", nodes, "--threads", threads,
-                "--start-timeout", "600s", *options)
-            self.endpoint = self.up.wait_ready()
+            self.up = self.start(nodes, threads, options)
+            self.endpoint = self.up.wait_ready(START_S)
         except BaseException:
             self.rack.close()
             raise
+
+    def start(self, nodes, threads, options):
+        return self.rack.start(
+            "roster", "up", self.model, "--nodes", nodes, "--threads", threads,
+            "--start-timeout", "%ds" % START_S, *options)
 
     def measure(self, prompt, gen, streams=1):
         rows = run_json([os.path.join(rack.BUILD, "roster"), "bench",
@@ -70,8 +81,21 @@ class Roster:
         return {"ts": rows[0]["avg_ts"], "gb_s": rows[0].get("gb_s"),
                 "share": rows[0].get("bandwidth_share")}
 
+    def measure_both(self, prompt, gen):
+        return self.measure(prompt, 0), self.measure(0, gen)
+
     def close(self):
         self.rack.close()
+
+
+class Coordinator(Roster):
+    """A coordinator by itself, with options that `roster up` does not have."""
+
+    def start(self, nodes, threads, options):
+        assert nodes == 0
+        return self.rack.start(
+            "roster-coordinator", self.model, "--listen", rack.own_listen(),
+            "--threads", threads, *options)
 
 
 def find_peers(folder):
@@ -88,15 +112,26 @@ def find_peers(folder):
 
 
 def in_turn(engines, times, prompt, gen, streams=1):
-    """{name: [figures]}: every engine once, then all again, so many times."""
+    """{name: [figures]}: every engine once, then all again, so many times.
+    (Each measurement begins with a run that does not count.)"""
     found = {e.name: [] for e in engines}
-    for engine in engines:
-        engine.measure(prompt, gen, streams)  # a warm-up
     for turn in range(times):
         order = engines if turn % 2 == 0 else engines[::-1]
         for engine in order:
             found[engine.name].append(engine.measure(prompt, gen, streams))
     return found
+
+
+def both_in_turn(engines, times, prompt, gen):
+    """({name: [figures]} of prompts, the same of decoding), in one round:
+    an engine that must load its file for each measurement does so once."""
+    prompts, decodes = ({e.name: [] for e in engines} for _ in range(2))
+    for turn in range(times):
+        for engine in engines if turn % 2 == 0 else engines[::-1]:
+            a, b = engine.measure_both(prompt, gen)
+            prompts[engine.name].append(a)
+            decodes[engine.name].append(b)
+    return prompts, decodes
 
 
 def ratio(found, ours, theirs, key="ts"):

@@ -14,6 +14,8 @@ SHAPES = {
                          "32000"],
     "mixtral-8x7b-4": ["mixtral-8x7b", "--layers", "4"],
     "deepseek-v2-lite": ["deepseek-v2-lite"],
+    # For what needs it twice in memory.  (llama.cpp knows the model by its 27.)
+    "deepseek-v2-lite-13": ["deepseek-v2-lite", "--layers", "13"],
     "dense-13b-active-4": ["dense-13b-active", "--layers", "4"],
 }
 TITLES = {
@@ -21,6 +23,7 @@ TITLES = {
     "qwen3-30b-a3b-12": "Qwen3 30B-A3B, 12 of 48 layers",
     "mixtral-8x7b-4": "Mixtral 8x7B, 4 of 32 layers",
     "deepseek-v2-lite": "DeepSeek-V2-Lite",
+    "deepseek-v2-lite-13": "DeepSeek-V2-Lite, 13 of 27 layers",
     "dense-13b-active-4": "dense, active size of Mixtral 8x7B, 4 of 32 layers",
 }
 MEASURED = ["olmoe-1b-7b", "qwen3-30b-a3b-12", "mixtral-8x7b-4",

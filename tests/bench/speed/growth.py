@@ -11,6 +11,9 @@ DECODE = 64
 # cache.  (experts, layers)
 SERIES = [(8, 192), (64, 24), (512, 4), (4096, 2)]
 WIDTH, EXPERT_WIDTH = 1024, 256
+CONTEXT = 256  # the cache of many layers is as much smaller
+# Stages of `roster bench --breakdown` that are the router's, or a token's once.
+NOT_A_LAYERS = {"router", "logits", "other", "outside"}
 
 
 def _file(bench, experts, layers):
@@ -22,16 +25,14 @@ def _file(bench, experts, layers):
 
 
 def _per_layer(roster, layers):
-    """(µs of a token and layer without the router, of the router, the router's
-    GB/s)"""
+    """(µs of a token and layer without the router, those of the router)"""
     rows = engines.run_json(
         [os.path.join(rack.BUILD, "roster"), "bench", roster.model,
          "--endpoint", roster.endpoint, "-p", 0, "-n", DECODE, "-r", 1,
          "--breakdown", "-o", "json"])
-    ms = rows[0]["breakdown"]["ms_per_token"]
-    total = sum(ms.values())
-    return ((total - ms["router"] - ms["other"]) * 1000 / layers,
-            ms["router"] * 1000 / layers)
+    ms = rows[0]["breakdown_ms"]
+    return (sum(v for k, v in ms.items() if k not in NOT_A_LAYERS) * 1000 /
+            layers, ms["router"] * 1000 / layers)
 
 
 def growth(bench):
@@ -39,8 +40,9 @@ def growth(bench):
     rosters, found = {}, {}
     try:
         for experts, layers in SERIES:
-            rosters[experts] = engines.Roster(_file(bench, experts, layers),
-                                              bench.threads)
+            rosters[experts] = engines.Coordinator(
+                _file(bench, experts, layers), bench.threads,
+                options=("--context", CONTEXT))
             found[experts] = []
             _per_layer(rosters[experts], layers)
         for _ in range(bench.times):

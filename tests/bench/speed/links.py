@@ -32,15 +32,16 @@ while True:
 """
 _ASK = """
 import socket, statistics, sys, time
-asked, answer = b"x" * int(sys.argv[3]), int(sys.argv[4])
-c = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+port, asked, answer, times = (int(n) for n in sys.argv[1:5])
+all_ = [socket.create_connection((host, port)) for host in sys.argv[5:]]
+for c in all_: c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 took = []
-for _ in range(int(sys.argv[5])):
+for _ in range(times):
     began = time.perf_counter()
-    c.sendall(asked)
-    left = answer
-    while left: left -= len(c.recv(left))
+    for c in all_: c.sendall(b"x" * asked)
+    for c in all_:
+        left = answer
+        while left: left -= len(c.recv(left))
     took.append(time.perf_counter() - began)
 print(statistics.median(took))
 """
@@ -57,7 +58,8 @@ def _shape(namespace, gbit):
 
 
 class Rack:
-    """One coordinator that computes no experts, and nodes, a machine each."""
+    """One coordinator that computes no experts, and nodes of one thread, a
+    machine each."""
 
     def __init__(self, model, nodes, gbit=None, cap=None, threads=1,
                  options=()):
@@ -81,7 +83,7 @@ class Rack:
             started = self._here(
                 host, "roster-expert-node", self.model, "--listen",
                 "tcp://%s:7101" % host.public, "--insecure", "--threads",
-                threads, "--share", "%d/%d" % (i, nodes))
+                1, "--share", "%d/%d" % (i, nodes))
             where += ["--node", "tcp://%s:7101" % host.public]
             started.wait_ready()
             if cap is not None:
@@ -121,23 +123,27 @@ class Rack:
         return {"ts": rows[0]["avg_ts"]}
 
     def round_trip_s(self, asked, answer):
-        """Of plain TCP along the same way, with messages of these sizes."""
-        host = self.hosts[0]
-        sizes = [str(asked), str(answer)]
-        at = [host.public, str(ECHO_PORT)]
-        echo = subprocess.Popen(
-            host.run_here([sys.executable, "-c", _ECHO] + at + sizes),
-            stdout=subprocess.PIPE)
+        """Of plain TCP along the same ways, to all nodes at once, with messages
+        of these sizes to and from each."""
+        echoes = []
         try:
-            echo.stdout.readline()
+            for host in self.hosts:
+                echoes.append(subprocess.Popen(
+                    host.run_here([sys.executable, "-c", _ECHO, host.public,
+                                   str(ECHO_PORT), str(asked), str(answer)]),
+                    stdout=subprocess.PIPE))
+                echoes[-1].stdout.readline()
             done = subprocess.run(
-                self.home.run_here([sys.executable, "-c", _ASK] + at + sizes +
-                                   [str(ECHOES)]),
+                self.home.run_here(
+                    [sys.executable, "-c", _ASK] +
+                    [str(n) for n in (ECHO_PORT, asked, answer, ECHOES)] +
+                    [host.public for host in self.hosts]),
                 text=True, capture_output=True, check=True)
         finally:
-            echo.kill()
-            echo.wait()
-            echo.stdout.close()
+            for echo in echoes:
+                echo.kill()
+                echo.wait()
+                echo.stdout.close()
         return float(done.stdout)
 
     def close(self):

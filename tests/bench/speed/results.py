@@ -8,6 +8,8 @@ import json
 import os
 import platform
 
+from speed.plot import digits
+
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -76,13 +78,13 @@ class Results:
 
 def _number(value, unit):
     if unit:
-        return "%.4g %s" % (value, unit)
+        return "%s %s" % (digits(value), unit)
     return "%.2f" % value if abs(value) < 100 else "%.0f" % value
 
 
 def _figures(figures):
     words = ["%s %s" % (k.replace("_", " "),
-                        "%.3g" % v if isinstance(v, float) else v)
+                        digits(v) if isinstance(v, float) else v)
              for k, v in figures.items() if k != "unit"]
     return ", ".join(words) + (" " + figures["unit"] if "unit" in figures
                                else "")

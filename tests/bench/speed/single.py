@@ -1,4 +1,5 @@
 """Questions of one machine: decode, prompts, streams, neighbours, loading."""
+import itertools
 import os
 import statistics
 import subprocess
@@ -9,6 +10,7 @@ from speed import engines, files
 from speed.results import Row
 
 DECODE, PROMPT = 32, 512
+BESIDE, PEER_TIMES = 16, 3  # tokens and runs beside busy neighbours
 GOALS = {"decode": {"llama.cpp": 1.25, "ik_llama.cpp": 1.25},
          "prompt": {"llama.cpp": 2.5, "ik_llama.cpp": 1.5}}
 # Two engines' weights and the mapped file must fit beside each other.
@@ -26,13 +28,19 @@ class _Fresh:
     def __init__(self, model, threads):
         self.model, self.threads = model, threads
 
-    def measure(self, prompt, gen, streams=1):
+    def _ask(self, question, *arguments):
         roster = engines.Roster(self.model, self.threads)
         try:
             roster.measure(16, 0)
-            return roster.measure(prompt, gen, streams)
+            return question(roster, *arguments)
         finally:
             roster.close()
+
+    def measure(self, prompt, gen, streams=1):
+        return self._ask(engines.Roster.measure, prompt, gen, streams)
+
+    def measure_both(self, prompt, gen):
+        return self._ask(engines.Roster.measure_both, prompt, gen)
 
     def close(self):
         pass
@@ -53,39 +61,42 @@ def against_peers(bench):
     return rows
 
 
+def _peers_for(bench, model, title):
+    """Those of them that run the file."""
+    for peer, program in bench.peers.items():
+        engine = engines.Peer(peer, program, model, bench.threads)
+        try:
+            engine.measure(16, 0)
+            yield engine
+        except engines.Failed as e:
+            bench.say("%s does not run %s: %s" % (peer, title, e))
+
+
 def _one_file(bench, name, kind, rows):
     model = bench.files.get(name, kind)
     title = "%s, %s" % (files.TITLES[name], kind)
-    all_ = [_roster(model, bench.threads)]
+    all_ = list(_peers_for(bench, model, title))
+    roster = _roster(model, bench.threads)
     try:
-        for peer, program in bench.peers.items():
-            engine = engines.Peer(peer, program, model, bench.threads)
-            try:
-                engine.measure(16, 0)
-                all_.append(engine)
-            except engines.Failed as e:
-                bench.say("%s does not run %s: %s" % (peer, title, e))
-        for question, prompt, gen in (("decode", 0, DECODE),
-                                      ("prompt", PROMPT, 0)):
-            found = engines.in_turn(all_, bench.times, prompt, gen)
-            for peer in all_[1:]:
-                rows[question].append(Row(
-                    "%s / %s" % (title, peer.name),
-                    engines.ratio(found, "Roster", peer.name),
-                    (">=", GOALS[question][peer.name]),
-                    **{"Roster": engines.median(found["Roster"]),
-                       peer.name: engines.median(found[peer.name]),
-                       "unit": "tokens/s"}))
-                bench.say(rows[question][-1])
-            if question == "decode":
-                rows["bandwidth"].append(Row(
-                    title, engines.median(found["Roster"], "share"),
-                    (">=", 0.85),
-                    GB_s=engines.median(found["Roster"], "gb_s")))
-                bench.say(rows["bandwidth"][-1])
+        found = dict(zip(("prompt", "decode"), engines.both_in_turn(
+            [roster] + all_, bench.times, PROMPT, DECODE)))
     finally:
-        for engine in all_:
-            engine.close()
+        roster.close()
+    for question, peer in itertools.product(("decode", "prompt"), all_):
+        seen = found[question]
+        rows[question].append(Row(
+            "%s / %s" % (title, peer.name),
+            engines.ratio(seen, "Roster", peer.name),
+            (">=", GOALS[question][peer.name]),
+            **{"Roster": engines.median(seen["Roster"]),
+               peer.name: engines.median(seen[peer.name]),
+               "unit": "tokens/s"}))
+        bench.say(rows[question][-1])
+    decodes = found["decode"]["Roster"]
+    rows["bandwidth"].append(Row(
+        title, engines.median(decodes, "share"), (">=", 0.85),
+        GB_s=engines.median(decodes, "gb_s")))
+    bench.say(rows["bandwidth"][-1])
 
 
 def streams(bench):
@@ -130,34 +141,31 @@ class Neighbours:
 
 
 def neighbours(bench):
+    """Of the first file.  The peers, which load it for each figure, for
+    comparison and less often."""
+    name = bench.models[0]
+    model = bench.files.get(name)
     rows = []
-    for name in bench.models[:2]:
-        model = bench.files.get(name)
-        all_ = [engines.Roster(model, bench.threads)]
-        for peer, program in bench.peers.items():
-            engine = engines.Peer(peer, program, model, bench.threads)
-            try:
-                engine.measure(16, 0)
-                all_.append(engine)
-            except engines.Failed:
-                pass
-        try:
-            for engine in all_:
-                kept = []
-                for _ in range(bench.times):
-                    quiet = engine.measure(0, DECODE)["ts"]
-                    with Neighbours():
-                        busy = engine.measure(0, DECODE)["ts"]
-                    kept.append(busy / quiet)
-                goal = (">=", 0.45) if engine.name == "Roster" else None
-                rows.append(Row("%s, %s" % (files.TITLES[name], engine.name),
-                                statistics.median(kept), goal,
-                                worst=min(kept)))
-                bench.say(rows[-1])
-        finally:
-            for engine in all_:
-                engine.close()
+    roster = engines.Roster(model, bench.threads)
+    try:
+        rows.append(_beside(bench, roster, name, bench.times, (">=", 0.45)))
+    finally:
+        roster.close()
+    for peer in _peers_for(bench, model, files.TITLES[name]):
+        rows.append(_beside(bench, peer, name, min(bench.times, PEER_TIMES)))
     return {"neighbours": rows}
+
+
+def _beside(bench, engine, name, times, goal=None):
+    kept = []
+    for _ in range(times):
+        quiet = engine.measure(0, BESIDE)["ts"]
+        with Neighbours():
+            kept.append(engine.measure(0, BESIDE)["ts"] / quiet)
+    row = Row("%s, %s" % (files.TITLES[name], engine.name),
+              statistics.median(kept), goal, worst=min(kept))
+    bench.say(row)
+    return row
 
 
 # ---- loading ----
