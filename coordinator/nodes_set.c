@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "coordinator/nodes_held.h"
 #include "coordinator/nodes_internal.h"
 #include "engine/err.h"
 #include "engine/log.h"
@@ -48,6 +49,43 @@ bool nodes_let_go(nodes *n) {
     }
     return left;
 }
+
+/* ---- who is not there ---- */
+
+/* Whom the placement gives work, without our knowing where it is: its record
+ * was gone when we began.  NULL: there is no such. */
+static const char *find_unknown(const nodes *n) {
+    const epoch_record *head = rack_placement_head(n->assignment);
+    for (uint32_t place = 0; place < head->n_nodes; place++) {
+        bool known = rack_placement_units(n->assignment, (int32_t)place) == 0;
+        for (uint32_t i = 0; i < n->n_all && !known; i++) {
+            const node *p = n->all[i];
+            known = p != NULL && strcmp(p->listed, head->nodes[place]) == 0;
+        }
+        if (!known) return head->nodes[place];
+    }
+    return NULL;
+}
+
+bool nodes_see_all(const nodes *n, char *why, size_t why_size) {
+    if (!n->config.registered) return true;
+    const rack_placement *newest = nodes_newest(n);
+    uint64_t known = newest != NULL ? rack_placement_epoch(newest) : 0;
+    uint64_t told = nodes_told_epoch(n);
+    if (told > known) known = told;
+    if (exchange_epoch(n->config.experts) < known) {
+        snprintf(why, why_size,
+                 "this coordinator does not go by the newest placement yet");
+        return false;
+    }
+    const char *unknown = n->assignment != NULL ? find_unknown(n) : NULL;
+    if (unknown == NULL) return true;
+    snprintf(why, why_size,
+             "this coordinator has not heard yet where node %s is", unknown);
+    return false;
+}
+
+/* ---- what etcd says ---- */
 
 /* What an operator wishes, registered or not. */
 static void see_drains(nodes *n, const rack_view *view) {

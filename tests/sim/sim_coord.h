@@ -163,6 +163,7 @@ void sim_rack_set(sim *s, uint32_t coord);
 /* Who is not registered and has nothing to do any more leaves; true: somebody
  * did. */
 bool sim_rack_let_go(sim *s, uint32_t coord);
+bool sim_rack_sees_all(const sim *s, uint32_t coord);
 void sim_rack_welcome(sim *s, uint32_t coord, uint32_t node,
                       const sim_message *m);
 void sim_rack_greet(sim *s, uint32_t coord, uint32_t node);

@@ -225,6 +225,22 @@ static bool assign(sim *s, uint32_t coord, const rack_placement *p) {
 
 /* ---- which nodes are there ---- */
 
+/* nodes_see_all() */
+bool sim_rack_sees_all(const sim *s, uint32_t coord) {
+    const sim_coord *c = &s->coords[coord];
+    const rack_placement *newest = c->next != NULL ? c->next : c->assignment;
+    uint64_t known = newest != NULL ? rack_placement_epoch(newest) : 0;
+    unit_set assigned[SIM_NODES];
+    sim_rack_assigned(s, c->assignment, assigned);
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        const sim_seen *n = &c->seen[i];
+        if (!n->there && !unit_set_empty(&assigned[i])) return false;
+        if (!is_up(c, n) || !n->registered) continue;
+        if (n->told_epoch > known) known = n->told_epoch;
+    }
+    return c->epoch >= known;
+}
+
 static bool has_work(const sim *s, const sim_coord *c, uint32_t node) {
     const char *name = s->members[sim_node_member(node)].name;
     const rack_placement *of[] = {c->assignment, c->next};
