@@ -13,11 +13,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "coordinator/nodes_held.h"
 #include "coordinator/nodes_internal.h"
 #include "engine/err.h"
 #include "engine/log.h"
 #include "engine/util.h"
+
+/* A node that lives and could not keep its record has made it anew by then;
+ * after that nobody else is taken to know more of it, or two coordinators that
+ * miss a dead node would send clients to each other for ever. */
+#define NEWCOMER_MS 10000
 
 static bool is_named(const rack_placement *p, const char *name) {
     int32_t place = p != NULL ? rack_placement_node(p, name) : -1;
@@ -71,14 +75,14 @@ bool nodes_see_all(const nodes *n, char *why, size_t why_size) {
     if (!n->config.registered) return true;
     const rack_placement *newest = nodes_newest(n);
     uint64_t known = newest != NULL ? rack_placement_epoch(newest) : 0;
-    uint64_t told = nodes_told_epoch(n);
-    if (told > known) known = told;
     if (exchange_epoch(n->config.experts) < known) {
         snprintf(why, why_size,
                  "this coordinator does not go by the newest placement yet");
         return false;
     }
-    const char *unknown = n->assignment != NULL ? find_unknown(n) : NULL;
+    bool is_new = now_ms() < n->begun_ms + NEWCOMER_MS;
+    const char *unknown =
+        is_new && n->assignment != NULL ? find_unknown(n) : NULL;
     if (unknown == NULL) return true;
     snprintf(why, why_size,
              "this coordinator has not heard yet where node %s is", unknown);
@@ -168,6 +172,7 @@ static int take_in(nodes *n, const rack_view *view, const bool *known) {
 int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
     assert(n->config.registered);
     if (n->closing) return 0;
+    if (n->begun_ms == 0) n->begun_ms = now_ms();
     size_t n_records;
     (void)rack_view_nodes(view, &n_records);
     bool *known = calloc(n_records + 1, sizeof(*known));

@@ -104,6 +104,7 @@ typedef struct {
     int32_t node_at[SIM_NODES]; /* by place; -1: nobody */
     uint64_t last_serial;
     rack_placement *assignment, *next; /* in use; to be */
+    uint64_t begun_ms;                 /* etcd was heard first; 0: it was not */
     uint64_t switch_until_ms;
     bool unpublished;     /* the newest rack lacks something */
     uint64_t rack_due_ms; /* then the next one, if it is for that alone */
