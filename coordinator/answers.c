@@ -247,11 +247,17 @@ void answers_end(server *s, request *r, uint32_t n_tokens) {
     if (r != NULL) clients_drop_request(s->clients, r);
 }
 
+/* That no live node holds an expert is for those to say who see the whole rack;
+ * from anybody else the client goes on with another coordinator. */
 static void on_failed(server *s, request *r, const step_event *e) {
-    log_warn("request %llu failed: %s", (unsigned long long)r->id, e->why);
+    char unseen[128] = "", why[sizeof(e->why) + sizeof(unseen)];
+    bool elsewhere = e->code == ERR_UNAVAILABLE && s->nodes != NULL &&
+                     !nodes_see_all(s->nodes, unseen, sizeof(unseen));
+    snprintf(why, sizeof(why), "%s%s%s", e->why, elsewhere ? "; " : "", unseen);
+    log_warn("request %llu failed: %s", (unsigned long long)r->id, why);
     message m = answer(s, r, MESSAGE_ERROR);
-    m.error.code = e->code;
-    m.error.text = e->why;
+    m.error.code = elsewhere ? ERR_CLOSED : e->code;
+    m.error.text = why;
     send_plain(s, r, &m);
 }
 

@@ -69,6 +69,11 @@ uint64_t nodes_resident_bytes(const nodes *n); /* over the nodes that are up */
 /* Every node that is up, of which there are some, refuses what we ask for: it
  * goes by a newer placement. */
 bool nodes_all_stale(const nodes *n);
+/* What nobody can be asked for here, nobody can be asked for at all.  False,
+ * with the rest of a sentence: another coordinator may know better, since this
+ * one has begun a short while ago and has yet to hear where a node of the
+ * placement is, or has yet to go by the newest placement. */
+bool nodes_see_all(const nodes *n, char *why, size_t why_size);
 /* Every expert is held by a live node. */
 bool nodes_all_covered(const nodes *n);
 

@@ -69,6 +69,7 @@ struct nodes {
     /* With registered nodes: the placement in use, and one that is to be. NULL:
      * there is none. */
     rack_placement *assignment, *next;
+    uint64_t begun_ms;        /* etcd was heard first; 0: it was not */
     uint64_t switch_look_ms;  /* then it is looked at again */
     uint64_t switch_until_ms; /* then `next` is used in any case */
     placement *where;         /* the newest: live, assigned and held */

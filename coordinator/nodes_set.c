@@ -18,6 +18,11 @@
 #include "engine/log.h"
 #include "engine/util.h"
 
+/* A node that lives and could not keep its record has made it anew by then;
+ * after that nobody else is taken to know more of it, or two coordinators that
+ * miss a dead node would send clients to each other for ever. */
+#define NEWCOMER_MS 10000
+
 static bool is_named(const rack_placement *p, const char *name) {
     int32_t place = p != NULL ? rack_placement_node(p, name) : -1;
     return place >= 0 && rack_placement_units(p, place) > 0;
@@ -48,6 +53,43 @@ bool nodes_let_go(nodes *n) {
     }
     return left;
 }
+
+/* ---- who is not there ---- */
+
+/* Whom the placement gives work, without our knowing where it is: its record
+ * was gone when we began.  NULL: there is no such. */
+static const char *find_unknown(const nodes *n) {
+    const epoch_record *head = rack_placement_head(n->assignment);
+    for (uint32_t place = 0; place < head->n_nodes; place++) {
+        bool known = rack_placement_units(n->assignment, (int32_t)place) == 0;
+        for (uint32_t i = 0; i < n->n_all && !known; i++) {
+            const node *p = n->all[i];
+            known = p != NULL && strcmp(p->listed, head->nodes[place]) == 0;
+        }
+        if (!known) return head->nodes[place];
+    }
+    return NULL;
+}
+
+bool nodes_see_all(const nodes *n, char *why, size_t why_size) {
+    if (!n->config.registered) return true;
+    const rack_placement *newest = nodes_newest(n);
+    uint64_t known = newest != NULL ? rack_placement_epoch(newest) : 0;
+    if (exchange_epoch(n->config.experts) < known) {
+        snprintf(why, why_size,
+                 "this coordinator does not go by the newest placement yet");
+        return false;
+    }
+    bool is_new = now_ms() < n->begun_ms + NEWCOMER_MS;
+    const char *unknown =
+        is_new && n->assignment != NULL ? find_unknown(n) : NULL;
+    if (unknown == NULL) return true;
+    snprintf(why, why_size,
+             "this coordinator has not heard yet where node %s is", unknown);
+    return false;
+}
+
+/* ---- what etcd says ---- */
 
 /* What an operator wishes, registered or not. */
 static void see_drains(nodes *n, const rack_view *view) {
@@ -130,6 +172,7 @@ static int take_in(nodes *n, const rack_view *view, const bool *known) {
 int nodes_set(nodes *n, const rack_view *view, const rack_placement *p) {
     assert(n->config.registered);
     if (n->closing) return 0;
+    if (n->begun_ms == 0) n->begun_ms = now_ms();
     size_t n_records;
     (void)rack_view_nodes(view, &n_records);
     bool *known = calloc(n_records + 1, sizeof(*known));

@@ -104,6 +104,7 @@ typedef struct {
     int32_t node_at[SIM_NODES]; /* by place; -1: nobody */
     uint64_t last_serial;
     rack_placement *assignment, *next; /* in use; to be */
+    uint64_t begun_ms;                 /* etcd was heard first; 0: it was not */
     uint64_t switch_until_ms;
     bool unpublished;     /* the newest rack lacks something */
     uint64_t rack_due_ms; /* then the next one, if it is for that alone */
@@ -163,6 +164,7 @@ void sim_rack_set(sim *s, uint32_t coord);
 /* Who is not registered and has nothing to do any more leaves; true: somebody
  * did. */
 bool sim_rack_let_go(sim *s, uint32_t coord);
+bool sim_rack_sees_all(const sim *s, uint32_t coord);
 void sim_rack_welcome(sim *s, uint32_t coord, uint32_t node,
                       const sim_message *m);
 void sim_rack_greet(sim *s, uint32_t coord, uint32_t node);

@@ -6,6 +6,7 @@
 #include "tests/sim/sim.h"
 
 #define SWITCH_PATIENCE_MS 3000
+#define NEWCOMER_MS 10000
 #define RACK_PAUSE_MS 5 /* between two racks that can wait */
 
 /* ---- placements ---- */
@@ -226,6 +227,20 @@ static bool assign(sim *s, uint32_t coord, const rack_placement *p) {
 
 /* ---- which nodes are there ---- */
 
+/* nodes_see_all() */
+bool sim_rack_sees_all(const sim *s, uint32_t coord) {
+    const sim_coord *c = &s->coords[coord];
+    const rack_placement *newest = c->next != NULL ? c->next : c->assignment;
+    unit_set assigned[SIM_NODES];
+    if (newest != NULL && c->epoch < rack_placement_epoch(newest)) return false;
+    if (sim_mono_ms(s, coord) >= c->begun_ms + NEWCOMER_MS) return true;
+    sim_rack_assigned(s, c->assignment, assigned);
+    for (uint32_t i = 0; i < s->n_nodes; i++) {
+        if (!c->seen[i].there && !unit_set_empty(&assigned[i])) return false;
+    }
+    return true;
+}
+
 static bool has_work(const sim *s, const sim_coord *c, uint32_t node) {
     const char *name = s->members[sim_node_member(node)].name;
     const rack_placement *of[] = {c->assignment, c->next};
@@ -277,6 +292,7 @@ bool sim_rack_let_go(sim *s, uint32_t coord) {
 void sim_rack_set(sim *s, uint32_t coord) {
     sim_coord *c = &s->coords[coord];
     const rack_view *view = s->members[coord].view;
+    if (c->begun_ms == 0) c->begun_ms = sim_mono_ms(s, coord);
     bool changed = assign(s, coord, rack_view_placement(view));
     for (uint32_t i = 0; i < s->n_nodes; i++) {
         sim_seen *n = &c->seen[i];

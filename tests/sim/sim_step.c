@@ -134,10 +134,14 @@ static sim_sequence *free_sequence(sim_coord *c) {
     return NULL;
 }
 
-/* The end of a request, for its client and here. */
-static void end_sequence(sim *s, sim_coord *c, uint64_t id, int code) {
-    sim_sequence *q = find_sequence(c, id);
+/* The end of a request, for its client and here: what somebody else may reach
+ * is his to say. */
+static void end_sequence(sim *s, uint32_t coord, uint64_t id, int code) {
+    sim_sequence *q = find_sequence(&s->coords[coord], id);
     if (q != NULL) q->used = false;
+    if (code == ERR_UNAVAILABLE && !sim_rack_sees_all(s, coord)) {
+        code = ERR_CLOSED;
+    }
     sim_client_tell(s, id, true, 0, 0, code);
 }
 
@@ -395,14 +399,14 @@ static void take_turn(sim *s, uint32_t coord) {
 
 static void give_token(sim *s, uint32_t coord, sim_sequence *q,
                        const sim_row *last) {
-    sim_coord *c = &s->coords[coord];
+    const sim_coord *c = &s->coords[coord];
     uint32_t token = sim_token(last->x);
     uint32_t made = q->n_tokens - q->n_prompt;
     sim_client_tell(s, q->id, false, q->first_index + made, token, 0);
     q->tokens[q->n_tokens++] = token;
     if (made + 1 < q->n_new) return;
     scheduler_finish(c->plan, q->id);
-    end_sequence(s, c, q->id, 0);
+    end_sequence(s, coord, q->id, 0);
 }
 
 static void stall(sim *s, uint32_t coord, sim_sequence *q) {
@@ -477,7 +481,7 @@ static void turn(sim *s, uint32_t coord) {
         obey(s, coord, c->commands[i]);
     c->n_commands = 0;
     while (scheduler_expired(c->plan, now_ms, &id, &code))
-        end_sequence(s, c, id, code);
+        end_sequence(s, coord, id, code);
     c->n_items = scheduler_plan(c->plan, now_ms, c->items);
     if (c->n_items > 0) {
         begin_step(s, coord);

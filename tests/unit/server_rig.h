@@ -82,9 +82,9 @@ static inline void notify(void *ctx) {
     (void)n;
 }
 
-static inline void open_steps(rig *r) {
+static inline void open_steps(rig *r, bool local) {
     memory_rack_config c = {.threads = 1,
-                            .local = true,
+                            .local = local,
                             .kv = KV_F32,
                             .max_rows = 64,
                             .piece_bytes = 1 << 16,
@@ -111,12 +111,13 @@ static inline void open_steps(rig *r) {
     assert_int_equal(step_start(r->steps), 0);
 }
 
-static inline rig *open_rig(void) {
+/* `local`: it computes experts itself; else nobody does. */
+static inline rig *open_rig_of(bool local) {
     char why[256] = "";
     rig *r = calloc(1, sizeof(*r));
     assert_non_null(r);
     r->notified = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    open_steps(r);
+    open_steps(r, local);
     local_config l = {model->file, &model->config, NULL, NULL, 0, 1, false};
     assert_int_equal(local_experts_new(&r->local, &l, why, sizeof(why)), 0);
     r->zmq = zmq_ctx_new();
@@ -147,6 +148,10 @@ static inline rig *open_rig(void) {
     assert_int_equal(message_arena_new(&r->arena, 16 << 20), 0);
     frames_init(&r->in);
     return r;
+}
+
+static inline rig *open_rig(void) {
+    return open_rig_of(true);
 }
 
 static inline void close_rig(rig *r) {

@@ -356,6 +356,66 @@ static void takes_in_a_node_that_holds_nothing_however_it_cuts(void **state) {
     close_rack(&a);
 }
 
+/* ---- what is not seen ---- */
+
+static void misses_a_node_that_was_not_listed_when_it_began(void **state) {
+    (void)state;
+    rack_rig a;
+    char why[128] = "";
+    open_rack(&a, 1);
+    exchange *x = memory_rack_exchange(a.r->rack);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, even_on_first);
+    take_up(&a);
+    exchange_idle(x);
+    assert_false(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    assert_non_null(strstr(why, "node two"));
+    /* It had the time to come back: then it is gone, for others as well. */
+    uint64_t begun_ms = a.r->nodes->begun_ms;
+    a.r->nodes->begun_ms -= 10000;
+    assert_true(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    a.r->nodes->begun_ms = begun_ms;
+    feed_one(&a, "two", &a.r->two);
+    take_up(&a);
+    assert_true(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    /* Down or not: nobody else has heard more of it. */
+    rack_feed_node_gone(&a.feed, "two");
+    take_up(&a);
+    assert_true(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    close_rack(&a);
+}
+
+static void counts_on_no_node_without_work(void **state) {
+    (void)state;
+    rack_rig a;
+    char why[128] = "";
+    open_rack(&a, 1);
+    exchange *x = memory_rack_exchange(a.r->rack);
+    assert_true(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first); /* it names another one, too */
+    take_up(&a);
+    exchange_idle(x);
+    assert_true(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    close_rack(&a);
+}
+
+static void lags_until_its_layers_go_by_the_newest_placement(void **state) {
+    (void)state;
+    rack_rig a;
+    char why[128] = "";
+    open_rack(&a, 1);
+    exchange *x = memory_rack_exchange(a.r->rack);
+    feed_one(&a, "one", &a.r->one);
+    feed_placement(&a, 1, all_on_first);
+    take_up(&a);
+    assert_false(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    assert_non_null(strstr(why, "newest placement"));
+    exchange_idle(x);
+    assert_true(nodes_see_all(a.r->nodes, why, sizeof(why)));
+    close_rack(&a);
+}
+
 /* ---- what is reported ---- */
 
 static void reports_what_etcd_says_of_each(void **state) {
@@ -404,6 +464,9 @@ int main(void) {
         over_tcp(goes_by_the_placement_s_epoch),
         over_tcp(makes_no_rack_for_what_changes_nothing),
         over_tcp(takes_in_a_node_that_holds_nothing_however_it_cuts),
+        over_tcp(misses_a_node_that_was_not_listed_when_it_began),
+        over_tcp(counts_on_no_node_without_work),
+        over_tcp(lags_until_its_layers_go_by_the_newest_placement),
         over_tcp(reports_what_etcd_says_of_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
