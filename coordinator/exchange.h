@@ -79,7 +79,7 @@ typedef struct {
 
 /* What a layer gave: rows[(row * k + i) * slices + s] points at n_embd floats,
  * slice s of the expert's output: its slices are to be added as the tree of
- * ffn.h.  All valid until another layer begins. */
+ * ffn.h.  All valid until another layer begins, or exchange_idle(). */
 typedef struct {
     uint32_t slices;
     const float *const *rows; /* NULL in rows that are lost */

@@ -59,24 +59,24 @@ static void keeps_its_promises_whatever_fails(void **state) {
 /* Each once showed something that no unit test had thought of. */
 static void keeps_its_promises_where_it_did_not(void **state) {
     static const uint64_t seeds[] = {
-        1520,  /* a node left with the answers that a layer waited for */
-        19754, /* an empty etcd was led by who knew nothing */
-        23256, /* a recovery forgot who had not registered again yet */
-        21102, /* two that missed a dead node sent clients to and fro */
-        26670, /* a unit was given to a node that was dead already */
+        1520,         /* a node left with the answers that a layer waited for */
+        16666, 20226, /* what a restored store lacks is not undone */
+        19754,        /* an empty etcd was led by who knew nothing */
+        21102,        /* two that missed a dead node sent clients to and fro */
+        23256,        /* a recovery forgot who had not registered again yet */
+        26670,        /* a unit was given to a node that was dead already */
         29395, 40007, 43526, /* an old etcd was led by who knew no more */
         30124,        /* a coordinator that lagged behind spoke for all */
+        77704, 88136, /* so did one that did not know where a node was */
         30195, 39330, /* a placement was known that nobody held */
         30614,        /* one number for two placements */
         32467,        /* ... and a node dropped what one assigned */
-        16666, 20226, /* what a restored store lacks is not undone */
         32884,        /* a coordinator began before a node was listed */
         50567,        /* a third copy left no room for a second one */
         52799,        /* another one knew a recovery that was lost */
         56613,        /* memory lost beyond the spare */
         60618,        /* a recovery knew less than nodes not listed */
         64468,        /* a node was listed long after etcd was back */
-        77704, 88136, /* so did one that did not know where a node was */
         97685,        /* moves to a node that came back with less */
     };
     (void)state;

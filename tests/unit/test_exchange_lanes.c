@@ -72,8 +72,9 @@ static void the_second_may_be_finished_first(void **state) {
     assert_int_equal(begin(r, 1, 1), 0);
     assert_int_equal(finish(r, &l, 1), 0);
     assert_int_equal(finish(r, &l, 0), 0);
-    assert_int_equal(begin(r, 0, 0), 0);
     assert_lane_right(r, &l, 1);
+    assert_lane_right(r, &l, 0);
+    assert_int_equal(begin(r, 0, 0), 0);
     assert_int_equal(finish(r, &l, 0), 0);
     assert_lane_right(r, &l, 0);
     close_rig(r);
